@@ -86,7 +86,7 @@ class Section:
             view: NDArray[Any] = raw.view(dtype).reshape(info.shape)
             return view
         try:
-            flat = gguf.quants.dequantize(np.asarray(raw).reshape(info.shape[0], -1), info.type)
+            flat: NDArray[Any] = gguf.quants.dequantize(np.asarray(raw).reshape(info.shape[0], -1), info.type)
         except NotImplementedError:
             raise FormatError(f"{self.path}: {name!r} is stored as {info.type.name}, which cannot be read") from None
         return flat.reshape(info.shape).astype(np.float32, copy=False)
