@@ -1,0 +1,1 @@
+"""The one boundary to C: everything here and nothing elsewhere imports llama_cpp or ctypes."""

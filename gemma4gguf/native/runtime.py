@@ -1,0 +1,428 @@
+"""llama.cpp as small handles: a model, its context, a sampler chain.
+
+In: a path and options, then token ids or embedding rows with their positions. Out: logits, hidden rows, sampled ids.
+With `quantizer`, the only code that touches llama_cpp or ctypes. Knows nothing of prompts, pictures or bundles; who
+calls keeps positions in order. Every handle is a context manager; a failure in C becomes a NativeError.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import llama_cpp.llama_cpp as C
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InputError, NativeError
+
+KV_TYPES = {"f32": 0, "f16": 1, "bf16": 30, "q8_0": 8, "q4_0": 2}  # enum ggml_type
+FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}  # enum llama_flash_attn_type
+_ERROR = 3  # enum ggml_log_level
+_CONTINUED = 5
+
+# ── log ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class _Log:
+    """Keeps llama.cpp's lines off the terminal, and the last complaints for our own messages."""
+
+    def __init__(self) -> None:
+        self.echo = False
+        self.errors: deque[str] = deque(maxlen=4)
+        self._level = 0
+        self._callback = C.llama_log_callback(self._write)  # kept: C holds only its address
+        C.llama_log_set(self._callback, ctypes.c_void_p(0))
+
+    def _write(self, level: int, text: bytes, _: Any) -> None:
+        level = self._level if level == _CONTINUED else level
+        self._level = level
+        if self.echo:
+            sys.stderr.write(text.decode("utf-8", "replace"))
+        elif level >= _ERROR and text.strip():
+            self.errors.append(text.decode("utf-8", "replace").strip())
+
+    def last(self) -> str:
+        text = "; ".join(self.errors)
+        self.errors.clear()
+        return f" ({text})" if text else ""
+
+
+_log: _Log | None = None
+
+
+def _library(debug: bool = False) -> _Log:
+    """Start llama.cpp once; `debug` lets its log lines through to standard error."""
+    global _log
+    if _log is None:
+        _log = _Log()
+        C.llama_backend_init()
+    _log.echo = _log.echo or debug
+    return _log
+
+
+def system_info() -> str:
+    """What llama.cpp says of this machine: instruction sets and devices."""
+    _library()
+    return str(C.llama_print_system_info().decode())
+
+
+def version() -> str:
+    return str(C.llama_version().decode())
+
+
+def supports_gpu() -> bool:
+    _library()
+    return bool(C.llama_supports_gpu_offload())
+
+
+def default_threads() -> int:
+    """Physical cores that this process may use: a second thread on a core slows decoding down."""
+    try:
+        allowed = os.sched_getaffinity(0)
+    except AttributeError:  # macOS and Windows
+        return max(1, os.cpu_count() or 1)
+    topology = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
+    try:
+        return len({Path(topology.format(cpu)).read_text() for cpu in allowed}) or 1
+    except OSError:
+        return len(allowed)
+
+
+# ── model ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Model:
+    """The weights and the vocabulary of one GGUF, at byte `offset` of a file. Shared by its contexts."""
+
+    def __init__(
+        self, path: str | os.PathLike[str], *, offset: int = 0, gpu_layers: int | None = None, debug: bool = False
+    ) -> None:
+        """Load it. `gpu_layers` None: all of them where a GPU can be used. Raises NativeError."""
+        self._handle: Any = None
+        log = _library(debug)
+        params = C.llama_model_default_params()
+        params.n_gpu_layers = -1 if gpu_layers is None else gpu_layers
+        if offset:
+            with _c_file(path, offset) as file:
+                self._handle = C.llama_model_load_from_file_ptr(file, params)
+        else:
+            self._handle = C.llama_model_load_from_file(os.fsencode(path), params)
+        if not self._handle:
+            raise NativeError(f"{path}: llama.cpp cannot load this model{log.last()}")
+        self.vocab = Vocabulary(C.llama_model_get_vocab(self._handle))
+        self.n_embd = int(C.llama_model_n_embd_out(self._handle))
+        self.n_ctx_train = int(C.llama_model_n_ctx_train(self._handle))
+        self.n_layer = int(C.llama_model_n_layer(self._handle))
+        self.n_swa = int(C.llama_model_n_swa(self._handle))
+
+    @property
+    def handle(self) -> Any:
+        if not self._handle:
+            raise NativeError("the model is closed")
+        return self._handle
+
+    def close(self) -> None:
+        handle, self._handle = self._handle, None
+        if handle:
+            C.llama_model_free(handle)
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+
+class _c_file:  # noqa: N801 - reads as a function
+    """A C FILE pointer to `path`, already at `offset`."""
+
+    def __init__(self, path: str | os.PathLike[str], offset: int) -> None:
+        self._c = ctypes.CDLL(None) if os.name == "posix" else ctypes.cdll.msvcrt
+        # FILE * fopen(const char * path, const char * mode);
+        self._c.fopen.restype = ctypes.c_void_p
+        self._c.fopen.argtypes = [ctypes.c_char_p, ctypes.c_char_p]
+        # int fseeko(FILE * file, off_t offset, int whence);  (_fseeki64 on Windows)
+        self._seek = self._c.fseeko if os.name == "posix" else self._c._fseeki64
+        self._seek.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int]
+        # int fclose(FILE * file);
+        self._c.fclose.argtypes = [ctypes.c_void_p]
+        self._path, self._offset, self._file = path, offset, None
+
+    def __enter__(self) -> Any:
+        self._file = self._c.fopen(os.fsencode(self._path), b"rb")
+        if not self._file or self._seek(self._file, self._offset, 0) != 0:
+            raise NativeError(f"{self._path}: cannot be opened at byte {self._offset:,}")
+        return self._file
+
+    def __exit__(self, *_: object) -> None:
+        if self._file:
+            self._c.fclose(self._file)
+
+
+class Vocabulary:
+    """Token ids and bytes, in both directions."""
+
+    def __init__(self, handle: Any) -> None:
+        self._handle = handle
+        self.size = int(C.llama_vocab_n_tokens(handle))
+        self.bos = int(C.llama_vocab_bos(handle))
+
+    def tokenize(self, text: str, *, special: bool) -> list[int]:
+        """Ids of `text`, without BOS. `special`: text such as `<|turn>` becomes its own token, else plain text."""
+        raw = text.encode("utf-8", "surrogatepass")
+        room = len(raw) + 8
+        out = (C.llama_token * room)()
+        # int32_t llama_tokenize(vocab, text, text_len, tokens, n_tokens_max, add_special, parse_special);
+        n = C.llama_tokenize(self._handle, raw, len(raw), out, room, False, special)
+        if n < 0:
+            raise NativeError(f"llama.cpp cannot tokenise a text of {len(raw):,} bytes")
+        return list(out[:n])
+
+    def piece(self, token: int, *, special: bool) -> bytes:
+        """The bytes a token stands for; nothing for a control token unless `special`."""
+        room = 64
+        while True:
+            buffer = ctypes.create_string_buffer(room)
+            # int32_t llama_token_to_piece(vocab, token, buf, length, lstrip, special);
+            n = C.llama_token_to_piece(self._handle, token, buffer, room, 0, special)
+            if n >= 0:
+                return buffer.raw[:n]
+            room = -n
+
+    def text(self, token: int) -> str:
+        """A token's entry in the vocabulary, as stored."""
+        return str((C.llama_vocab_get_text(self._handle, token) or b"").decode("utf-8", "replace"))
+
+    def suppressed(self) -> list[int]:
+        """Ids that the model must never emit, as its file lists them."""
+        count = ctypes.c_int32(0)
+        pointer = C.llama_vocab_get_suppress_tokens(self._handle, ctypes.byref(count))
+        return [int(pointer[i]) for i in range(count.value)]
+
+
+# ── context ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class ContextOptions:
+    """How much a context holds and how it computes.
+
+    `context` positions; `batch` rows at most in one call, computed `micro_batch` at a time; `outputs` rows with
+    logits at most in one call; `threads` None: one per physical core; `kv_type` and `flash_attention`: keys of
+    KV_TYPES and FLASH_ATTENTION.
+    """
+
+    context: int
+    batch: int = 512
+    micro_batch: int = 512
+    outputs: int = 16
+    threads: int | None = None
+    kv_type: str = "f16"
+    flash_attention: str = "auto"
+
+
+class Context:
+    """A KV cache and what computes on it: one sequence, positions 0, 1, 2 and on.
+
+    `decode` evaluates rows; `logits` and `hidden` read what the last call computed, as views that the next call
+    overwrites.
+    """
+
+    def __init__(self, model: Model, options: ContextOptions, *, target: Context | None = None) -> None:
+        """Make it. `target`: the context whose cache and hidden rows a drafter reads. Raises NativeError."""
+        self._handle: Any = None
+        self._log = _library()
+        if options.kv_type in ("q8_0", "q4_0") and options.flash_attention == "off":
+            raise InputError(f"a {options.kv_type} cache needs flash attention; leave it on auto or choose f16")
+        params = C.llama_context_default_params()
+        threads = options.threads or default_threads()
+        params.n_ctx = options.context
+        params.n_batch = options.batch
+        params.n_ubatch = options.micro_batch
+        params.n_outputs_max = options.outputs
+        params.n_threads = params.n_threads_batch = threads
+        params.type_k = params.type_v = KV_TYPES[options.kv_type]
+        params.flash_attn_type = FLASH_ATTENTION[options.flash_attention]
+        params.no_perf = True
+        if target is not None:
+            params.ctx_type = C.LLAMA_CONTEXT_TYPE_MTP
+            params.ctx_other = target.handle
+        self.model, self.options, self.threads = model, options, threads
+        self._handle = C.llama_init_from_model(model.handle, params)
+        if not self._handle:
+            raise NativeError(
+                f"llama.cpp cannot make a context of {options.context:,} positions{self._log.last()}; try a smaller one"
+            )
+        self._memory = C.llama_get_memory(self._handle)
+        self._batch = _Batch(options.batch)
+
+    @property
+    def handle(self) -> Any:
+        if not self._handle:
+            raise NativeError("the context is closed")
+        return self._handle
+
+    @property
+    def size(self) -> int:
+        """Positions that it holds: what was asked for, rounded up by llama.cpp."""
+        return int(C.llama_n_ctx(self.handle))
+
+    def decode(
+        self,
+        tokens: Sequence[int] | NDArray[np.int32] | None = None,
+        rows: NDArray[np.float32] | None = None,
+        *,
+        start: int,
+        outputs: int = 1,
+        causal: bool = True,
+        same_position: bool = False,
+    ) -> None:
+        """Evaluate token ids [n], embedding rows float32 [n, width], or (a drafter) both, at `start`, `start`+1 and on.
+
+        The last `outputs` rows get logits. `causal` False: the rows see each other both ways (sliding layers), so
+        all of them must fit one micro-batch. Raises NativeError; the cache is then as good as lost: `clear` it.
+        """
+        n = len(tokens) if tokens is not None else len(rows) if rows is not None else 0
+        if n == 0 or n > self.options.batch or (not causal and n > self.options.micro_batch):
+            raise NativeError(
+                f"a batch of {n} rows, expected 1 to {self.options.batch} (micro-batch {self.options.micro_batch})"
+            )
+        batch = self._batch.fill(tokens, rows, n, start, outputs, same_position)
+        if not causal:
+            C.llama_set_causal_attn(self.handle, False)
+        try:
+            status = C.llama_decode(self.handle, batch)
+        finally:
+            if not causal:
+                C.llama_set_causal_attn(self.handle, True)
+        if status != 0:
+            reason = "no room is left in the context" if status == 1 else f"status {status}"
+            raise NativeError(f"llama.cpp could not evaluate {n} rows at position {start}: {reason}{self._log.last()}")
+
+    def logits(self, row: int = -1) -> NDArray[np.float32]:
+        """float32 [vocabulary] of batch row `row` of the last call (-1: the last with logits). A view."""
+        pointer = C.llama_get_logits_ith(self.handle, row)
+        if not pointer:
+            raise NativeError(f"batch row {row} has no logits")
+        return np.ctypeslib.as_array(pointer, (self.model.vocab.size,))
+
+    def remove(self, start: int) -> bool:
+        """Forget every position from `start` on; False where the cache cannot."""
+        return bool(C.llama_memory_seq_rm(self._memory, 0, start, -1))
+
+    def clear(self) -> None:
+        C.llama_memory_clear(self._memory, False)
+
+    def first_position(self) -> int:
+        """The smallest position that every layer still holds (sliding layers forget old ones); -1 when empty."""
+        return int(C.llama_memory_seq_pos_min(self._memory, 0))
+
+    def close(self) -> None:
+        handle, self._handle = self._handle, None
+        if handle:
+            C.llama_free(handle)
+
+    def __enter__(self) -> Context:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+
+class _Batch:
+    """The arrays behind one `struct llama_batch`, made once: all rows belong to sequence 0."""
+
+    def __init__(self, capacity: int) -> None:
+        self._position = np.zeros(capacity, np.int32)
+        self._wanted = np.zeros(capacity, np.int8)
+        self._counts = np.ones(capacity, np.int32)
+        self._sequence = (C.llama_seq_id * 1)(0)
+        self._sequences = (ctypes.POINTER(C.llama_seq_id) * capacity)(*[self._sequence] * capacity)
+
+    def fill(
+        self,
+        tokens: Sequence[int] | NDArray[np.int32] | None,
+        rows: NDArray[np.float32] | None,
+        n: int,
+        start: int,
+        outputs: int,
+        same_position: bool,
+    ) -> Any:
+        self._tokens = None if tokens is None else np.ascontiguousarray(tokens, np.int32)  # kept alive for the call
+        self._rows = None if rows is None else np.ascontiguousarray(rows, np.float32)
+        self._position[:n] = start if same_position else np.arange(start, start + n)
+        self._wanted[:n] = 0
+        if outputs:
+            self._wanted[max(0, n - outputs) : n] = 1
+        batch = C.llama_batch()
+        batch.n_tokens = n
+        if self._tokens is not None:
+            batch.token = self._tokens.ctypes.data_as(ctypes.POINTER(C.llama_token))
+        if self._rows is not None:
+            batch.embd = self._rows.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+        batch.pos = self._position.ctypes.data_as(ctypes.POINTER(C.llama_pos))
+        batch.n_seq_id = self._counts.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
+        batch.seq_id = ctypes.cast(self._sequences, ctypes.POINTER(ctypes.POINTER(C.llama_seq_id)))
+        batch.logits = self._wanted.ctypes.data_as(ctypes.POINTER(ctypes.c_int8))
+        return batch
+
+
+# ── sampling ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Sampler:
+    """One id out of one row of logits, by llama.cpp's own chain; greedy when `temperature` is 0.
+
+    The order is transformers' (temperature, top-k, top-p, min-p); top-k goes first because it commutes with
+    temperature and shortens the rest. `suppressed` ids are never chosen, in any mode.
+    """
+
+    def __init__(
+        self, temperature: float, top_k: int, top_p: float, min_p: float, seed: int, suppressed: Sequence[int]
+    ) -> None:
+        self._suppressed = np.asarray(sorted(set(suppressed)), np.int64)
+        self._chain: Any = None
+        if temperature <= 0:
+            return
+        _library()
+        self._chain = C.llama_sampler_chain_init(C.llama_sampler_chain_default_params())
+        steps: list[tuple[bool, Callable[[], Any]]] = [
+            (top_k > 0, lambda: C.llama_sampler_init_top_k(top_k)),
+            (temperature != 1, lambda: C.llama_sampler_init_temp(temperature)),
+            (top_p < 1, lambda: C.llama_sampler_init_top_p(top_p, 1)),
+            (min_p > 0, lambda: C.llama_sampler_init_min_p(min_p, 1)),
+            (True, lambda: C.llama_sampler_init_dist(seed & 0xFFFFFFFF)),
+        ]
+        for wanted, make in steps:
+            if wanted:
+                C.llama_sampler_chain_add(self._chain, make())
+
+    def sample(self, context: Context, row: int = -1) -> int:
+        """Choose from batch row `row` of the context's last call; the chain's random state moves on by one."""
+        logits = context.logits(row)
+        logits[self._suppressed] = -np.inf
+        if self._chain is None:
+            best = int(logits.argmax())
+            if not np.isfinite(logits[best]):
+                raise NativeError("the model computed no finite logit; the file may be damaged (`gemma4gguf verify`)")
+            return best
+        return int(C.llama_sampler_sample(self._chain, context.handle, row))
+
+    def close(self) -> None:
+        chain, self._chain = self._chain, None
+        if chain:
+            C.llama_sampler_free(chain)
+
+    def __enter__(self) -> Sampler:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
