@@ -1,0 +1,340 @@
+"""What the model wrote -> thought, text, tool calls: whole or piece by piece.
+
+In: text in which Gemma 4's marks are visible (`<|channel>thought … <channel|>`,
+`<|tool_call>call:NAME{…}<tool_call|>`). Out: deltas as soon as they are certain, the same ones however the text was
+cut into pieces.
+
+Nothing that a person could read is lost: a tool call that cannot be read stays in the text, marks and all. Only the
+marks themselves go, stray ones too, which the model is known to write: empty thought blocks, a trailing `<channel|>`,
+an extra `<tool_call|>`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+CHANNEL, CHANNEL_END = "<|channel>", "<channel|>"
+CALL, CALL_END = "<|tool_call>", "<tool_call|>"
+QUOTE = '<|"|>'
+THOUGHT = "thought"
+MAX_DEPTH = 64  # of mappings and lists in a tool call's arguments
+
+_MARKS = (CHANNEL, CHANNEL_END, CALL, CALL_END)
+_ANY_MARK = re.compile("|".join(map(re.escape, _MARKS)))
+_THOUGHT_MARKS = (CHANNEL, CHANNEL_END)
+_ANY_THOUGHT_MARK = re.compile("|".join(map(re.escape, _THOUGHT_MARKS)))
+_CALL_MARKS = (QUOTE, *_MARKS)
+_ANY_CALL_MARK = re.compile("|".join(map(re.escape, _CALL_MARKS)))
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """A call that the model wants made. `id` is what a tool message names to answer it."""
+
+    name: str
+    arguments: dict[str, Any]
+    id: str
+
+    def openai(self) -> dict[str, Any]:
+        """The call as the OpenAI API has it: the arguments are a JSON text."""
+        arguments = json.dumps(self.arguments, ensure_ascii=False)
+        return {"id": self.id, "type": "function", "function": {"name": self.name, "arguments": arguments}}
+
+
+@dataclass(frozen=True)
+class Delta:
+    """Something new in a reply: a piece of `text` of that kind, or one whole `call`."""
+
+    kind: Literal["text", "thought", "tool_call"]
+    text: str = ""
+    call: ToolCall | None = None
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A whole reply, taken apart. Thought blocks are joined by a line break, each without white space around it."""
+
+    text: str
+    thought: str = ""
+    tool_calls: tuple[ToolCall, ...] = field(default=())
+
+
+def parse_reply(text: str, thinking_open: bool = False) -> Reply:
+    """Take a whole reply apart. `thinking_open`: the prompt already ended with `<|channel>thought`. Never raises."""
+    parser = ReplyParser(thinking_open)
+    return gather(parser.feed(text) + parser.finish())
+
+
+def gather(deltas: Sequence[Delta]) -> Reply:
+    """The reply that these deltas add up to."""
+    return Reply(
+        text="".join(delta.text for delta in deltas if delta.kind == "text"),
+        thought="".join(delta.text for delta in deltas if delta.kind == "thought"),
+        tool_calls=tuple(delta.call for delta in deltas if delta.call is not None),
+    )
+
+
+def _number_id(index: int) -> str:
+    return f"call_{index}"
+
+
+class ReplyParser:
+    """A reply, taken apart while it is being written: `feed` pieces, then `finish`.
+
+    `thinking_open`: the prompt already ended with `<|channel>thought` and the reply begins inside a thought.
+    `call_id`: the id of the n-th call of this reply (from 0). The default, `call_0` and so on, is the same every time.
+    """
+
+    def __init__(self, thinking_open: bool = False, call_id: Callable[[int], str] = _number_id) -> None:
+        self._state: Callable[[bool], bool] = self._in_thought if thinking_open else self._in_text
+        self._around = self._in_text  # the state that a stray `<|channel>` leads back to
+        self._buffer = ""
+        self._deltas: list[Delta] = []
+        self._calls = 0
+        self._call_id = call_id
+        self._thought_space = ""  # white space that counts only if more of the same thought comes
+        self._block_empty = True  # nothing but white space in this thought block so far
+        self._thought_before = False  # an earlier block had something in it
+        self._scanned = 0  # how far a call's buffer has been searched
+        self._quoted = False  # whether the search stands inside a string
+
+    def feed(self, piece: str) -> list[Delta]:
+        """What has become certain with this piece of text."""
+        self._buffer += piece
+        return self._run(final=False)
+
+    def finish(self) -> list[Delta]:
+        """The rest: nothing more will come. Thoughts and calls that were left open end here."""
+        return self._run(final=True)
+
+    def _run(self, final: bool) -> list[Delta]:
+        while self._state(final):
+            pass
+        deltas, self._deltas = self._deltas, []
+        return deltas
+
+    # Each state takes what it can from the front of the buffer and says whether there is reason to look again.
+
+    def _in_text(self, final: bool) -> bool:
+        mark = self._take_until(_ANY_MARK, _MARKS, final, self._emit_text)
+        if mark == CHANNEL:
+            self._state, self._around = self._at_channel_name, self._in_text
+        elif mark == CALL:
+            self._start_call()
+        return mark is not None
+
+    def _at_channel_name(self, final: bool) -> bool:
+        """Behind `<|channel>`. Without the name that starts a thought, the mark was a stray one."""
+        rest = self._buffer[len(THOUGHT) :]
+        named = self._buffer.startswith(THOUGHT)
+        if not final and (THOUGHT.startswith(self._buffer) or (named and not rest)):
+            return False
+        if named and (not rest or rest[0].isspace() or rest[0] == "<"):
+            self._buffer = rest
+            self._start_thought()
+        else:
+            self._state = self._around
+        return True
+
+    def _start_thought(self) -> None:
+        self._thought_before = self._thought_before or not self._block_empty
+        self._block_empty, self._thought_space = True, ""
+        self._state = self._in_thought
+
+    def _in_thought(self, final: bool) -> bool:
+        mark = self._take_until(_ANY_THOUGHT_MARK, _THOUGHT_MARKS, final, self._emit_thought)
+        if mark == CHANNEL_END:
+            self._state = self._in_text
+            self._thought_space = ""
+        elif mark == CHANNEL:  # perhaps opened again without having been closed
+            self._state, self._around = self._at_channel_name, self._in_thought
+        return mark is not None
+
+    def _start_call(self) -> None:
+        self._state = self._in_call
+        self._scanned, self._quoted = 0, False
+
+    def _in_call(self, final: bool) -> bool:
+        """Behind `<|tool_call>`. The call ends at the first mark outside its strings."""
+        for match in _ANY_CALL_MARK.finditer(self._buffer, self._scanned):
+            self._scanned = match.end()
+            if match[0] == QUOTE:
+                self._quoted = not self._quoted
+            elif not self._quoted:
+                self._end_call(match.start(), match.end() if match[0] == CALL_END else match.start())
+                return True
+        if not final:
+            self._scanned = max(self._scanned, len(self._buffer) - max(map(len, _CALL_MARKS)) + 1)
+            return False
+        if not self._quoted:  # a call that is complete but for its mark counts
+            self._end_call(len(self._buffer), len(self._buffer))
+        else:  # a string without its end: the call stops at the first mark that may have been meant to close it
+            closed = self._buffer.find(CALL_END)
+            self._leave_call(None, 0 if closed < 0 else closed + len(CALL_END))
+        return True
+
+    def _end_call(self, end: int, behind: int) -> None:
+        """The call is `buffer[:end]`; reading goes on at `behind`."""
+        self._leave_call(read_call(self._buffer[:end]), behind)
+
+    def _leave_call(self, call: tuple[str, dict[str, Any]] | None, behind: int) -> None:
+        if call is None:
+            self._emit_text(CALL + self._buffer[:behind])
+        else:
+            self._deltas.append(Delta("tool_call", call=ToolCall(*call, id=self._call_id(self._calls))))
+            self._calls += 1
+        self._buffer = self._buffer[behind:]
+        self._state = self._in_text
+
+    def _take_until(
+        self, pattern: re.Pattern[str], marks: Sequence[str], final: bool, emit: Callable[[str], None]
+    ) -> str | None:
+        """Emit the buffer up to the first mark and drop that; the mark, or None where none is left."""
+        match = pattern.search(self._buffer)
+        if match:
+            emit(self._buffer[: match.start()])
+            self._buffer = self._buffer[match.end() :]
+            return match[0]
+        keep = 0 if final else held_back(self._buffer, marks)
+        split = len(self._buffer) - keep
+        emit(self._buffer[:split])
+        self._buffer = self._buffer[split:]
+        return None
+
+    def _emit_text(self, text: str) -> None:
+        self._emit("text", text)
+
+    def _emit_thought(self, text: str) -> None:
+        text = self._thought_space + text
+        if self._block_empty:
+            text = text.lstrip()
+        kept = text.rstrip()
+        self._thought_space = text[len(kept) :]
+        if not kept:
+            return
+        if self._block_empty and self._thought_before:
+            kept = "\n" + kept
+        self._block_empty = False
+        self._emit("thought", kept)
+
+    def _emit(self, kind: Literal["text", "thought"], text: str) -> None:
+        if not text:
+            return
+        if self._deltas and self._deltas[-1].kind == kind:
+            text = self._deltas.pop().text + text
+        self._deltas.append(Delta(kind, text))
+
+
+def held_back(text: str, marks: Sequence[str]) -> int:
+    """How many characters at the end of `text` may be the beginning of a mark: the longest such end, 0 for none."""
+    longest = min(len(text), max((len(mark) for mark in marks), default=1) - 1)
+    return next((n for n in range(longest, 0, -1) if any(mark.startswith(text[-n:]) for mark in marks)), 0)
+
+
+# --- a call's own syntax: call:NAME{key:value,…} ---
+
+_HEAD = re.compile(r"\s*call:([^\s{}<>]+)\s*(?={)")
+_KEY = re.compile(r"[^\s:{}\[\],<>\"][^:{}\[\],<>\"]*")
+_NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?(?![\w.])", re.ASCII)
+_WORD = re.compile(r"(?:true|false|null)(?!\w)")
+_WORDS = {"true": True, "false": False, "null": None}
+_SPACE = re.compile(r"\s*")
+_JSON = json.JSONDecoder(strict=False)
+
+
+def read_call(text: str) -> tuple[str, dict[str, Any]] | None:
+    """Name and arguments of `call:NAME{…}`; None where the text is anything else."""
+    head = _HEAD.match(text)
+    if head is None:
+        return None
+    try:
+        arguments, end = _mapping(text, head.end(), 0)
+    except ValueError:
+        return None
+    return (head[1], arguments) if not text[end:].strip() else None
+
+
+def _skip(text: str, at: int) -> int:
+    found = _SPACE.match(text, at)
+    return found.end() if found else at
+
+
+def _value(text: str, at: int, depth: int) -> tuple[Any, int]:
+    if depth > MAX_DEPTH:
+        raise ValueError("nested too deeply")
+    if text.startswith(QUOTE, at):
+        return _string(text, at)
+    if text.startswith("{", at):
+        return _mapping(text, at, depth)
+    if text.startswith("[", at):
+        return _list(text, at, depth)
+    if text.startswith('"', at):  # JSON's own quotes: not what the model was taught, but unmistakable
+        return _JSON.raw_decode(text, at)
+    if word := _WORD.match(text, at):
+        return _WORDS[word[0]], word.end()
+    number = _NUMBER.match(text, at)
+    if number is None:
+        raise ValueError("no value")
+    value = float(number[0]) if number[1] or number[2] else int(number[0])
+    if not math.isfinite(value):
+        raise ValueError("a number too large")
+    return value, number.end()
+
+
+def _string(text: str, at: int) -> tuple[str, int]:
+    start = at + len(QUOTE)
+    end = text.index(QUOTE, start)
+    return text[start:end], end + len(QUOTE)
+
+
+def _key(text: str, at: int) -> tuple[str, int]:
+    if text.startswith(QUOTE, at):
+        return _string(text, at)
+    if text.startswith('"', at):
+        return _JSON.raw_decode(text, at)
+    bare = _KEY.match(text, at)
+    if bare is None:
+        raise ValueError("no key")
+    return bare[0].rstrip(), bare.end()
+
+
+def _pair(text: str, at: int, depth: int) -> tuple[tuple[str, Any], int]:
+    key, at = _key(text, at)
+    at = _skip(text, at)
+    if not text.startswith(":", at):
+        raise ValueError("no colon")
+    value, at = _value(text, _skip(text, at + 1), depth)
+    return (key, value), at
+
+
+def _mapping(text: str, at: int, depth: int) -> tuple[dict[str, Any], int]:
+    pairs, at = _items(text, at, "}", _pair, depth)
+    return dict(pairs), at
+
+
+def _list(text: str, at: int, depth: int) -> tuple[list[Any], int]:
+    return _items(text, at, "]", _value, depth)
+
+
+def _items(
+    text: str, at: int, close: str, read: Callable[[str, int, int], tuple[Any, int]], depth: int
+) -> tuple[list[Any], int]:
+    """What stands between `text[at]` and `close`, separated by commas."""
+    items: list[Any] = []
+    at = _skip(text, at + 1)
+    if text.startswith(close, at):
+        return items, at + 1
+    while True:
+        item, at = read(text, at, depth + 1)
+        items.append(item)
+        at = _skip(text, at)
+        if text.startswith(close, at):
+            return items, at + 1
+        if not text.startswith(",", at):
+            raise ValueError("no comma")
+        at = _skip(text, at + 1)
