@@ -1,0 +1,99 @@
+"""A checkpoint folder as sections ready to be planned: tensors matched, keys encoded.
+
+In: a located folder. Out: `Material` per section. Knows the family's tables through `gemma4`, storage types not at all.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from gemma4gguf.bundle import DRAFTER, EMBEDDER, TEXT
+from gemma4gguf.errors import ConversionError
+
+from . import gemma4, metadata
+from .config import Config, parse
+from .gemma4 import Source
+from .metadata import Pairs
+from .safetensors import Stored, read_folder
+from .source import Origin
+from .tokenizer import read_tokenizer
+
+QAT = re.compile(r"(?i)(?:^|[-_./])qat(?:$|[-_.])")
+
+
+@dataclass(frozen=True)
+class Material:
+    """One section to be: its tensors, its keys for a given file type, and what the mixture rules ask of the model."""
+
+    architecture: str
+    sources: tuple[Source, ...]
+    pairs: Callable[[int], Pairs]
+    layers: int = 0
+    group: int = 1
+
+
+@dataclass(frozen=True)
+class Model:
+    """What a source holds. `trained_for` is the mixture that a quantisation-aware training was for, or None."""
+
+    sections: tuple[Material, ...]
+    notes: tuple[str, ...] = ()
+    trained_for: str | None = None
+
+    def section(self, architecture: str) -> Material | None:
+        return next((s for s in self.sections if s.architecture == architecture), None)
+
+
+def read_checkpoint(origin: Origin, *, drafter: bool = False, text_only: bool = False) -> Model:
+    """Read a checkpoint folder's JSON and tensor tables: the model, or with `drafter` its MTP drafter.
+
+    Raises ConversionError when it is another model, or when tensors are unknown, missing or misshapen.
+    """
+    where = str(origin.path)
+    files = metadata.read_origin(origin.path, origin.name)
+    config = parse(where, files.config)
+    if (config.kind == "drafter") != drafter:
+        raise ConversionError(
+            f"{where}: is a model, not a drafter; give it as the source"
+            if drafter
+            else f"{where}: is the MTP drafter; give the model as the source and this with --drafter"
+        )
+    tensors = read_folder(origin.path)
+    tokenizer = read_tokenizer(origin.path, files.config)
+    tokens = len(tokenizer.tokens)
+    _check_vocabulary(where, config, tensors, tokens)
+    matched = gemma4.match(where, config, tensors, tokens, text_only=text_only)
+    token_pairs = dict(tokenizer.pairs())
+    shape = {"layers": config.text.layers, "group": config.text.heads // config.text.kv_heads[0]}
+
+    def pairs(make: Callable[..., Pairs], sources: tuple[Source, ...], extra: Pairs) -> Callable[[int], Pairs]:
+        return lambda file_type: make(files, config, sources, file_type) | extra
+
+    if drafter:
+        made = pairs(metadata.drafter_pairs, matched.drafter, token_pairs)
+        return Model((Material(DRAFTER, matched.drafter, made, **shape),), matched.notes)
+    made = pairs(metadata.text_pairs, matched.text, token_pairs)
+    sections = [Material(TEXT, matched.text, made, **shape)]
+    notes = list(matched.notes)
+    if matched.embedder:
+        made = pairs(metadata.embedder_pairs, matched.embedder, {})
+        sections.append(Material(EMBEDDER, matched.embedder, made))
+    else:
+        notes.append(
+            "NO EMBEDDER: "
+            + ("--text-only leaves it out" if config.kind == "unified" else "this checkpoint is a language model alone")
+            + "; the bundle reads text and cannot see pictures or hear sound"
+        )
+    named = [origin.name, str(files.config.get("_name_or_path") or "")]
+    trained_for = "Q4_0" if any(QAT.search(name) for name in named) else None
+    return Model(tuple(sections), tuple(notes), trained_for)
+
+
+def _check_vocabulary(where: str, config: Config, tensors: dict[str, Stored], tokens: int) -> None:
+    if tokens > config.text.vocabulary:
+        raise ConversionError(
+            f"{where}: tokenizer.json has {tokens:,} tokens and the model {config.text.vocabulary:,} (vocab_size); "
+            "they belong to different models"
+        )

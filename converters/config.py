@@ -1,0 +1,269 @@
+"""config.json, in the Hub's dialect or as transformers re-saves it, as one frozen record.
+
+In: the parsed JSON of a checkpoint, untrusted. Out: a `Config` in which every number that the tensor shapes and the
+GGUF keys come from is there and checked. Says which model it is when it is another one. Knows nothing of tensors.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from gemma4gguf.errors import ConversionError
+
+Kind = Literal["unified", "text", "drafter"]
+SLIDING, FULL = "sliding_attention", "full_attention"
+LIMIT = 1 << 24  # no dimension of this family comes near it
+
+# What a checkpoint says it is: model_type first, then architectures[0].
+KINDS: dict[str, Kind] = {
+    "gemma4_unified": "unified",
+    "gemma4_unified_text": "text",
+    "gemma4_text": "text",
+    "gemma4_unified_assistant": "drafter",
+}
+ARCHITECTURES: dict[str, Kind] = {
+    "Gemma4UnifiedForConditionalGeneration": "unified",
+    "Gemma4UnifiedModel": "unified",
+    "Gemma4UnifiedForCausalLM": "text",
+    "Gemma4UnifiedTextModel": "text",
+    "Gemma4ForCausalLM": "text",
+    "Gemma4TextModel": "text",
+    "Gemma4UnifiedAssistantForCausalLM": "drafter",
+}
+OTHERS = {
+    "gemma4": "a Gemma 4 with separate vision and audio encoders",
+    "gemma4_assistant": "the drafter of another Gemma 4 than the 12B",
+    "gemma3": "Gemma 3",
+    "gemma3_text": "Gemma 3",
+    "gemma3n": "Gemma 3n",
+    "gemma2": "Gemma 2",
+    "gemma": "Gemma",
+}
+WANTED = "expected Gemma 4 12B (gemma4_unified), a text-only fine-tune of it, or its drafter"
+
+
+@dataclass(frozen=True)
+class Text:
+    """The language model, or the drafter's layers. `sliding[i]` tells layer i's kind; sizes in values, not bytes."""
+
+    layers: int
+    sliding: tuple[bool, ...]
+    hidden: int
+    ffn: int
+    heads: int
+    kv_heads: tuple[int, ...]
+    head: int  # sliding layers
+    full_head: int
+    key_is_value: bool  # full layers have no v_proj
+    shared_kv: int  # how many last layers have no key and value of their own
+    window: int
+    context: int
+    vocabulary: int
+    epsilon: float
+    softcap: float | None
+    theta: float
+    sliding_theta: float
+    rotary_fraction: float  # of a full layer's head
+    tied: bool
+
+    def head_of(self, layer: int) -> int:
+        return self.head if self.sliding[layer] else self.full_head
+
+    def owns_kv(self, layer: int) -> bool:
+        return layer < self.layers - self.shared_kv
+
+
+@dataclass(frozen=True)
+class Embedder:
+    """The multimodal embedder: picture patches of `patch` * `pooling` pixels a side, frames of `frame` samples."""
+
+    hidden: int
+    patch: int
+    pooling: int
+    positions: int
+    frame: int
+    vision_epsilon: float
+    audio_epsilon: float
+
+    @property
+    def side(self) -> int:
+        return self.patch * self.pooling
+
+    @property
+    def pixels(self) -> int:
+        return self.side * self.side * 3
+
+
+@dataclass(frozen=True)
+class Config:
+    kind: Kind
+    text: Text
+    embedder: Embedder | None  # where the config describes one; a fine-tune of the language model alone may still
+    target_hidden: int | None  # the drafter only: the hidden size of the model it drafts for
+
+
+class _Reader:
+    """Looks keys up in one JSON object; every complaint names the file and the key."""
+
+    def __init__(self, where: str, values: Mapping[str, Any], prefix: str = "") -> None:
+        self.where, self.values, self.prefix = where, values, prefix
+
+    def fail(self, key: str, found: Any, expected: str) -> ConversionError:
+        return ConversionError(f"{self.where}: {self.prefix}{key} is {found!r}, expected {expected}; check config.json")
+
+    def size(self, key: str, default: int | None = None, least: int = 1) -> int:
+        value = self.values.get(key)
+        value = default if value is None else value
+        if type(value) is not int or not least <= value <= LIMIT:
+            raise self.fail(key, value, f"a whole number from {least} to {LIMIT:,}")
+        return value
+
+    def number(self, key: str, default: float | None = None) -> float:
+        value = self.values.get(key)
+        value = default if value is None else value
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+            raise self.fail(key, value, "a positive number")
+        return float(value)
+
+    def flag(self, key: str, default: bool) -> bool:
+        value = self.values.get(key)
+        value = default if value is None else value
+        if not isinstance(value, bool):
+            raise self.fail(key, value, "true or false")
+        return value
+
+    def object(self, key: str, default: Mapping[str, Any] | None = None) -> _Reader:
+        value = self.values.get(key)
+        value = default if value is None else value
+        if not isinstance(value, Mapping):
+            raise self.fail(key, value, "an object")
+        return _Reader(self.where, value, f"{self.prefix}{key}.")
+
+
+def identify(where: str, config: Mapping[str, Any]) -> Kind:
+    """Which of the three it is. Raises ConversionError that says what it is when it is none of them."""
+    model_type, architectures = config.get("model_type"), config.get("architectures")
+    named = architectures[0] if isinstance(architectures, list) and architectures else None
+    by_type = KINDS.get(model_type) if isinstance(model_type, str) else None
+    by_name = ARCHITECTURES.get(named) if isinstance(named, str) else None
+    # A fine-tune of the language model alone keeps the whole model's model_type at times: its class name decides.
+    kind = by_name or by_type
+    text = config.get("text_config")
+    text = text if isinstance(text, Mapping) else config
+    if kind is not None and not text.get("hidden_size_per_layer_input") and not text.get("enable_moe_block"):
+        return kind
+    what = OTHERS.get(model_type, "") if isinstance(model_type, str) else ""
+    if text.get("enable_moe_block"):
+        what = "the mixture-of-experts Gemma 4 (26B-A4B)"
+    elif text.get("hidden_size_per_layer_input"):
+        what = "a Gemma 4 with per-layer embeddings (E2B or E4B)"
+    elif model_type == "gemma4" and text.get("num_hidden_layers") == 60:
+        what = "Gemma 4 31B, which has a separate vision encoder"
+    label = f"{named or 'no architecture'}, model_type {model_type!r}"
+    raise ConversionError(
+        f"{where}: is {what + ' (' + label + ')' if what else label}; {WANTED}; "
+        "for other models use llama.cpp's convert_hf_to_gguf.py"
+    )
+
+
+def parse(where: str, config: Mapping[str, Any]) -> Config:
+    """One record from either dialect of config.json. `where` names the checkpoint in errors."""
+    kind = identify(where, config)
+    top = _Reader(where, config)
+    nested = kind != "text" or isinstance(config.get("text_config"), Mapping)
+    text = _text(top.object("text_config") if nested else top, top.values.get("tie_word_embeddings"))
+    described = kind == "unified" or (kind == "text" and isinstance(config.get("vision_config"), Mapping))
+    embedder = _embedder(top, text.hidden) if described else None
+    target = top.size("backbone_hidden_size") if kind == "drafter" else None
+    if kind == "drafter" and config.get("use_ordered_embeddings"):
+        raise ConversionError(
+            f"{where}: is a drafter with ordered embeddings (use_ordered_embeddings), as the E2B and E4B have; "
+            "take the 12B's, google/gemma-4-12B-it-assistant"
+        )
+    return Config(kind, text, embedder, target)
+
+
+def _text(at: _Reader, tied: Any) -> Text:
+    layers = at.size("num_hidden_layers")
+    kinds = at.values.get("layer_types")
+    if kinds is None:  # the family's rule, when the list is left out
+        kinds = [FULL if i % 6 == 5 else SLIDING for i in range(layers)]
+    if not isinstance(kinds, list) or len(kinds) != layers or not set(kinds) <= {SLIDING, FULL}:
+        raise at.fail("layer_types", kinds, f"{layers} of {SLIDING!r} and {FULL!r}")
+    sliding = tuple(kind == SLIDING for kind in kinds)
+    kv_heads, key_is_value = at.size("num_key_value_heads"), at.flag("attention_k_eq_v", False)
+    full_head = _of_full_layers(at, sliding, "global_head_dim", "head_dim", 512)
+    full_kv_heads = _of_full_layers(at, sliding, "num_global_key_value_heads", "num_key_value_heads", kv_heads)
+    rope = at.object("rope_parameters", {})
+    full_rope, sliding_rope = rope.object(FULL, {}), rope.object(SLIDING, {})
+    if full_rope.values.get("rope_type", "proportional") != "proportional":
+        raise full_rope.fail("rope_type", full_rope.values["rope_type"], "'proportional'")
+    if sliding_rope.values.get("rope_type", "default") != "default":
+        raise sliding_rope.fail("rope_type", sliding_rope.values["rope_type"], "'default'")
+    fraction = full_rope.number("partial_rotary_factor", 0.25)
+    if fraction > 1:
+        raise full_rope.fail("partial_rotary_factor", fraction, "at most 1")
+    softcap = at.values.get("final_logit_softcapping")
+    shared = at.size("num_kv_shared_layers", 0, least=0)
+    if shared > layers:
+        raise at.fail("num_kv_shared_layers", shared, f"at most {layers}")
+    if at.flag("attention_bias", False) or at.flag("use_double_wide_mlp", False):
+        raise at.fail("attention_bias or use_double_wide_mlp", True, "false")
+    own = at.values.get("tie_word_embeddings", tied)
+    return Text(
+        layers=layers,
+        sliding=sliding,
+        hidden=at.size("hidden_size"),
+        ffn=at.size("intermediate_size"),
+        heads=at.size("num_attention_heads"),
+        kv_heads=tuple(kv_heads if is_sliding else full_kv_heads for is_sliding in sliding),
+        head=at.size("head_dim", 256),
+        full_head=full_head,
+        key_is_value=key_is_value,
+        shared_kv=shared,
+        window=at.size("sliding_window"),
+        context=at.size("max_position_embeddings"),
+        vocabulary=at.size("vocab_size"),
+        epsilon=at.number("rms_norm_eps", 1e-6),
+        softcap=None if softcap is None else at.number("final_logit_softcapping"),
+        theta=full_rope.number("rope_theta", 1e6),
+        sliding_theta=sliding_rope.number("rope_theta", 1e4),
+        rotary_fraction=fraction,
+        tied=own is not False and tied is not False,
+    )
+
+
+def _of_full_layers(at: _Reader, sliding: tuple[bool, ...], hub: str, resaved: str, default: int) -> int:
+    """A number of the full-attention layers: a key of its own on the Hub, per layer where transformers re-saved it."""
+    if at.values.get(hub) is not None:
+        return at.size(hub)
+    per_layer = at.values.get("per_layer_config")
+    if not isinstance(per_layer, Mapping):
+        return default
+    found = {}
+    for layer, is_sliding in enumerate(sliding):
+        overrides = per_layer.get(str(layer))
+        if isinstance(overrides, Mapping) and overrides.get(resaved) is not None:
+            if is_sliding:
+                raise at.fail(f"per_layer_config.{layer}", dict(overrides), "no override on a sliding layer")
+            found[layer] = _Reader(at.where, overrides, f"{at.prefix}per_layer_config.{layer}.").size(resaved)
+    if len(set(found.values())) > 1:
+        raise at.fail("per_layer_config", found, f"one {resaved} for all full-attention layers")
+    return next(iter(found.values()), default)
+
+
+def _embedder(top: _Reader, hidden: int) -> Embedder:
+    vision, audio = top.object("vision_config", {}), top.object("audio_config", {})
+    embedded = vision.size("mm_embed_dim", hidden)
+    return Embedder(
+        hidden=embedded,
+        patch=vision.size("patch_size", 16),
+        pooling=vision.size("pooling_kernel_size", 3),
+        positions=vision.size("mm_posemb_size", 1120),
+        frame=audio.size("audio_embed_dim", audio.values.get("hidden_size") or 640),
+        vision_epsilon=vision.number("rms_norm_eps", 1e-6),
+        audio_epsilon=audio.number("rms_norm_eps", 1e-6),
+    )

@@ -1,0 +1,249 @@
+"""The tensor tables of Gemma 4 12B: what a checkpoint must hold, what each tensor is called in a GGUF, and its shape.
+
+In: a `Config` and the checkpoint's tensors. Out: `Source` rows in the order they are written. What the tables do not
+name, what is missing and what has another shape is told in one error. Knows nothing of storage types.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gemma4gguf.errors import ConversionError
+
+from .config import Config, Embedder, Text
+from .safetensors import Stored, listed
+
+Shape = tuple[int, ...]
+Index = NDArray[np.int64]
+
+TEXT_PREFIXES = ("model.language_model.", "language_model.model.", "language_model.", "model.", "")
+EMBEDDER_PREFIXES = ("model.", "")
+ANCHOR = "embed_tokens.weight"
+UNROTATED = 1e30  # a frequency divided by this turns nothing
+# Left in checkpoints by some tools; computed from the config, never weights.
+BUFFERS = (".rotary_emb.inv_freq", ".attention.masked_bias", ".rotary_emb.original_inv_freq", "embed_scale")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table: the GGUF name, the names it may have in a checkpoint, and its shape, rows first.
+
+    `columns` gives, for each column as written, the checkpoint's column. `transpose` swaps the first two dimensions.
+    """
+
+    name: str
+    sources: tuple[str, ...]
+    shape: Shape
+    columns: Index | None = None
+    transpose: bool = False
+
+    @property
+    def stored_shape(self) -> Shape:
+        return (self.shape[1], self.shape[0], *self.shape[2:]) if self.transpose else self.shape
+
+
+@dataclass(frozen=True)
+class Source:
+    """A tensor to be written: its name and shape, and either where it is stored or its `values`."""
+
+    name: str
+    shape: Shape
+    stored: Stored | None
+    values: NDArray[np.float32] | None = None
+    columns: Index | None = None
+    transpose: bool = False
+
+
+# ── the tables ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def text_rows(text: Text, tokens: int) -> list[Row]:
+    """The language model: 8a of the layout. `tokens` is the tokenizer's size, which cuts the embedding's rows."""
+    rows = [Row("token_embd.weight", (ANCHOR,), (tokens, text.hidden))]
+    if not text.tied:
+        rows.append(Row("output.weight", ("lm_head.weight",), (tokens, text.hidden)))
+    rows.append(Row("output_norm.weight", ("norm.weight",), (text.hidden,)))
+    for layer in range(text.layers):
+        rows += _layer_rows(text, layer)
+    return rows
+
+
+def _layer_rows(text: Text, layer: int) -> list[Row]:
+    head, hidden, ffn = text.head_of(layer), text.hidden, text.ffn
+    q, kv = text.heads * head, text.kv_heads[layer] * head
+    table: list[tuple[str, str, Shape]] = [
+        ("attn_norm.weight", "input_layernorm.weight", (hidden,)),
+        ("attn_q.weight", "self_attn.q_proj.weight", (q, hidden)),
+        ("attn_q_norm.weight", "self_attn.q_norm.weight", (head,)),
+        ("attn_output.weight", "self_attn.o_proj.weight", (hidden, q)),
+        ("post_attention_norm.weight", "post_attention_layernorm.weight", (hidden,)),
+        ("ffn_norm.weight", "pre_feedforward_layernorm.weight", (hidden,)),
+        ("ffn_gate.weight", "mlp.gate_proj.weight", (ffn, hidden)),
+        ("ffn_up.weight", "mlp.up_proj.weight", (ffn, hidden)),
+        ("ffn_down.weight", "mlp.down_proj.weight", (hidden, ffn)),
+        ("post_ffw_norm.weight", "post_feedforward_layernorm.weight", (hidden,)),
+        ("layer_output_scale.weight", "layer_scalar", (1,)),
+    ]
+    if text.owns_kv(layer):
+        table += [
+            ("attn_k.weight", "self_attn.k_proj.weight", (kv, hidden)),
+            ("attn_k_norm.weight", "self_attn.k_norm.weight", (head,)),
+        ]
+        if text.sliding[layer] or not text.key_is_value:
+            table.append(("attn_v.weight", "self_attn.v_proj.weight", (kv, hidden)))
+    return [Row(f"blk.{layer}.{name}", (f"layers.{layer}.{source}",), shape) for name, source, shape in table]
+
+
+def embedder_rows(at: Embedder, target: int) -> list[Row]:
+    """The multimodal embedder: 8b. Names as on the Hub, then as in transformers' module."""
+    order = plane_order(at.side)
+
+    def vision(name: str) -> tuple[str, ...]:
+        return (f"vision_embedder.{name}", f"embed_vision.{name}")
+
+    rows = [
+        Row("v.patch_embd.weight", vision("patch_dense.weight"), (at.hidden, at.pixels), order),
+        Row("v.patch_embd.bias", vision("patch_dense.bias"), (at.hidden,)),
+        Row("v.position_embd.weight", vision("pos_embedding"), (2, at.positions, at.hidden), transpose=True),
+    ]
+    for number, name, width in ((1, "patch_ln1", at.pixels), (2, "patch_ln2", at.hidden), (3, "pos_norm", at.hidden)):
+        for part in ("weight", "bias"):
+            columns = order if number == 1 else None
+            rows.append(Row(f"v.patch_norm.{number}.{part}", vision(f"{name}.{part}"), (width,), columns))
+    projection = "embedding_projection.weight"
+    image = (f"embed_vision.{projection}", f"embed_vision.multimodal_embedder.{projection}")
+    audio = (f"embed_audio.{projection}", f"embed_audio.multimodal_embedder.{projection}")
+    rows.append(Row("mm.input_projection.weight", image, (target, at.hidden)))
+    rows.append(Row("mm.a.input_projection.weight", audio, (target, at.frame)))
+    return rows
+
+
+def drafter_rows(text: Text, target: int, tokens: int) -> list[Row]:
+    """The MTP drafter: 8c. `target` is the hidden size of the model it drafts for."""
+    rows = [Row(r.name, tuple(f"model.{s}" for s in r.sources), r.shape) for r in text_rows(text, tokens)]
+    rows.append(Row("nextn.pre_projection.weight", ("pre_projection.weight",), (text.hidden, 2 * target)))
+    rows.append(Row("nextn.post_projection.weight", ("post_projection.weight",), (target, text.hidden)))
+    return rows
+
+
+def plane_order(side: int) -> Index:
+    """int64 [side² * 3]: where each value of a patch in plane order (all red, green, blue) lies in pixel order."""
+    pixel_order = np.arange(side * side * 3).reshape(side, side, 3)  # row, column, colour
+    planes: Index = pixel_order.transpose(2, 0, 1).reshape(-1)
+    return planes
+
+
+def rope_frequencies(text: Text) -> Source:
+    """What a full layer's rotary frequencies are divided by, float32 [head / 2]: 1, or so much that nothing turns."""
+    turning = int(text.full_head * text.rotary_fraction / 2)
+    values = np.full(text.full_head // 2, UNROTATED, np.float32)
+    values[:turning] = 1.0
+    return Source("rope_freqs.weight", values.shape, None, values)
+
+
+# ── matching ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class Matched:
+    """The sections' tensors. `notes` are for people: what was left out, and why."""
+
+    text: tuple[Source, ...] = ()
+    embedder: tuple[Source, ...] = ()
+    drafter: tuple[Source, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def match(
+    where: str, config: Config, tensors: Mapping[str, Stored], tokens: int, *, text_only: bool = False
+) -> Matched:
+    """Find every tensor of the tables in a checkpoint.
+
+    Raises ConversionError, one for all of them: tensors that no table names, that are missing, or of another shape.
+    """
+    if config.kind == "drafter":
+        assert config.target_hidden is not None
+        rows = drafter_rows(config.text, config.target_hidden, tokens)
+        found, problems, left = _find(rows, dict(tensors), ("",))
+        # The E2B's and E4B's drafters order their vocabulary by centroids; the 12B's class keeps the buffers at times.
+        left = {name: t for name, t in left.items() if "masked_embedding" not in name}
+        _check(where, problems, left)
+        return Matched(drafter=(*found, rope_frequencies(config.text)))
+    prefix = _text_prefix(where, tensors)
+    notes = []
+    left = dict(tensors)
+    head = next((n for n in left if n in ("lm_head.weight", f"{prefix}lm_head.weight")), None)
+    if head is not None:
+        stored = left.pop(head)
+        if config.text.tied:
+            notes.append(f"{head} was left out: the config ties it to the embedding")
+        else:
+            left[f"{prefix}lm_head.weight"] = stored
+    found, problems, left = _find(text_rows(config.text, tokens), left, (prefix,))
+    text = (*found, rope_frequencies(config.text))
+    embedder: list[Source] = []
+    if config.embedder is not None:
+        embedder, more, left = _find(embedder_rows(config.embedder, config.text.hidden), left, EMBEDDER_PREFIXES)
+        if not embedder and not text_only and config.kind == "unified":
+            raise ConversionError(
+                f"{where}: has no multimodal embedder (no {more[0].removeprefix('missing ')} and so on), so the model "
+                "could not see or hear; take its tensors from the base model, or use --text-only"
+            )
+        if text_only or not embedder:
+            embedder, more = [], []
+        problems += more
+    _check(where, problems, left)
+    return Matched(text=text, embedder=tuple(embedder), notes=tuple(notes))
+
+
+def _text_prefix(where: str, tensors: Mapping[str, Stored]) -> str:
+    found = [p for p in TEXT_PREFIXES if p + ANCHOR in tensors]
+    if len(found) == 1:
+        return found[0]
+    if any("lora_" in name for name in tensors):
+        raise ConversionError(f"{where}: holds LoRA weights; merge the adapter into its base model first")
+    names = ", ".join(p + ANCHOR for p in TEXT_PREFIXES)
+    raise ConversionError(
+        f"{where}: {'several' if found else 'none'} of {names}; expected one; holds {listed(sorted(tensors), 6)}"
+    )
+
+
+def _find(
+    rows: Iterable[Row], tensors: dict[str, Stored], prefixes: tuple[str, ...]
+) -> tuple[list[Source], list[str], dict[str, Stored]]:
+    """The rows' tensors, what is wrong with them, and the tensors that no row took."""
+    found, problems = [], []
+    for row in rows:
+        names = [p + s for p in prefixes for s in row.sources]
+        name = next((n for n in names if n in tensors), None)
+        if name is None:
+            problems.append(f"missing {names[0]}")
+            continue
+        stored = tensors.pop(name)
+        if not _fits(row, stored):
+            problems.append(f"{name} is {list(stored.shape)}, expected {list(row.stored_shape)}")
+            continue
+        found.append(Source(row.name, row.shape, stored, None, row.columns, row.transpose))
+    return found, problems, tensors
+
+
+def _fits(row: Row, stored: Stored) -> bool:
+    if row.sources[-1] in (ANCHOR, f"model.{ANCHOR}", "lm_head.weight"):  # rows beyond the vocabulary are padding
+        return len(stored.shape) == 2 and stored.shape[0] >= row.shape[0] and stored.shape[1] == row.shape[1]
+    return stored.shape == row.stored_shape or (row.shape == (1,) and stored.shape == ())
+
+
+def _check(where: str, problems: list[str], left: Mapping[str, Stored]) -> None:
+    unknown = sorted(name for name in left if not name.endswith(BUFFERS))
+    if unknown and all("lora_" in name for name in unknown):
+        raise ConversionError(f"{where}: holds LoRA weights; merge the adapter into its base model first")
+    if unknown:
+        problems = [*problems, f"no place for {listed(unknown, 200)}"]
+    if problems:
+        raise ConversionError(
+            f"{where}: {len(problems)} tensor problems: {'; '.join(problems)}; take the checkpoint as it was published"
+        )

@@ -1,0 +1,235 @@
+"""The keys of each section: model numbers, sampling, names, file type.
+
+In: a `Config`, the checkpoint's JSON files, the tensors. Out: encoded key-value pairs, named, in the order llama.cpp's
+converter writes them. Knows nothing of tensor data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import gguf
+from gguf import GGUFValueType as Type
+
+from gemma4gguf.bundle import DRAFTER, EMBEDDER, TEXT
+from gemma4gguf.container import encode_array, encode_pair
+from gemma4gguf.errors import ConversionError
+
+from .config import Config, Text
+from .gemma4 import Source
+from .safetensors import read_json
+
+QUANTIZATION_VERSION = 2  # of ggml's block formats
+DEFAULT_IMAGE_BUDGET = 280  # soft tokens per picture
+OWN = "gemma4gguf."
+# Needed by llama.cpp's loader, without a meaning here: the embedder has no layers and takes any size.
+DUMMY_IMAGE_SIZE, DUMMY_MEL_BINS = 224, 128
+
+Pairs = dict[str, bytes]
+Line = tuple[str, Type, Any]  # key, type (of one value), value; a sequence is an array
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A checkpoint's folder and what it is called: a Hub id, or the folder's name."""
+
+    folder: Path
+    name: str
+    config: Mapping[str, Any]
+    generation: Mapping[str, Any]
+    processor: Mapping[str, Any]  # of pictures
+
+
+def read_origin(folder: Path, name: str) -> Origin:
+    """The small JSON files of a checkpoint folder; those that may be missing are then empty."""
+    config = read_json(folder / "config.json")
+    generation = _optional(folder / "generation_config.json")
+    processor = _optional(folder / "preprocessor_config.json")
+    whole = _optional(folder / "processor_config.json")
+    nested = whole.get("image_processor")
+    processor = processor | (nested if isinstance(nested, dict) else {})
+    return Origin(folder, name, config, generation, processor)
+
+
+def _optional(path: Path) -> dict[str, Any]:
+    return read_json(path) if path.is_file() else {}
+
+
+def text_pairs(origin: Origin, config: Config, sources: Sequence[Source], file_type: int) -> Pairs:
+    """Keys of the text model, without the tokenizer's."""
+    lines = [*_text_lines(TEXT, config.text, file_type)]
+    suppress = _token_list(origin, "suppress_tokens")
+    if suppress:
+        lines.append(("tokenizer.ggml.suppress_tokens", Type.INT32, suppress))
+    lines += _own_lines(origin)
+    return _pairs(TEXT, "model", _general(origin, sources), lines)
+
+
+def drafter_pairs(origin: Origin, config: Config, sources: Sequence[Source], file_type: int) -> Pairs:
+    """Keys of the drafter, without the tokenizer's."""
+    lines = [*_text_lines(DRAFTER, config.text, file_type)]
+    lines.append((f"{DRAFTER}.embedding_length_out", Type.UINT32, config.target_hidden))
+    lines.append((f"{DRAFTER}.nextn_predict_layers", Type.UINT32, config.text.layers))
+    return _pairs(DRAFTER, "model", _general(origin, sources), lines)
+
+
+def embedder_pairs(origin: Origin, config: Config, sources: Sequence[Source], file_type: int) -> Pairs:
+    """Keys of the multimodal embedder, as llama.cpp's projector loader wants them.
+
+    Never a plain `clip.projector_type`: it would override both kinds.
+    """
+    at = config.embedder
+    assert at is not None
+    mean, deviation = (_three(origin, key, default) for key, default in (("image_mean", 0.0), ("image_std", 1.0)))
+    vision: list[Line] = [
+        ("has_vision_encoder", Type.BOOL, True),
+        ("vision.projection_dim", Type.UINT32, config.text.hidden),
+        ("vision.image_size", Type.UINT32, DUMMY_IMAGE_SIZE),
+        ("vision.patch_size", Type.UINT32, at.patch),  # the loader multiplies by the pooling itself
+        ("vision.embedding_length", Type.UINT32, at.hidden),
+        ("vision.feed_forward_length", Type.UINT32, 0),
+        ("vision.block_count", Type.UINT32, 0),
+        ("vision.attention.head_count", Type.UINT32, 0),
+        ("vision.image_mean", Type.FLOAT32, mean),
+        ("vision.image_std", Type.FLOAT32, deviation),
+        ("has_audio_encoder", Type.BOOL, True),
+        ("audio.projection_dim", Type.UINT32, config.text.hidden),
+        ("audio.embedding_length", Type.UINT32, at.frame),
+        ("audio.feed_forward_length", Type.UINT32, 0),
+        ("audio.block_count", Type.UINT32, 0),
+        ("audio.attention.head_count", Type.UINT32, 0),
+        ("vision.projector_type", Type.STRING, "gemma4uv"),
+        ("vision.attention.layer_norm_epsilon", Type.FLOAT32, at.vision_epsilon),
+        ("audio.projector_type", Type.STRING, "gemma4ua"),
+        ("audio.num_mel_bins", Type.UINT32, DUMMY_MEL_BINS),
+        ("audio.attention.layer_norm_epsilon", Type.FLOAT32, at.audio_epsilon),
+    ]
+    lines: list[Line] = [("general.file_type", Type.UINT32, file_type)]
+    lines += [(f"clip.{key}", kind, value) for key, kind, value in vision]
+    return _pairs(EMBEDDER, "mmproj", _general(origin, sources), lines)
+
+
+def _text_lines(arch: str, text: Text, file_type: int) -> Iterator[Line]:
+    u32, f32 = Type.UINT32, Type.FLOAT32
+    table: list[Line | None] = [
+        ("block_count", u32, text.layers),
+        ("context_length", u32, text.context),
+        ("embedding_length", u32, text.hidden),
+        ("feed_forward_length", u32, text.ffn),
+        ("attention.head_count", u32, text.heads),
+        ("attention.head_count_kv", Type.INT32, text.kv_heads),
+        ("rope.freq_base", f32, text.theta),
+        ("rope.freq_base_swa", f32, text.sliding_theta),
+        ("attention.layer_norm_rms_epsilon", f32, text.epsilon),
+        ("attention.key_length", u32, text.full_head),
+        ("attention.value_length", u32, text.full_head),
+        None if text.softcap is None else ("final_logit_softcapping", f32, text.softcap),
+        ("attention.sliding_window", u32, text.window),
+        ("attention.shared_kv_layers", u32, text.shared_kv),
+        ("embedding_length_per_layer_input", u32, 0),  # required, though this family's 12B has none
+        ("attention.sliding_window_pattern", Type.BOOL, text.sliding),
+        ("attention.key_length_swa", u32, text.head),
+        ("attention.value_length_swa", u32, text.head),
+        ("rope.dimension_count", u32, text.full_head),
+        ("rope.dimension_count_swa", u32, text.head),
+    ]
+    yield from ((f"{arch}.{line[0]}", *line[1:]) for line in table if line is not None)
+    yield "general.file_type", u32, file_type
+
+
+def _own_lines(origin: Origin) -> Iterator[Line]:
+    """What our runtime would else have to guess."""
+    budget = origin.processor.get("max_soft_tokens")
+    if type(budget) is int and 0 < budget <= 1 << 16 and budget != DEFAULT_IMAGE_BUDGET:
+        yield OWN + "image.max_soft_tokens", Type.UINT32, budget
+    ends = _token_list(origin, "eos_token_id") or _config_ends(origin)
+    if ends:
+        yield OWN + "eos_token_ids", Type.INT32, ends
+
+
+def _token_list(origin: Origin, key: str) -> list[int]:
+    value = origin.generation.get(key)
+    value = value if isinstance(value, list) else [] if value is None else [value]
+    if not all(type(t) is int and 0 <= t < 1 << 31 for t in value):
+        path = origin.folder / "generation_config.json"
+        raise ConversionError(
+            f"{path}: {key} is {value!r}, expected token ids; correct it or take it from the base model"
+        )
+    return value
+
+
+def _config_ends(origin: Origin) -> list[int]:
+    """The end tokens of config.json: what transformers uses for a checkpoint without a generation_config."""
+    text = origin.config.get("text_config")
+    places = [origin.config, text if isinstance(text, Mapping) else {}]
+    value: Any = next((p["eos_token_id"] for p in places if p.get("eos_token_id") is not None), [])
+    value = value if isinstance(value, list) else [value]
+    return value if all(type(t) is int and 0 <= t < 1 << 31 for t in value) else []
+
+
+def _three(origin: Origin, key: str, default: float) -> list[float]:
+    value: Any = origin.processor.get(key, [default] * 3)
+    if not isinstance(value, list) or len(value) != 3 or not all(isinstance(v, (int, float)) for v in value):
+        raise ConversionError(f"{origin.folder}: the image processor's {key} is {value!r}, expected three numbers")
+    return [float(v) for v in value]
+
+
+def parameters(sources: Iterable[Source]) -> int:
+    return sum(prod(s.shape) for s in sources)
+
+
+def _general(origin: Origin, sources: Sequence[Source]) -> Pairs:
+    """general.sampling.*, general.name and the rest of a model card, by the rules of gguf's own reader of them."""
+    total = parameters(sources)
+    try:
+        card = gguf.Metadata.load_model_card(origin.folder)
+    except Exception:  # a model card is prose: a damaged one stops nothing
+        card = {}
+    found = gguf.Metadata.apply_metadata_heuristic(gguf.Metadata(), card, dict(origin.config), Path(origin.name), total)
+    for field, key, kind in SAMPLING:
+        value: Any = origin.generation.get(key)
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            setattr(found, field, kind(value))
+    found.name = found.name or origin.name
+    found.size_label = found.size_label or gguf.size_label(total, total, 0, 0)
+    writer = gguf.GGUFWriter(None, "")  # only collects: nothing is opened
+    found.set_gguf_meta_model(writer)
+    return dict(_collected(writer))
+
+
+# gguf's field, generation_config's key, its type
+SAMPLING: tuple[tuple[str, str, type[int] | type[float]], ...] = (
+    ("sampling_top_k", "top_k", int),
+    ("sampling_top_p", "top_p", float),
+    ("sampling_min_p", "min_p", float),
+    ("sampling_temp", "temperature", float),
+    ("sampling_penalty_repeat", "repetition_penalty", float),
+)
+
+
+def _collected(writer: gguf.GGUFWriter) -> Iterator[tuple[str, bytes]]:
+    for key, value in writer.kv_data[0].items():
+        if key == "general.architecture":
+            continue
+        if value.type is not Type.ARRAY:
+            yield key, encode_pair(key, value.type, value.value)
+        elif value.value:
+            kind = value.sub_type or Type.get_type(value.value[0])
+            yield key, encode_array(key, kind, list(value.value))
+
+
+def _pairs(architecture: str, kind: str, general: Pairs, lines: Iterable[Line]) -> Pairs:
+    head: list[Line] = [("general.architecture", Type.STRING, architecture), ("general.type", Type.STRING, kind)]
+    tail: list[Line] = [("general.quantization_version", Type.UINT32, QUANTIZATION_VERSION)]
+    return _encode(head) | general | _encode(lines) | _encode(tail)
+
+
+def _encode(lines: Iterable[Line]) -> Pairs:
+    return {
+        key: encode_array(key, kind, value) if isinstance(value, (list, tuple)) else encode_pair(key, kind, value)
+        for key, kind, value in lines
+    }

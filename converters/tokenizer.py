@@ -1,0 +1,194 @@
+"""tokenizer.json and its companions as the tokenizer keys of a GGUF.
+
+In: a checkpoint folder, untrusted. Out: a `Tokenizer` whose `pairs()` are the encoded keys. Knows nothing of tensors.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gguf import GGUFValueType, TokenType
+
+from gemma4gguf.container import encode_array, encode_pair
+from gemma4gguf.errors import ConversionError
+
+from .safetensors import listed, read_json
+
+MODEL = "gemma4"  # llama.cpp's name for this tokenizer: it sets the pre-tokenizer by itself
+SCORE = -1000.0  # byte-pair encoding has none; llama.cpp's converter writes this
+SPACE = "\u0120"  # what a space inside a merge is stored as, since a space separates its two halves
+# Always shown, so that a parser of the reply sees them: thoughts and tool calls.
+SHOWN = {"<|channel>", "<channel|>", "<|tool_call>", "<tool_call|>", "<|tool_response>", "<tool_response|>", '<|"|>'}
+NAMED = {  # tokenizer_config's name: the GGUF's
+    "bos": "bos",
+    "eos": "eos",
+    "unk": "unknown",
+    "sep": "seperator",
+    "pad": "padding",
+    "cls": "cls",
+    "mask": "mask",
+}
+_BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    tokens: tuple[str, ...]
+    types: tuple[int, ...]
+    merges: tuple[str, ...]
+    special: Mapping[str, int]  # by the GGUF's name
+    template: str | None
+    templates: Mapping[str, str]  # further ones, by name
+
+    def pairs(self) -> Iterator[tuple[str, bytes]]:
+        """Each key with its encoded value, in the order llama.cpp's converter writes them."""
+        text, u32, flag = GGUFValueType.STRING, GGUFValueType.UINT32, GGUFValueType.BOOL
+        key = "tokenizer.ggml."
+        yield key + "model", encode_pair(key + "model", text, MODEL)
+        yield key + "tokens", encode_array(key + "tokens", text, self.tokens)
+        yield key + "scores", encode_array(key + "scores", GGUFValueType.FLOAT32, [SCORE] * len(self.tokens))
+        yield key + "token_type", encode_array(key + "token_type", GGUFValueType.INT32, self.types)
+        yield key + "merges", encode_array(key + "merges", text, self.merges)
+        for name, token in self.special.items():
+            name = f"{key}{name}_token_id"
+            yield name, encode_pair(name, u32, token)
+        for name, template in self.templates.items():
+            name = f"tokenizer.chat_template.{name}"
+            yield name, encode_pair(name, text, template)
+        if self.templates:
+            name = "tokenizer.chat_templates"
+            yield name, encode_array(name, text, list(self.templates))
+        if self.template is not None:
+            yield "tokenizer.chat_template", encode_pair("tokenizer.chat_template", text, self.template)
+        yield key + "add_space_prefix", encode_pair(key + "add_space_prefix", flag, False)
+        yield key + "add_bos_token", encode_pair(key + "add_bos_token", flag, True)
+
+
+def read_tokenizer(folder: Path, config: Mapping[str, Any]) -> Tokenizer:
+    """Read a checkpoint's tokenizer. `config` is its config.json, which names special ids where the tokenizer does not.
+
+    Raises ConversionError when the files are missing, damaged, or hold another kind of tokenizer.
+    """
+    path = folder / "tokenizer.json"
+    if not path.is_file() and (folder / "tokenizer.model").is_file():
+        raise ConversionError(
+            f"{folder}: has tokenizer.model but no tokenizer.json; get tokenizer.json from the base model"
+        )
+    data = read_json(path)
+    settings_path = folder / "tokenizer_config.json"
+    settings = read_json(settings_path) if settings_path.is_file() else {}
+    model, added = data.get("model"), data.get("added_tokens") or []
+    if not isinstance(model, dict) or model.get("type") != "BPE" or not model.get("byte_fallback"):
+        found = model.get("type") if isinstance(model, dict) else None
+        raise ConversionError(f"{path}: holds a {found} tokenizer, expected byte-pair encoding with byte fallback")
+    if not isinstance(added, list) or not all(_is_added(a) for a in added):
+        raise ConversionError(f"{path}: added_tokens are not tokens with an id and content; get it again")
+    tokens = _tokens(path, model.get("vocab"), added)
+    special = _special_texts(settings) | {a["content"] for a in added if a.get("special")}
+    ids = {a["content"]: a["id"] for a in reversed(added)}
+    template, templates = _templates(folder, settings)
+    return Tokenizer(
+        tokens=tuple(tokens),
+        types=tuple(int(_type_of(t, special)) for t in tokens),
+        merges=tuple(_merges(path, model.get("merges"))),
+        special=_special_ids(settings, config, ids, len(tokens)),
+        template=template,
+        templates=templates,
+    )
+
+
+def _is_added(entry: Any) -> bool:
+    return isinstance(entry, dict) and type(entry.get("id")) is int and isinstance(entry.get("content"), str)
+
+
+def _tokens(path: Path, vocab: Any, added: list[dict[str, Any]]) -> list[str]:
+    if not isinstance(vocab, dict) or not vocab or not all(type(i) is int for i in vocab.values()):
+        raise ConversionError(f"{path}: model.vocab is not an object of tokens and ids; get it again")
+    by_id: dict[int, str] = {i: text for text, i in vocab.items()}
+    by_id |= {a["id"]: a["content"] for a in added}
+    gaps = [str(i) for i in range(len(by_id)) if i not in by_id]
+    if gaps or len(by_id) < len(vocab):
+        what = f"no token for the ids {listed(gaps)}" if gaps else "two tokens with one id"
+        raise ConversionError(f"{path}: has {what}; get it again")
+    return [by_id[i] for i in range(len(by_id))]
+
+
+def _content(value: Any) -> str | None:
+    if isinstance(value, dict):
+        value = value.get("content")
+    return value if isinstance(value, str) else None
+
+
+def _special_texts(settings: Mapping[str, Any]) -> set[str]:
+    """Every token that tokenizer_config.json names as special, whatever the name."""
+    values: list[Any] = [v for k, v in settings.items() if k.endswith("_token")]
+    for key in ("extra_special_tokens", "additional_special_tokens", "model_specific_special_tokens"):
+        more = settings.get(key) or []
+        values += list(more.values()) if isinstance(more, dict) else more if isinstance(more, list) else []
+    return {text for v in values if (text := _content(v)) is not None}
+
+
+def _type_of(text: str, special: set[str]) -> TokenType:
+    if text in SHOWN:
+        return TokenType.USER_DEFINED
+    if _BYTE.fullmatch(text):
+        return TokenType.BYTE
+    return TokenType.CONTROL if text in special else TokenType.NORMAL
+
+
+def _merges(path: Path, merges: Any) -> list[str]:
+    """Pairs joined by a space, a space inside one of them written as U+0120."""
+    if not isinstance(merges, list) or not merges:
+        raise ConversionError(f"{path}: has no merges, and llama.cpp loads no tokenizer without them; get it again")
+    if all(isinstance(m, str) for m in merges):
+        return merges
+    if not all(isinstance(m, list) and len(m) == 2 and all(isinstance(s, str) for s in m) for m in merges):
+        raise ConversionError(f"{path}: merges are not pairs of strings; get it again")
+    return [f"{a.replace(' ', SPACE)} {b.replace(' ', SPACE)}" for a, b in merges]
+
+
+def _special_ids(
+    settings: Mapping[str, Any], config: Mapping[str, Any], ids: Mapping[str, int], count: int
+) -> dict[str, int]:
+    text = config.get("text_config")
+    found = {}
+    for name, stored in NAMED.items():
+        token: Any = ids.get(_content(settings.get(f"{name}_token")) or "")
+        if token is None:
+            token = config.get(f"{name}_token_id")
+        if token is None and isinstance(text, Mapping):
+            token = text.get(f"{name}_token_id")
+        if type(token) is int and 0 <= token < count:
+            found[stored] = token
+    return found
+
+
+def _templates(folder: Path, settings: Mapping[str, Any]) -> tuple[str | None, dict[str, str]]:
+    """The chat template, from wherever the checkpoint keeps it, and further named ones."""
+    path = folder / "chat_template.jinja"
+    value: Any = settings.get("chat_template")
+    if value is None and path.is_file():
+        more = sorted((folder / "additional_chat_templates").glob("*.jinja"))
+        named = {"default": _read_text(path)} | {_key(p.stem): _read_text(p) for p in more}
+        return named.pop("default"), named
+    if value is None and (folder / "chat_template.json").is_file():
+        value = read_json(folder / "chat_template.json").get("chat_template")
+    if isinstance(value, list):
+        named = {_key(str(v.get("name"))): str(v.get("template")) for v in value if isinstance(v, dict)}
+        return named.pop("default", None), named
+    return (value if isinstance(value, str) else None), {}
+
+
+def _key(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9]", "_", name)
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConversionError(f"{path}: cannot be read ({error}); get it again") from None
