@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from converters import convert as convert
 
+    from .answer import Result as Result
     from .audio import frame as frame
     from .bundle import Bundle as Bundle
     from .chat import render as render
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from .image import patchify as patchify
     from .model import Evaluation as Evaluation
     from .model import Gemma4 as Gemma4
-    from .model import Result as Result
     from .stream import Chunk as Chunk
 
 __version__ = "0.1.0"
@@ -39,13 +39,13 @@ _HOME = {
     "Gemma4": ".model",
     "Gemma4Error": ".errors",
     "Patches": ".image",
-    "Result": ".model",
+    "Result": ".answer",
     "convert": "converters",
     "frame": ".audio",
     "patchify": ".image",
     "render": ".chat",
 }
-__all__ = sorted(_HOME)  # noqa: PLE0605
+__all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> Any:

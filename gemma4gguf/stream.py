@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from .errors import InputError
 from .reply import Delta, ReplyParser, ToolCall, held_back
@@ -16,12 +17,16 @@ from .reply import Delta, ReplyParser, ToolCall, held_back
 
 @dataclass(frozen=True)
 class Chunk:
-    """What is new in a reply. The last chunk, and only that, has a `finish_reason`: stop, length or tool_calls."""
+    """What is new in a reply. The last chunk, and only that, has a `finish_reason`: stop, length or tool_calls.
+
+    The last chunk of a model's answer also has the whole of it, an `answer.Result`.
+    """
 
     text: str = ""
     thought: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
     finish_reason: str | None = None
+    result: Any = None
 
 
 class Characters:

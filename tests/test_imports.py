@@ -12,8 +12,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 ORDER = (
-    "errors container bundle native image audio embedder chat session drafter decode stream "
-    "model export pack plan quality bench server cli"
+    "errors container bundle native image audio embedder template messages reply chat session drafter decode stream "
+    "prompt answer model export pack plan quality examine doctor bench server show cli"
 ).split()
 BELOW_CONVERTERS = {"errors", "container", "bundle", "native"}
 SOURCES = sorted([*ROOT.glob("gemma4gguf/**/*.py"), *ROOT.glob("converters/**/*.py")])

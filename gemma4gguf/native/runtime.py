@@ -11,7 +11,7 @@ import ctypes
 import os
 import sys
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -378,28 +378,37 @@ class _Batch:
 # ── sampling ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """How a token is chosen. `temperature` 0: the likeliest. `top_k` 0, `top_p` 1, `min_p` 0: off."""
+
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    seed: int
+
+
 class Sampler:
-    """One id out of one row of logits, by llama.cpp's own chain; greedy when `temperature` is 0.
+    """One id out of one row of logits, by llama.cpp's own chain; greedy when the temperature is 0.
 
     The order is transformers' (temperature, top-k, top-p, min-p); top-k goes first because it commutes with
     temperature and shortens the rest. `suppressed` ids are never chosen, in any mode.
     """
 
-    def __init__(
-        self, temperature: float, top_k: int, top_p: float, min_p: float, seed: int, suppressed: Sequence[int]
-    ) -> None:
+    def __init__(self, how: Sampling, suppressed: Iterable[int]) -> None:
         self._suppressed = np.asarray(sorted(set(suppressed)), np.int64)
         self._chain: Any = None
-        if temperature <= 0:
+        if how.temperature <= 0:
             return
         _library()
         self._chain = C.llama_sampler_chain_init(C.llama_sampler_chain_default_params())
         steps: list[tuple[bool, Callable[[], Any]]] = [
-            (top_k > 0, lambda: C.llama_sampler_init_top_k(top_k)),
-            (temperature != 1, lambda: C.llama_sampler_init_temp(temperature)),
-            (top_p < 1, lambda: C.llama_sampler_init_top_p(top_p, 1)),
-            (min_p > 0, lambda: C.llama_sampler_init_min_p(min_p, 1)),
-            (True, lambda: C.llama_sampler_init_dist(seed & 0xFFFFFFFF)),
+            (how.top_k > 0, lambda: C.llama_sampler_init_top_k(how.top_k)),
+            (how.temperature != 1, lambda: C.llama_sampler_init_temp(how.temperature)),
+            (how.top_p < 1, lambda: C.llama_sampler_init_top_p(how.top_p, 1)),
+            (how.min_p > 0, lambda: C.llama_sampler_init_min_p(how.min_p, 1)),
+            (True, lambda: C.llama_sampler_init_dist(how.seed)),
         ]
         for wanted, make in steps:
             if wanted:

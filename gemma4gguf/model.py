@@ -1,0 +1,269 @@
+"""`Gemma4`: a bundle opened for questions. Prompt, pictures and sound in; text, thought and tool calls out.
+
+Joins the stages and owns their lifetimes: bundle, embedder, native model, session. The weights load at the first
+question (or at `load`), so that a wrong picture or a missing file is told before any work.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .answer import Options, Result, Rules, answer, room
+from .audio import AudioSource
+from .bundle import EMBEDDER, Bundle
+from .chat import Audio, Image, Prompt, Segment, compose, raw_segments
+from .embedder import Embedder
+from .errors import ContextError, FormatError, InputError
+from .image import DEFAULT_BUDGET, ImageSource, check_budget
+from .native.runtime import FLASH_ATTENTION, KV_TYPES, Context, ContextOptions, Model
+from .prompt import spans
+from .reply import ReplyParser
+from .session import Session, Span, evaluate, pieces
+from .stream import Chunk, ReplyStream
+
+DEFAULT_CONTEXT = 8192  # positions
+MIN_MICRO_BATCH = 512  # rows that are computed together
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A prompt's ids int32 [N] (the placeholder's at soft tokens) and logits float32 [N, vocabulary]."""
+
+    ids: NDArray[np.int32]
+    logits: NDArray[np.float32]
+
+
+class Gemma4:
+    """A bundle, ready to answer. Close it, or use it in a `with` block. One question at a time.
+
+    `context`: positions that prompt and answer may have together. `threads`: one per physical core. `gpu_layers`: all
+    of them where there is a GPU. `kv_type`: f32, f16, q8_0, q4_0. `flash_attention`: auto, on, off. `image_tokens`:
+    soft tokens a picture may take (70, 140, 280, 560, 1120). Raises InputError and FormatError at once, NativeError
+    when the weights load.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        context: int | None = None,
+        threads: int | None = None,
+        gpu_layers: int | None = None,
+        kv_type: str = "f16",
+        flash_attention: str = "auto",
+        image_tokens: int | None = None,
+        debug: bool = False,
+    ) -> None:
+        for name, value, known in (
+            ("kv_type", kv_type, KV_TYPES),
+            ("flash_attention", flash_attention, FLASH_ATTENTION),
+        ):
+            if value not in known:
+                raise InputError(f"{name} is {value!r}, expected one of {', '.join(known)}")
+        for name, number in (("context", context), ("threads", threads)):
+            if number is not None and number < 1:
+                raise InputError(f"{name} is {number}, expected at least 1")
+        self.bundle = Bundle.open(path)
+        metadata = self.bundle.text.metadata
+        self.image_tokens = image_tokens or metadata.get("gemma4gguf.image.max_soft_tokens", DEFAULT_BUDGET)
+        check_budget(self.image_tokens)
+        limit = metadata.get("gemma4.context_length")
+        if not isinstance(limit, int) or limit < 1:
+            raise FormatError(f"{self.bundle.path}: gemma4.context_length is {limit!r}; convert the model again")
+        if context is not None and context > limit:
+            raise InputError(f"context is {context:,}, the model was made for at most {limit:,}")
+        micro_batch = max(MIN_MICRO_BATCH, self.image_tokens)  # a picture is one micro-batch, whatever the budget
+        self._context_options = ContextOptions(
+            context=context or min(DEFAULT_CONTEXT, limit),
+            batch=micro_batch,
+            micro_batch=micro_batch,
+            threads=threads,
+            kv_type=kv_type,
+            flash_attention=flash_attention,
+        )
+        self._gpu_layers, self._debug = gpu_layers, debug
+        self._model: Model | None = None
+        self._session: Session | None = None
+        self._scorer: Context | None = None
+        self._load_s = 0.0
+        self._closed = False
+
+    # ── lifetime ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def load(self) -> None:
+        """Load the weights and make the cache, if that has not happened yet."""
+        self._ready()
+
+    def close(self) -> None:
+        """Free everything. Using the model afterwards is an error."""
+        self._closed = True
+        for owned in (self._scorer, self._session and self._session.context, self._model):
+            if owned:
+                owned.close()
+        self._scorer = self._session = self._model = None
+
+    def __enter__(self) -> Gemma4:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def _ready(self) -> tuple[Model, Session]:
+        if self._closed:
+            raise InputError("this model is closed; open it again")
+        if self._model is None or self._session is None:
+            started = time.perf_counter()
+            self._model = Model(self.bundle.path, gpu_layers=self._gpu_layers, debug=self._debug)
+            self._session = Session(Context(self._model, self._context_options))
+            self._load_s = time.perf_counter() - started
+        return self._model, self._session
+
+    # ── questions ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def generate(
+        self,
+        prompt: str,
+        *,
+        images: Sequence[ImageSource] = (),
+        audio: Sequence[AudioSource] = (),
+        system: str | None = None,
+        thinking: bool = False,
+        raw: bool = False,
+        **how: Any,
+    ) -> Result:
+        """Answer one prompt: pictures before the text, sound after it. `how`: see `answer.Options`.
+
+        `raw`: the prompt as it is, without the chat template, with `<|image|>` and `<|audio|>` where media go.
+        """
+        return _last(self.stream(prompt, images=images, audio=audio, system=system, thinking=thinking, raw=raw, **how))
+
+    def stream(
+        self,
+        prompt: str,
+        *,
+        images: Sequence[ImageSource] = (),
+        audio: Sequence[AudioSource] = (),
+        system: str | None = None,
+        thinking: bool = False,
+        raw: bool = False,
+        **how: Any,
+    ) -> Iterator[Chunk]:
+        """`generate`, piece by piece: whole characters; the last chunk has `finish_reason` and `result`."""
+        if not raw:
+            return self.stream_chat(_one_turn(prompt, images, audio, system), thinking=thinking, **how)
+        if system is not None or thinking:
+            raise InputError("a raw prompt has no template for system or thinking; write them into the prompt")
+        return self._answer(Prompt(prompt, tuple(raw_segments(prompt, images, audio)), False), how)
+
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        thinking: bool = False,
+        **how: Any,
+    ) -> Result:
+        """Answer a conversation; messages and tools as the OpenAI API has them. `how`: see `answer.Options`."""
+        return _last(self.stream_chat(messages, tools=tools, thinking=thinking, **how))
+
+    def stream_chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        thinking: bool = False,
+        **how: Any,
+    ) -> Iterator[Chunk]:
+        """`chat`, piece by piece."""
+        return self._answer(compose(messages, tools, thinking, self.template), how)
+
+    def evaluate(
+        self,
+        prompt: str,
+        *,
+        images: Sequence[ImageSource] = (),
+        audio: Sequence[AudioSource] = (),
+        raw: bool = False,
+    ) -> Evaluation:
+        """Ids and logits at every position of a prompt, for scoring. Leaves the conversation's cache alone."""
+        if raw:
+            parts: Sequence[Segment] = raw_segments(prompt, images, audio)
+        else:
+            parts = compose(_one_turn(prompt, images, audio, None), template=self.template).segments
+        model, _ = self._ready()
+        prepared = self._spans(parts, model)
+        total, held = sum(map(len, prepared)), self._context_options.context
+        if total > held:
+            raise ContextError(f"the prompt has {total:,} tokens and the context holds {held:,}; ask for a larger one")
+        if self._scorer is None:
+            self._scorer = Context(model, replace(self._context_options, outputs=self._context_options.batch))
+        self._scorer.clear()
+        logits = np.empty((total, model.vocab.size), np.float32)
+        start = 0
+        for span, part in pieces(prepared, self._scorer.options.batch):
+            rows = part.stop - part.start
+            evaluate(self._scorer, span, part, start=start, outputs=rows)
+            for i in range(rows):
+                logits[start + i] = self._scorer.logits(i)
+            start += rows
+        return Evaluation(np.fromiter((i for span in prepared for i in span.ids), np.int32, total), logits)
+
+    # ── the way there ────────────────────────────────────────────────────────────────────────────────────────────
+
+    @cached_property
+    def template(self) -> str | None:
+        """The bundle's own chat template; None where it has none, for gemma4gguf's."""
+        own = self.bundle.text.metadata.get("tokenizer.chat_template")
+        return own if isinstance(own, str) else None
+
+    @cached_property
+    def embedder(self) -> Embedder:
+        return Embedder(self.bundle)
+
+    def _answer(self, prompt: Prompt, given: Mapping[str, Any]) -> Iterator[Chunk]:
+        """Everything that can be wrong is told here, before the first chunk is asked for."""
+        how, metadata = Options.of(given), self.bundle.text.metadata
+        stream = ReplyStream(how.stop, ReplyParser(prompt.thinking_open))
+        self._check_media(prompt.segments)
+        model, session = self._ready()
+        prepared = self._spans(prompt.segments, model)
+        limit = min(how.max_tokens or session.context.size, room(session, prepared))
+        rules = Rules.of(model.vocab, metadata)
+        sampling = how.sampling(metadata)
+        return answer(session, model.vocab, rules, prepared, sampling, limit, stream=stream, load_s=self._load_s)
+
+    def _spans(self, parts: Sequence[Segment], model: Model) -> list[Span]:
+        self._check_media(parts)
+        return spans(parts, model.vocab, lambda: self.embedder, self.image_tokens)
+
+    def _check_media(self, parts: Sequence[Segment]) -> None:
+        if any(isinstance(part, (Image, Audio)) for part in parts) and self.bundle.section(EMBEDDER) is None:
+            raise InputError(f"{self.bundle.path}: {self.bundle.absence(EMBEDDER)}, so it takes no pictures or sound")
+
+
+def _one_turn(
+    prompt: str, images: Sequence[ImageSource], audio: Sequence[AudioSource], system: str | None
+) -> list[dict[str, Any]]:
+    """A conversation of one question, media where the model card advises: pictures, text, sound."""
+    content = [
+        *({"type": "image", "image": image} for image in images),
+        {"type": "text", "text": prompt},
+        *({"type": "audio", "audio": clip} for clip in audio),
+    ]
+    head = [] if system is None else [{"role": "system", "content": system}]
+    return [*head, {"role": "user", "content": content}]
+
+
+def _last(chunks: Iterator[Chunk]) -> Result:
+    *_, last = chunks
+    result: Result = last.result
+    return result
