@@ -95,20 +95,19 @@ def target_size(width: int, height: int, max_soft_tokens: int = DEFAULT_BUDGET) 
 
     Scaled up or down so that the area is the budget's, each side rounded down; a side that vanishes becomes one
     patch. The aspect is not restored, so the picture is slightly stretched. Soft tokens = width * height / 48².
-    Raises InputError where the rule gives no size.
+    Every picture of at least 1 x 1 has such a size; for others InputError.
     """
     check_budget(max_soft_tokens)
-    what = f"a picture of {width} x {height} pixels at a budget of {max_soft_tokens} soft tokens"
     if width < 1 or height < 1:
+        what = f"a picture of {width} x {height} pixels at a budget of {max_soft_tokens} soft tokens"
         raise InputError(f"{what}: both sides must be at least 1 pixel")
     scale = math.sqrt(max_soft_tokens * PATCH_SIDE**2 / (width * height))
     columns, rows = math.floor(scale * width / PATCH_SIDE), math.floor(scale * height / PATCH_SIDE)
-    if not rows and columns:
-        columns, rows = min(width // height, max_soft_tokens), 1
-    elif not columns and rows:
-        columns, rows = 1, min(height // width, max_soft_tokens)
-    if not 1 <= columns * rows <= max_soft_tokens:
-        raise InputError(f"{what} comes to {columns} x {rows} patches; crop it or choose another budget")
+    # A side vanishes only where the other is more than `max_soft_tokens` times as long: one full row, or column.
+    if not rows:
+        columns, rows = max_soft_tokens, 1
+    elif not columns:
+        columns, rows = 1, max_soft_tokens
     return columns * PATCH_SIDE, rows * PATCH_SIDE
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import struct
 import zlib
 from pathlib import Path
@@ -91,10 +92,39 @@ def test_patches_equal_the_reference(case: dict[str, Any]) -> None:
         (100, 1, 70, (70 * 48, 48)),
         (300, 2, 70, (70 * 48, 48)),
         (141, 2, 70, (70 * 48, 48)),
+        # Exactly 70 columns, or 10 and 7: the reference computes in floats, which fall just below, and so do we.
+        (770, 11, 70, (69 * 48, 48)),
+        (110, 77, 70, (9 * 48, 7 * 48)),
     ],
 )
 def test_target_size(width: int, height: int, budget: int, size: tuple[int, int]) -> None:
     assert target_size(width, height, budget) == size
+
+
+def exact_size(width: int, height: int, budget: int) -> tuple[int, int]:
+    """The rule without floats: floor(sqrt(budget * width / height)) columns, and rows likewise."""
+    columns, rows = math.isqrt(budget * width // height), math.isqrt(budget * height // width)
+    return (columns or 1) * 48 if rows else budget * 48, (rows or 1) * 48 if columns else budget * 48
+
+
+def on_the_edge(width: int, height: int, budget: int) -> bool:
+    """Whether a side is exactly a whole number of patches, where the reference's floats may fall to either side."""
+    whole, rest = divmod(budget * width, height)
+    return rest == 0 and math.isqrt(whole) ** 2 == whole
+
+
+def test_target_size_agrees_with_exact_arithmetic() -> None:
+    rng = np.random.default_rng(7)
+    sizes = np.exp(rng.uniform(0, np.log(20_000), (4000, 2))).astype(int).tolist()
+    compared = 0
+    for budget in BUDGETS:
+        vanishing = [(budget * n + d, n) for n in (1, 2, 3, 7, 48) for d in (-1, 1)]
+        for width, height in [*sizes, *vanishing]:
+            if not on_the_edge(width, height, budget) and not on_the_edge(height, width, budget):
+                assert target_size(width, height, budget) == exact_size(width, height, budget)
+                assert target_size(height, width, budget) == exact_size(height, width, budget)
+                compared += 1
+    assert compared > 19_000
 
 
 def test_every_size_keeps_to_the_budget() -> None:
