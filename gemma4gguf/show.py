@@ -6,6 +6,7 @@ In: plain values. Out: text on standard output (tables) or standard error (progr
 from __future__ import annotations
 
 import shutil
+import sys
 import time
 import unicodedata
 from types import TracebackType
@@ -78,8 +79,8 @@ class Progress:
 
     def __init__(self, *, quiet: bool = False, every_s: float = 0.2) -> None:
         self._every_s = every_s
-        self._stream = click.get_text_stream("stderr")
-        self._on = self._stream.isatty() and not quiet
+        self._stream = sys.stderr
+        self._on = sys.stderr.isatty() and not quiet
         self._started = self._told = time.monotonic()
         self._length = 0
 

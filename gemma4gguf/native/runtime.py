@@ -244,7 +244,7 @@ class Context:
             raise InputError(f"a {options.kv_type} cache needs flash attention; leave it on auto or choose f16")
         params = C.llama_context_default_params()
         threads = options.threads or default_threads()
-        params.n_ctx = options.context
+        params.n_ctx = max(options.context, options.batch)  # llama.cpp would shrink the batch to the context
         params.n_batch = options.batch
         params.n_ubatch = options.micro_batch
         params.n_outputs_max = options.outputs
@@ -272,8 +272,8 @@ class Context:
 
     @property
     def size(self) -> int:
-        """Positions that it holds: what was asked for, rounded up by llama.cpp."""
-        return int(C.llama_n_ctx(self.handle))
+        """Positions that it may hold: what was asked for (llama.cpp rounds up, so there is never less)."""
+        return self.options.context
 
     def decode(
         self,

@@ -1,0 +1,68 @@
+"""The command line: arguments in, results on standard output, everything else on standard error.
+
+One module a command (or a few alike); here what they share. The only place that prints and exits. Exit status: 0 done,
+1 an expected failure in one line, 2 usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from .. import __version__
+from ..errors import Gemma4Error
+from . import convert, examine, generate
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="gemma4gguf")
+def cli() -> None:
+    """Gemma 4 12B in one GGUF file: convert it, look into it, and ask it about text, pictures and sound.
+
+    Nothing leaves this machine: no command but a conversion from a Hub id uses the network.
+    """
+
+
+for module in (convert, generate, examine):
+    for command in module.COMMANDS:
+        cli.add_command(command)
+
+
+def run(command: click.Command, arguments: Sequence[str] | None = None) -> int:
+    """Run a click command as a program would: the exit status, with the failure told on standard error."""
+    try:
+        status = command.main(args=arguments, standalone_mode=False)
+        return status if isinstance(status, int) else 0
+    except click.exceptions.Exit as done:
+        return done.exit_code
+    except click.UsageError as error:
+        error.show()
+        return 2
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        return 130
+    except click.ClickException as error:
+        error.show()
+        return 1
+    except BrokenPipeError:  # the reader of our output went away, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Gemma4Error as error:
+        if "--debug" in (arguments or sys.argv):
+            raise
+        click.secho("error: ", fg="red", bold=True, nl=False, err=True)
+        click.echo(str(error), err=True)
+        return 1
+
+
+def main() -> None:
+    """Entry point of `gemma4gguf`."""
+    sys.exit(run(cli))
+
+
+def convert_to_gguf() -> None:
+    """Entry point of `convert-to-gguf`."""
+    sys.exit(run(convert.convert))

@@ -1,0 +1,58 @@
+"""`convert-to-gguf` and `gemma4gguf convert`: checkpoint in, bundle out."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..show import Progress, Table, number, size, warn
+from .common import common, print_json
+
+
+@click.command()
+@click.argument("source")
+@click.argument("out", required=False, type=click.Path(path_type=Path))
+@click.option("--quant", metavar="TYPE", help="Type of the text model's matrices, such as Q4_K_M, Q8_0, BF16.")
+@click.option("--drafter", metavar="SOURCE", help="The MTP assistant to put into the same file.")
+@click.option("--drafter-quant", metavar="TYPE", default="Q8_0", show_default=True, help="Type of its matrices.")
+@click.option("--imatrix", type=click.Path(path_type=Path), metavar="FILE", help="Importance matrix.")
+@click.option("--type", "types", multiple=True, metavar="PATTERN=TYPE", help="Type of the tensors that match.")
+@click.option("--text-only", is_flag=True, help="Leave the multimodal embedder out.")
+@click.option("--threads", type=click.IntRange(1), metavar="N", help="Processor threads [all cores].")
+@click.option("--dry-run", is_flag=True, help="Print what would be written, and write nothing.")
+@click.option("--force", is_flag=True, help="Replace OUT where it exists.")
+@common
+def convert(source: str, out: Path | None, as_json: bool, debug: bool, **how: Any) -> None:
+    """Turn a checkpoint into one GGUF file: text model, multimodal embedder, drafter.
+
+    SOURCE is a checkpoint folder, a Hub id such as google/gemma-4-12B-it, or a GGUF. OUT is the file to write
+    [NAME-TYPE.gguf in this folder].
+    """
+    from converters import convert as work
+
+    from ..bundle import NAMES
+
+    given = {name: value for name, value in how.items() if value is not None}
+    with Progress(quiet=as_json) as progress:
+        result = work(source, out, progress=progress, **given)
+    plan = result.plan
+    if as_json:
+        print_json(asdict(result))
+        return
+    table = Table("section", "tensors", "size", "types")
+    for section in plan.sections:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in section.counts.items())
+        table.row(NAMES[section.architecture], number(len(section.tensors)), size(section.size), kinds)
+    table.print()
+    for note in plan.notes:
+        warn(note)
+    if result.path is None:
+        click.echo(f"would write {plan.out}: {size(plan.total)}, {size(plan.free)} free there")
+    else:
+        click.echo(f"{result.path}: {size(result.size)} in {result.seconds:.1f} s")
+
+
+COMMANDS = (convert,)

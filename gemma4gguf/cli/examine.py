@@ -1,0 +1,89 @@
+"""`gemma4gguf inspect`, `verify` and `doctor`: what is there, and what is wrong."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from ..show import Table, number, size, warn
+from .common import common, print_json
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@common
+def inspect(file: Path, as_json: bool, debug: bool) -> None:
+    """Show what a bundle holds: sections, types, sizes, defaults."""
+    from ..bundle import Bundle
+    from ..examine import summary
+
+    report = summary(Bundle.open(file))
+    if as_json:
+        print_json(report)
+        return
+    click.echo(f"{report['file']}  {size(report['size'])}")
+    table = Table("section", "at", "size", "parameters", "bits", "types")
+    for section in report["sections"]:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in section["types"].items())
+        table.row(
+            section["what"],
+            number(section["offset"]),
+            size(section["size"]),
+            number(section["parameters"]),
+            f"{section['bits_per_weight']:.2f}",
+            kinds,
+        )
+    table.print()
+    facts = Table("", "")
+    for group in ("model", "sampling", "provenance"):
+        for name, value in report[group].items():
+            if value is not None:
+                facts.row(name.replace("_", " "), number(value) if isinstance(value, int) else str(value))
+    facts.row("vocabulary", number(report["vocabulary"]))
+    facts.row("chat template", f"SHA-256 {(report['chat_template_sha256'] or 'none')[:16]}")
+    facts.print(header=False)
+    for name in report["missing"]:
+        warn(Bundle.open(file).absence(name))
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@common
+def verify(file: Path, as_json: bool, debug: bool) -> int:
+    """Check a bundle's every byte: sizes, hashes, values, template. Exit status 1 on any fault."""
+    from ..examine import faults
+
+    found = faults(file)
+    if as_json:
+        print_json({"file": str(file), "faults": found})
+    else:
+        for fault in found:
+            click.echo(f"{click.style('fault', fg='red')}  {fault}")
+        if not found:
+            click.echo(f"{file}: sound")
+    return 1 if found else 0
+
+
+@click.command()
+@common
+def doctor(as_json: bool, debug: bool) -> int:
+    """Show what this machine offers and what would stop gemma4gguf on it."""
+    from ..doctor import examine
+
+    findings = examine()
+    if as_json:
+        print_json([asdict(finding) for finding in findings])
+    else:
+        table = Table("", "")
+        for finding in findings:
+            table.row(finding.name, finding.value)
+        table.print(header=False)
+        for finding in findings:
+            if finding.problem:
+                warn(f"{finding.name} {finding.value}: {finding.problem}")
+    return 1 if any(finding.problem for finding in findings) else 0
+
+
+COMMANDS = (inspect, verify, doctor)
