@@ -61,7 +61,6 @@ SPECIAL_TOKENS = (
     *("<|image>", "<|audio>", "<|image|>", "<|audio|>", "<image|>", "<audio|>", "<|video|>"),
 )
 _SPECIAL = re.compile("|".join(map(re.escape, SPECIAL_TOKENS)))  # each begins with the only < in it: they never overlap
-_LONGEST = max(map(len, SPECIAL_TOKENS))
 _CHANNEL_MARK = re.compile(f"({re.escape(CHANNEL)}|{re.escape(CHANNEL_END)})")
 _PLACEHOLDER = re.compile(r"<\|(image|audio|video)\|>")
 _TURN_END = "<turn|>\n"
@@ -287,9 +286,7 @@ def _cut(text: str, guard: str) -> list[str]:
     first, *others = text.split(guard)
     pieces = [first]
     for other in others:
-        before = pieces[-1][-_LONGEST:]
-        joined = before + other[:_LONGEST]
-        if any(match.start() < len(before) < match.end() for match in _SPECIAL.finditer(joined)):
+        if pieces[-1].endswith("<") and _SPECIAL.match("<" + other):
             pieces.append(other)
         else:
             pieces[-1] += other

@@ -314,7 +314,10 @@ def _pair(text: str, at: int, depth: int) -> tuple[tuple[str, Any], int]:
 
 def _mapping(text: str, at: int, depth: int) -> tuple[dict[str, Any], int]:
     pairs, at = _items(text, at, "}", _pair, depth)
-    return dict(pairs), at
+    mapping = dict(pairs)
+    if len(mapping) < len(pairs):
+        raise ValueError("a key twice")
+    return mapping, at
 
 
 def _list(text: str, at: int, depth: int) -> tuple[list[Any], int]:

@@ -1,0 +1,191 @@
+"""Messages as clients send them: what is taken, what is refused and where, and that no template gets an object."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gemma4gguf.errors import InputError
+from gemma4gguf.messages import MAX_DEPTH, prepare_messages, prepare_tools
+
+PNG = b"\x89PNG\r\n\x1a\n and so on"
+B64 = base64.b64encode(PNG).decode()
+CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"city": "Oslo", "n": [1, null]}'}}
+
+
+def user(*parts: Any) -> dict[str, Any]:
+    return {"role": "user", "content": list(parts)}
+
+
+class Picture:
+    """Stands for any picture object: nothing of it may be touched here."""
+
+
+PICTURE = Picture()
+
+
+@pytest.mark.parametrize(
+    ("part", "expected"),
+    [
+        ({"type": "image", "image": "cat.jpg"}, ("image", "cat.jpg")),
+        ({"type": "image", "path": "C:\\pictures\\cat.jpg"}, ("image", "C:\\pictures\\cat.jpg")),
+        ({"type": "image", "image": Path("cat.jpg")}, ("image", Path("cat.jpg"))),
+        ({"type": "image", "image": PNG}, ("image", PNG)),
+        ({"type": "image", "image": bytearray(PNG)}, ("image", PNG)),
+        ({"type": "image", "image": PICTURE}, ("image", PICTURE)),
+        ({"type": "image_url", "image_url": {"url": "data:image/png;base64," + B64, "detail": "high"}}, ("image", PNG)),
+        ({"type": "image_url", "image_url": "DATA:;BASE64," + B64}, ("image", PNG)),
+        ({"type": "image_url", "image_url": "data:image/png;base64," + B64.rstrip("=")}, ("image", PNG)),
+        ({"type": "image_url", "image_url": "data:image/svg+xml,%3Csvg%3E"}, ("image", b"<svg>")),
+        ({"type": "image_url", "image_url": {"url": "file:///tmp/a%20b.png"}}, ("image", "/tmp/a b.png")),
+        ({"type": "audio", "audio": "note.wav"}, ("audio", "note.wav")),
+        ({"type": "audio", "audio": ([0.0], 16_000)}, ("audio", ([0.0], 16_000))),
+        ({"type": "input_audio", "input_audio": {"data": B64, "format": "wav"}}, ("audio", PNG)),
+        ({"type": "input_audio", "input_audio": {"data": "data:audio/mpeg;base64," + B64}}, ("audio", PNG)),
+        ({"type": "input_audio", "input_audio": {"data": PNG, "format": "wav"}}, ("audio", PNG)),
+    ],
+)
+def test_media_parts(part: dict[str, Any], expected: tuple[str, Any]) -> None:
+    prepared, media = prepare_messages([user({"type": "text", "text": "see"}, part)])
+    assert media == [expected]
+    assert prepared == [user({"type": "text", "text": "see"}, {"type": expected[0]})]
+
+
+def test_media_come_in_the_order_of_the_template() -> None:
+    messages = [
+        user({"type": "image", "image": "1"}, {"type": "text", "text": "?"}, {"type": "audio", "audio": "2"}),
+        {"role": "assistant", "content": None, "tool_calls": [CALL]},
+        {"role": "tool", "tool_call_id": "c1", "content": [{"type": "image", "image": "3"}]},
+        user({"type": "image", "image": "4"}),
+    ]
+    assert [source for _, source in prepare_messages(messages)[1]] == ["1", "2", "3", "4"]
+
+
+def test_arguments_become_mappings_and_the_callers_messages_stay_as_they_were() -> None:
+    messages = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": None, "refusal": None, "annotations": [], "tool_calls": [CALL]},
+    ]
+    prepared, _ = prepare_messages(messages)
+    assert prepared[1]["tool_calls"][0]["function"]["arguments"] == {"city": "Oslo", "n": [1, None]}
+    assert prepared[1]["content"] == ""
+    assert CALL["function"]["arguments"] == '{"city": "Oslo", "n": [1, null]}'
+    assert "refusal" in messages[1]
+
+
+@pytest.mark.parametrize("arguments", ["", "{}", None, {}])
+def test_no_arguments(arguments: Any) -> None:
+    call = {"function": {"name": "f", "arguments": arguments}}
+    prepared, _ = prepare_messages([{"role": "assistant", "tool_calls": [call]}])
+    assert prepared[0]["tool_calls"] == [{"type": "function", "function": {"name": "f", "arguments": {}}}]
+
+
+def calling(**function: Any) -> list[dict[str, Any]]:
+    return [{"role": "assistant", "tool_calls": [{"function": function}]}]
+
+
+deep: Any = 1
+for _ in range(MAX_DEPTH + 2):
+    deep = [deep]
+
+REFUSED: dict[str, tuple[Any, str]] = {
+    "no list": ("hi", "messages: expected a list"),
+    "one message": ({"role": "user", "content": "hi"}, "messages: expected a list"),
+    "none": ([], "messages: the list is empty"),
+    "no mapping": (["hi"], r"messages\[0\]: expected a mapping"),
+    "role": ([{"role": "robot", "content": "a"}], r"messages\[0\]\.role: expected one of system, .*found 'robot'"),
+    "no role": ([{"content": "a"}], r"messages\[0\]\.role"),
+    "role of another type": ([{"role": ["user"], "content": "a"}], r"messages\[0\]\.role"),
+    "key": ([{"role": "user", "content": "a", "contents": "b"}], "unknown key 'contents' for role user"),
+    "key of another role": ([{"role": "user", "content": "a", "tool_calls": [CALL]}], "unknown key 'tool_calls'"),
+    "audio reply": ([{"role": "assistant", "content": "a", "audio": {"id": "x"}}], "unknown key 'audio'"),
+    "no content": ([{"role": "user"}], r"messages\[0\]\.content: expected a text or a list"),
+    "content": ([{"role": "user", "content": {"type": "text"}}], r"messages\[0\]\.content: expected"),
+    "part": ([user("hi")], r"messages\[0\]\.content\[0\]: expected a mapping"),
+    "part type": ([user({"type": "file"})], r"content\[0\]\.type: expected one of text, image, .*found 'file'"),
+    "video": ([user({"type": "video", "video": "a.mp4"})], "video is not supported; give its frames as images"),
+    "part key": ([user({"type": "text", "text": "a", "cache": 1})], "found 'text', 'cache'"),
+    "no text": ([user({"type": "text"})], r"content\[0\]\.text: expected a text"),
+    "two pictures in a part": ([user({"type": "image", "image": "a", "path": "b"})], "expected one of the keys"),
+    "no picture": ([user({"type": "image"})], "no image given"),
+    "no address": ([user({"type": "image_url", "image_url": {"detail": "low"}})], "expected the keys url, detail"),
+    "no sound": ([user({"type": "input_audio", "input_audio": {"format": "wav"}})], "expected the keys data, format"),
+    "sound as text": ([user({"type": "input_audio", "input_audio": B64})], r"input_audio: expected \{"),
+    "http": ([user({"type": "image_url", "image_url": "http://localhost/a.png"})], "addresses are not fetched"),
+    "https": ([user({"type": "image", "url": "HTTPS://example.org/a.png"})], "addresses are not fetched"),
+    "ftp": ([user({"type": "image", "image": "ftp://example.org/a.png"})], "addresses are not fetched"),
+    "empty path": ([user({"type": "image", "image": ""})], "path is empty"),
+    "data without comma": ([user({"type": "image", "image": "data:image/png;base64"})], "without a comma"),
+    "data of another kind": ([user({"type": "image", "image": "data:text/html,x"})], "expected data:image/"),
+    "bad base64": ([user({"type": "image", "image": "data:image/png;base64,@@@@"})], "not base64"),
+    "empty base64": ([user({"type": "image", "image": "data:image/png;base64,"})], "data is empty"),
+    "picture by the system": ([{"role": "system", "content": [{"type": "image", "image": "a"}]}], "role system"),
+    "picture by the model": ([{"role": "assistant", "content": [{"type": "image", "image": "a"}]}], "role assistant"),
+    "answer to nothing": ([{"role": "tool", "content": "a"}], "must follow an assistant message with tool_calls"),
+    "answer to a user": (
+        [{"role": "user", "content": "a"}, {"role": "tool", "content": "a"}],
+        r"messages\[1\]: a tool",
+    ),
+    "answer to another call": (
+        [{"role": "assistant", "tool_calls": [CALL]}, {"role": "tool", "tool_call_id": "c2", "content": "a"}],
+        r"messages\[1\]\.tool_call_id: expected one of 'c1', found 'c2'",
+    ),
+    "calls": ([{"role": "assistant", "tool_calls": "f()"}], "tool_calls: expected a list"),
+    "call": ([{"role": "assistant", "tool_calls": ["f()"]}], r"tool_calls\[0\]: expected"),
+    "call without name": (calling(arguments="{}"), r"tool_calls\[0\]\.function\.name: expected"),
+    "call with another key": (calling(name="f", args={}), "unknown key 'args'"),
+    "arguments that are no JSON": (calling(name="f", arguments="{city: Oslo}"), "arguments: not JSON"),
+    "arguments that are a list": (calling(name="f", arguments="[1]"), "expected a JSON object, found list"),
+    "an object in arguments": (calling(name="f", arguments={"x": PICTURE}), "expected JSON"),
+    "not a number": (calling(name="f", arguments={"x": float("nan")}), "expected JSON"),
+    "a key that is no text": (calling(name="f", arguments={1: 2}), r"\(a key\): expected a text"),
+    "deep": (calling(name="f", arguments={"x": deep}), "nested more than"),
+    "very deep": (calling(name="f", arguments='{"a":' + "[" * 100_000), "not JSON"),
+    "half a character": ([{"role": "user", "content": "ab\ud83d"}], "half a surrogate pair at character 2"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused_in_one_line_that_says_where(name: str) -> None:
+    messages, expected = REFUSED[name]
+    with pytest.raises(InputError, match=expected) as caught:
+        prepare_messages(messages)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("value", ["/etc/passwd", "file:///etc/passwd", "cat.png", "", Path("cat.png")])
+def test_paths_from_a_network_are_refused(value: Any) -> None:
+    with pytest.raises(InputError, match="a path is not accepted here"):
+        prepare_messages([user({"type": "image", "image": value})], local_files=False)
+
+
+def test_data_from_a_network_is_taken() -> None:
+    part = {"type": "image_url", "image_url": "data:image/png;base64," + B64}
+    assert prepare_messages([user(part)], local_files=False)[1] == [("image", PNG)]
+
+
+@pytest.mark.parametrize(
+    ("tools", "expected"),
+    [
+        ("f", "tools: expected a list"),
+        ([{"name": "f"}], r"tools\[0\]: expected"),
+        ([{"type": "retrieval", "function": {"name": "f"}}], r"tools\[0\]: expected"),
+        ([{"function": {"name": ""}}], r"tools\[0\]\.function\.name"),
+        ([{"function": {"name": "f", "parameters": "none"}}], r"parameters: expected a JSON schema"),
+        ([{"function": {"name": "f", "parameters": {"x": PICTURE}}}], r"tools\[0\]: expected JSON"),
+    ],
+)
+def test_refused_tools(tools: Any, expected: str) -> None:
+    with pytest.raises(InputError, match=expected):
+        prepare_tools(tools)
+
+
+def test_tools_are_copied_and_none_are_none() -> None:
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"required": ("a",)}}}
+    assert prepare_tools([tool]) == [{"type": "function", "function": {"name": "f", "parameters": {"required": ["a"]}}}]
+    assert prepare_tools([]) is None
+    assert prepare_tools(None) is None
