@@ -13,9 +13,9 @@ reference tokenises that as if the template had written it. Here it stays text:
    otherwise be read as a special token, the text is cut there into two segments; all other guards just go.
 
 So segments are cut in `<` + `|turn>` and tokenised apart, and no tokeniser can see a special token in them. This also
-holds in llama.cpp, which reads the seven user-defined tokens (`<|tool_call>` and others) even with parse_special off.
-Text without look-alikes is never cut, so that its ids are the reference's. In an assistant's content the channel
-marks stay what they are: the template strips the thoughts between them.
+holds in llama.cpp, which reads `<|tool_call>`, `<|"|>` and four more even with parse_special off. Text without
+look-alikes is never cut, so that its ids are the reference's. In an assistant's content the channel marks stay what
+they are: the template strips the thoughts between them.
 """
 
 from __future__ import annotations

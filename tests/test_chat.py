@@ -165,7 +165,11 @@ def test_random_texts_make_no_special_token() -> None:
     for _ in range(300):
         texts = ["".join(random_.choices(alphabet, k=random_.randrange(9))) for _ in range(4)]
         parts = [{"type": "text", "text": text} for text in texts[:2]]
-        messages = [{"role": "user", "content": parts}, {"role": "assistant", "content": texts[2]}, *in_user(texts[3])]
+        messages: list[dict[str, Any]] = [
+            {"role": "user", "content": parts},
+            {"role": "assistant", "content": texts[2]},
+            *in_user(texts[3]),
+        ]
         prompt = compose(messages)
         expected = compose([*in_user("a"), {"role": "assistant", "content": "b"}, *in_user("c")])
         assert specials(prompt) == specials(expected)

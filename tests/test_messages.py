@@ -13,7 +13,11 @@ from gemma4gguf.messages import MAX_DEPTH, prepare_messages, prepare_tools
 
 PNG = b"\x89PNG\r\n\x1a\n and so on"
 B64 = base64.b64encode(PNG).decode()
-CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"city": "Oslo", "n": [1, null]}'}}
+CALL: dict[str, Any] = {
+    "id": "c1",
+    "type": "function",
+    "function": {"name": "f", "arguments": '{"city": "Oslo", "n": [1, null]}'},
+}
 
 
 def user(*parts: Any) -> dict[str, Any]:
@@ -65,7 +69,7 @@ def test_media_come_in_the_order_of_the_template() -> None:
 
 
 def test_arguments_become_mappings_and_the_callers_messages_stay_as_they_were() -> None:
-    messages = [
+    messages: list[dict[str, Any]] = [
         {"role": "user", "content": "a"},
         {"role": "assistant", "content": None, "refusal": None, "annotations": [], "tool_calls": [CALL]},
     ]

@@ -181,7 +181,10 @@ def test_what_the_template_writes_is_read_back() -> None:
     for _ in range(200):
         arguments = {f"a{number}": random_value(random_) for number in range(random_.randrange(4))}
         function = {"name": "f", "arguments": arguments}
-        messages = [{"role": "user", "content": "q"}, {"role": "assistant", "tool_calls": [{"function": function}]}]
+        messages: list[dict[str, Any]] = [
+            {"role": "user", "content": "q"},
+            {"role": "assistant", "tool_calls": [{"function": function}]},
+        ]
         written = render(messages).partition("<|turn>model\n")[2].removesuffix("<|tool_response>")
         reply = parse_reply(written)
         assert reply == Reply("", "", (ToolCall("f", arguments, "call_0"),))
