@@ -1,8 +1,8 @@
 """Checkpoint to bundle: one call, one file, in one pass.
 
 In: a checkpoint folder, a Hub id or a GGUF, and optionally a drafter. Out: a bundle, written whole or not at all.
-The steps, each a module: source, safetensors, config, tokenizer, gemma4 (tensor tables), metadata, mixture (types),
-stream (read, quantise), and `gemma4gguf.bundle` to write.
+The steps, each a module: source; checkpoint (safetensors, config, tokenizer, gemma4's tables, metadata) or
+gguf_source; plan (mixture, imatrix); stream (read, quantise); and `gemma4gguf.bundle` to write.
 """
 
 from __future__ import annotations
@@ -15,69 +15,28 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gemma4gguf import bundle
-from gemma4gguf.bundle import EMBEDDER, TEXT, Part
-from gemma4gguf.container import layout
+from gemma4gguf.bundle import DRAFTER, TEXT
 from gemma4gguf.errors import ConversionError, InputError
 
-from . import mixture, stream
-from .checkpoint import Material, Model, read_checkpoint
-from .mixture import MIXTURES, Mixture, Override
+from . import mixture
+from .checkpoint import read_checkpoint
+from .gguf_source import read_gguf
+from .imatrix import ImportanceMatrix, read_imatrix
+from .mixture import MIXTURES, Mixture
+from .model import Material, Model
+from .plan import Aimed, Plan, PlannedSection, PlannedTensor, aim
+from .safetensors import listed
 from .source import Origin, locate
-from .stream import Target
 
 __all__ = ["MIXTURES", "Conversion", "Plan", "PlannedSection", "PlannedTensor", "convert"]
 
 Progress = Callable[[int, int, str], None]
 DEFAULT, DRAFTER_DEFAULT = "Q4_K_M", "Q8_0"
 LOW = (
-    "{name} keeps fewer than 4 bits per weight: a 12B model makes clearly more mistakes there; "
+    "{name} keeps fewer than 4 bits per weight: expect clearly more mistakes; "
     "measure it with `gemma4gguf quality` against a Q8_0 or BF16 bundle"
 )
-QAT = "{name} was trained to be stored as Q4_0, so Q4_0 was chosen; --quant takes another"
-
-
-@dataclass(frozen=True)
-class PlannedTensor:
-    """`shape` rows first; `source_type` is None where the values are computed, not read."""
-
-    name: str
-    shape: tuple[int, ...]
-    source_type: str | None
-    type: str
-    nbytes: int
-
-
-@dataclass(frozen=True)
-class PlannedSection:
-    """`size` is the section's length in the file in bytes, header included."""
-
-    architecture: str
-    quant: str
-    tensors: tuple[PlannedTensor, ...]
-    size: int
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """How many tensors have each type."""
-        names = [t.type for t in self.tensors]
-        return {name: names.count(name) for name in sorted(set(names))}
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a conversion will write. `total` and `free` in bytes; `notes` are lines for people, the loud in capitals."""
-
-    source: str
-    out: Path
-    quant: str
-    sections: tuple[PlannedSection, ...]
-    total: int
-    free: int
-    notes: tuple[str, ...]
-
-    @property
-    def has_embedder(self) -> bool:
-        return any(s.architecture == EMBEDDER for s in self.sections)
+QAT = "{name} was trained to be stored as Q4_0 (quantisation-aware training), so Q4_0 was chosen; --quant takes another"
 
 
 @dataclass(frozen=True)
@@ -118,108 +77,77 @@ def convert(
     started = time.monotonic()
     report = progress or (lambda done, total, stage: None)
     overrides = mixture.parse_overrides(types)
-    asked = mixture.mixture(quant) if quant is not None else None
+    asked = None if quant is None else mixture.mixture(quant)
     drafter_asked = mixture.mixture(drafter_quant)
     if threads is not None and not 1 <= threads <= 1024:
         raise InputError(f"--threads {threads}: expected 1 to 1024")
+    importance = None if imatrix is None else read_imatrix(imatrix)
 
     origin = locate(source, lambda done, total: report(done, total, "download"))
     model = _read(origin, text_only=text_only)
     chosen = asked or mixture.mixture(model.trained_for or DEFAULT)
-    notes = [*model.notes]
+    notes = [*model.notes, *_advice(origin, model, asked, chosen), *_uncovered(model, importance)]
+    sections = [aim(m, chosen, overrides=overrides, imatrix=importance) for m in model.sections]
+    if drafter is not None:
+        drafter_origin = locate(drafter, lambda done, total: report(done, total, "download"))
+        material = _read(drafter_origin, drafter=True).sections[0]
+        _check_drafter(model, material, drafter_origin)
+        sections = [s for s in sections if s.material.architecture != DRAFTER] + [aim(material, drafter_asked)]
+
+    path = _out_path(out, origin, chosen)
+    parts = [s.part(threads or os.cpu_count() or 1) for s in sections]
+    layout = bundle.plan_layout(parts)
+    plan = _plan(str(source), path, chosen, sections, layout, tuple(notes))
+    if dry_run:
+        return Conversion(None, plan, layout.total, time.monotonic() - started)
+    if path.exists() and origin.is_gguf and path.samefile(origin.path):
+        raise InputError(f"{path}: is the source itself; choose another name for the output")
+    bundle.write_bundle(path, parts, force=force, progress=lambda done: report(done, layout.total, "convert"))
+    return Conversion(path, plan, layout.total, time.monotonic() - started)
+
+
+def _read(origin: Origin, *, drafter: bool = False, text_only: bool = False) -> Model:
+    read = read_gguf if origin.is_gguf else read_checkpoint
+    return read(origin, drafter=drafter, text_only=text_only)
+
+
+def _advice(origin: Origin, model: Model, asked: Mixture | None, chosen: Mixture) -> list[str]:
+    notes = []
     if asked is None and model.trained_for is not None:
         notes.append(QAT.format(name=origin.name))
     if chosen.name in mixture.UNDER_FOUR_BITS:
         notes.append(LOW.format(name=chosen.name))
-
-    sections = [_aim(s, _mixture_of(s, chosen), overrides) for s in model.sections]
-    if drafter is not None:
-        drafter_origin = locate(drafter, lambda done, total: report(done, total, "download"))
-        sections += [_aim(s, drafter_asked, ()) for s in _read(drafter_origin, drafter=True).sections]
-        _check_drafter(model, sections[-1].material, drafter_origin)
-
-    parts = [s.part(threads or os.cpu_count() or 1) for s in sections]
-    planned = bundle.plan_layout(parts)
-    path = _out_path(out, origin, chosen)
-    plan = Plan(
-        source=str(source),
-        out=path,
-        quant=chosen.name,
-        sections=tuple(s.planned(size) for s, size in zip(sections, planned.sizes, strict=True)),
-        total=planned.total,
-        free=_free(path),
-        notes=tuple(notes),
-    )
-    if dry_run:
-        return Conversion(None, plan, planned.total, time.monotonic() - started)
-    bundle.write_bundle(path, parts, force=force, progress=lambda done: report(done, planned.total, "convert"))
-    return Conversion(path, plan, planned.total, time.monotonic() - started)
+    return notes
 
 
-# ── one section ──────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-@dataclass(frozen=True)
-class _Aimed:
-    """A section whose tensors have their types."""
-
-    material: Material
-    mixture: Mixture
-    targets: tuple[Target, ...]
-
-    def part(self, threads: int) -> Part:
-        table = layout([(t.source.name, t.source.shape, t.type) for t in self.targets])
-        pairs = self.material.pairs(self.mixture.file_type)
-        return Part(self.material.architecture, pairs, table, lambda: stream.pieces(self.targets, threads))
-
-    def planned(self, size: int) -> PlannedSection:
-        tensors = tuple(
-            PlannedTensor(
-                t.source.name,
-                t.source.shape,
-                t.source.stored.type.name if t.source.stored else None,
-                t.type.name,
-                t.nbytes,
-            )
-            for t in self.targets
-        )
-        return PlannedSection(self.material.architecture, self.mixture.name, tensors, size)
-
-
-def _mixture_of(material: Material, asked: Mixture) -> Mixture:
-    # The embedder stays in float32: 0.2 GB of the 12B's 7, exact soft tokens, and numpy maps it as it lies.
-    return MIXTURES["F32"] if material.architecture == EMBEDDER else asked
-
-
-def _aim(material: Material, asked: Mixture, overrides: tuple[Override, ...]) -> _Aimed:
-    chosen = mixture.choose(
-        [(s.name, s.shape) for s in material.sources],
-        asked,
-        layers=material.layers,
-        group=material.group,
-        overrides=overrides if material.architecture == TEXT else (),
-    )
-    ordered = sorted(material.sources, key=lambda s: mixture.write_order(s.name))
-    return _Aimed(material, asked, tuple(Target(s, chosen[s.name]) for s in ordered))
-
-
-def _read(origin: Origin, *, drafter: bool = False, text_only: bool = False) -> Model:
-    return read_checkpoint(origin, drafter=drafter, text_only=text_only)
+def _uncovered(model: Model, importance: ImportanceMatrix | None) -> list[str]:
+    """Refuse another model's importance matrix, and tell which tensors it says nothing about."""
+    text = model.section(TEXT)
+    if importance is None or text is None:
+        return []
+    widths = {s.name: s.shape[-1] for s in text.sources if mixture.quantisable(s.name, s.shape)}
+    missing = importance.check(widths)
+    return [f"{importance.path.name} says nothing about {listed(list(missing), 4)}"] if missing else []
 
 
 def _check_drafter(model: Model, drafter: Material, origin: Origin) -> None:
-    """A drafter reads the target's hidden states and cache: their widths must agree."""
+    """A drafter reads the target's hidden states: their widths must agree."""
     text = model.section(TEXT)
     assert text is not None
-    hidden = next(s.shape[-1] for s in text.sources if s.name == "token_embd.weight")
-    wanted = next(s.shape[0] for s in drafter.sources if s.name == "nextn.post_projection.weight")
+    hidden = next((s.shape[-1] for s in text.sources if s.name == "token_embd.weight"), None)
+    wanted = next((s.shape[0] for s in drafter.sources if s.name == "nextn.post_projection.weight"), None)
     if hidden != wanted:
         raise ConversionError(
             f"{origin.path}: drafts for a model of hidden size {wanted}, the source has {hidden}; take its own drafter"
         )
 
 
-# ── the output ───────────────────────────────────────────────────────────────────────────────────────────────────
+def _plan(
+    source: str, path: Path, chosen: Mixture, sections: list[Aimed], layout: bundle.Layout, notes: tuple[str, ...]
+) -> Plan:
+    planned = tuple(s.planned(size) for s, size in zip(sections, layout.sizes, strict=True))
+    free = shutil.disk_usage(path.parent).free if path.parent.is_dir() else 0
+    return Plan(source, path, chosen.name, planned, layout.total, free, notes)
 
 
 def _out_path(out: str | Path | None, origin: Origin, chosen: Mixture) -> Path:
@@ -228,8 +156,3 @@ def _out_path(out: str | Path | None, origin: Origin, chosen: Mixture) -> Path:
         return Path(name)
     path = Path(out).expanduser()
     return path / name if path.is_dir() else path
-
-
-def _free(path: Path) -> int:
-    folder = path.parent
-    return shutil.disk_usage(folder).free if folder.is_dir() else 0

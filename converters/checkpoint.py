@@ -1,13 +1,12 @@
 """A checkpoint folder as sections ready to be planned: tensors matched, keys encoded.
 
-In: a located folder. Out: `Material` per section. Knows the family's tables through `gemma4`, storage types not at all.
+In: a located folder. Out: a `Model`. Knows the family's tables through `gemma4`, storage types not at all.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from gemma4gguf.bundle import DRAFTER, EMBEDDER, TEXT
 from gemma4gguf.errors import ConversionError
@@ -16,34 +15,12 @@ from . import gemma4, metadata
 from .config import Config, parse
 from .gemma4 import Source
 from .metadata import Pairs
+from .model import Material, Model
 from .safetensors import Stored, read_folder
 from .source import Origin
 from .tokenizer import read_tokenizer
 
 QAT = re.compile(r"(?i)(?:^|[-_./])qat(?:$|[-_.])")
-
-
-@dataclass(frozen=True)
-class Material:
-    """One section to be: its tensors, its keys for a given file type, and what the mixture rules ask of the model."""
-
-    architecture: str
-    sources: tuple[Source, ...]
-    pairs: Callable[[int], Pairs]
-    layers: int = 0
-    group: int = 1
-
-
-@dataclass(frozen=True)
-class Model:
-    """What a source holds. `trained_for` is the mixture that a quantisation-aware training was for, or None."""
-
-    sections: tuple[Material, ...]
-    notes: tuple[str, ...] = ()
-    trained_for: str | None = None
-
-    def section(self, architecture: str) -> Material | None:
-        return next((s for s in self.sections if s.architecture == architecture), None)
 
 
 def read_checkpoint(origin: Origin, *, drafter: bool = False, text_only: bool = False) -> Model:
@@ -52,7 +29,7 @@ def read_checkpoint(origin: Origin, *, drafter: bool = False, text_only: bool = 
     Raises ConversionError when it is another model, or when tensors are unknown, missing or misshapen.
     """
     where = str(origin.path)
-    files = metadata.read_origin(origin.path, origin.name)
+    files = metadata.read_files(origin.path, origin.name)
     config = parse(where, files.config)
     if (config.kind == "drafter") != drafter:
         raise ConversionError(
@@ -66,16 +43,16 @@ def read_checkpoint(origin: Origin, *, drafter: bool = False, text_only: bool = 
     _check_vocabulary(where, config, tensors, tokens)
     matched = gemma4.match(where, config, tensors, tokens, text_only=text_only)
     token_pairs = dict(tokenizer.pairs())
-    shape = {"layers": config.text.layers, "group": config.text.heads // config.text.kv_heads[0]}
+    layers, group = config.text.layers, config.text.heads // config.text.kv_heads[0]
 
     def pairs(make: Callable[..., Pairs], sources: tuple[Source, ...], extra: Pairs) -> Callable[[int], Pairs]:
         return lambda file_type: make(files, config, sources, file_type) | extra
 
     if drafter:
         made = pairs(metadata.drafter_pairs, matched.drafter, token_pairs)
-        return Model((Material(DRAFTER, matched.drafter, made, **shape),), matched.notes)
+        return Model((Material(DRAFTER, matched.drafter, made, layers, group),), matched.notes)
     made = pairs(metadata.text_pairs, matched.text, token_pairs)
-    sections = [Material(TEXT, matched.text, made, **shape)]
+    sections = [Material(TEXT, matched.text, made, layers, group)]
     notes = list(matched.notes)
     if matched.embedder:
         made = pairs(metadata.embedder_pairs, matched.embedder, {})

@@ -34,7 +34,7 @@ Line = tuple[str, Type, Any]  # key, type (of one value), value; a sequence is a
 
 
 @dataclass(frozen=True)
-class Origin:
+class Files:
     """A checkpoint's folder and what it is called: a Hub id, or the folder's name."""
 
     folder: Path
@@ -44,7 +44,7 @@ class Origin:
     processor: Mapping[str, Any]  # of pictures
 
 
-def read_origin(folder: Path, name: str) -> Origin:
+def read_files(folder: Path, name: str) -> Files:
     """The small JSON files of a checkpoint folder; those that may be missing are then empty."""
     config = read_json(folder / "config.json")
     generation = _optional(folder / "generation_config.json")
@@ -52,39 +52,39 @@ def read_origin(folder: Path, name: str) -> Origin:
     whole = _optional(folder / "processor_config.json")
     nested = whole.get("image_processor")
     processor = processor | (nested if isinstance(nested, dict) else {})
-    return Origin(folder, name, config, generation, processor)
+    return Files(folder, name, config, generation, processor)
 
 
 def _optional(path: Path) -> dict[str, Any]:
     return read_json(path) if path.is_file() else {}
 
 
-def text_pairs(origin: Origin, config: Config, sources: Sequence[Source], file_type: int) -> Pairs:
+def text_pairs(files: Files, config: Config, sources: Sequence[Source], file_type: int) -> Pairs:
     """Keys of the text model, without the tokenizer's."""
     lines = [*_text_lines(TEXT, config.text, file_type)]
-    suppress = _token_list(origin, "suppress_tokens")
+    suppress = _token_list(files, "suppress_tokens")
     if suppress:
         lines.append(("tokenizer.ggml.suppress_tokens", Type.INT32, suppress))
-    lines += _own_lines(origin)
-    return _pairs(TEXT, "model", _general(origin, sources), lines)
+    lines += _own_lines(files)
+    return _pairs(TEXT, "model", _general(files, sources), lines)
 
 
-def drafter_pairs(origin: Origin, config: Config, sources: Sequence[Source], file_type: int) -> Pairs:
+def drafter_pairs(files: Files, config: Config, sources: Sequence[Source], file_type: int) -> Pairs:
     """Keys of the drafter, without the tokenizer's."""
     lines = [*_text_lines(DRAFTER, config.text, file_type)]
     lines.append((f"{DRAFTER}.embedding_length_out", Type.UINT32, config.target_hidden))
     lines.append((f"{DRAFTER}.nextn_predict_layers", Type.UINT32, config.text.layers))
-    return _pairs(DRAFTER, "model", _general(origin, sources), lines)
+    return _pairs(DRAFTER, "model", _general(files, sources), lines)
 
 
-def embedder_pairs(origin: Origin, config: Config, sources: Sequence[Source], file_type: int) -> Pairs:
+def embedder_pairs(files: Files, config: Config, sources: Sequence[Source], file_type: int) -> Pairs:
     """Keys of the multimodal embedder, as llama.cpp's projector loader wants them.
 
     Never a plain `clip.projector_type`: it would override both kinds.
     """
     at = config.embedder
     assert at is not None
-    mean, deviation = (_three(origin, key, default) for key, default in (("image_mean", 0.0), ("image_std", 1.0)))
+    mean, deviation = (_three(files, key, default) for key, default in (("image_mean", 0.0), ("image_std", 1.0)))
     vision: list[Line] = [
         ("has_vision_encoder", Type.BOOL, True),
         ("vision.projection_dim", Type.UINT32, config.text.hidden),
@@ -110,7 +110,7 @@ def embedder_pairs(origin: Origin, config: Config, sources: Sequence[Source], fi
     ]
     lines: list[Line] = [("general.file_type", Type.UINT32, file_type)]
     lines += [(f"clip.{key}", kind, value) for key, kind, value in vision]
-    return _pairs(EMBEDDER, "mmproj", _general(origin, sources), lines)
+    return _pairs(EMBEDDER, "mmproj", _general(files, sources), lines)
 
 
 def _text_lines(arch: str, text: Text, file_type: int) -> Iterator[Line]:
@@ -141,40 +141,40 @@ def _text_lines(arch: str, text: Text, file_type: int) -> Iterator[Line]:
     yield "general.file_type", u32, file_type
 
 
-def _own_lines(origin: Origin) -> Iterator[Line]:
+def _own_lines(files: Files) -> Iterator[Line]:
     """What our runtime would else have to guess."""
-    budget = origin.processor.get("max_soft_tokens")
+    budget = files.processor.get("max_soft_tokens")
     if type(budget) is int and 0 < budget <= 1 << 16 and budget != DEFAULT_IMAGE_BUDGET:
         yield OWN + "image.max_soft_tokens", Type.UINT32, budget
-    ends = _token_list(origin, "eos_token_id") or _config_ends(origin)
+    ends = _token_list(files, "eos_token_id") or _config_ends(files)
     if ends:
         yield OWN + "eos_token_ids", Type.INT32, ends
 
 
-def _token_list(origin: Origin, key: str) -> list[int]:
-    value = origin.generation.get(key)
+def _token_list(files: Files, key: str) -> list[int]:
+    value = files.generation.get(key)
     value = value if isinstance(value, list) else [] if value is None else [value]
     if not all(type(t) is int and 0 <= t < 1 << 31 for t in value):
-        path = origin.folder / "generation_config.json"
+        path = files.folder / "generation_config.json"
         raise ConversionError(
             f"{path}: {key} is {value!r}, expected token ids; correct it or take it from the base model"
         )
     return value
 
 
-def _config_ends(origin: Origin) -> list[int]:
+def _config_ends(files: Files) -> list[int]:
     """The end tokens of config.json: what transformers uses for a checkpoint without a generation_config."""
-    text = origin.config.get("text_config")
-    places = [origin.config, text if isinstance(text, Mapping) else {}]
+    text = files.config.get("text_config")
+    places = [files.config, text if isinstance(text, Mapping) else {}]
     value: Any = next((p["eos_token_id"] for p in places if p.get("eos_token_id") is not None), [])
     value = value if isinstance(value, list) else [value]
     return value if all(type(t) is int and 0 <= t < 1 << 31 for t in value) else []
 
 
-def _three(origin: Origin, key: str, default: float) -> list[float]:
-    value: Any = origin.processor.get(key, [default] * 3)
+def _three(files: Files, key: str, default: float) -> list[float]:
+    value: Any = files.processor.get(key, [default] * 3)
     if not isinstance(value, list) or len(value) != 3 or not all(isinstance(v, (int, float)) for v in value):
-        raise ConversionError(f"{origin.folder}: the image processor's {key} is {value!r}, expected three numbers")
+        raise ConversionError(f"{files.folder}: the image processor's {key} is {value!r}, expected three numbers")
     return [float(v) for v in value]
 
 
@@ -182,19 +182,19 @@ def parameters(sources: Iterable[Source]) -> int:
     return sum(prod(s.shape) for s in sources)
 
 
-def _general(origin: Origin, sources: Sequence[Source]) -> Pairs:
+def _general(files: Files, sources: Sequence[Source]) -> Pairs:
     """general.sampling.*, general.name and the rest of a model card, by the rules of gguf's own reader of them."""
     total = parameters(sources)
     try:
-        card = gguf.Metadata.load_model_card(origin.folder)
+        card = gguf.Metadata.load_model_card(files.folder)
     except Exception:  # a model card is prose: a damaged one stops nothing
         card = {}
-    found = gguf.Metadata.apply_metadata_heuristic(gguf.Metadata(), card, dict(origin.config), Path(origin.name), total)
+    found = gguf.Metadata.apply_metadata_heuristic(gguf.Metadata(), card, dict(files.config), Path(files.name), total)
     for field, key, kind in SAMPLING:
-        value: Any = origin.generation.get(key)
+        value: Any = files.generation.get(key)
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             setattr(found, field, kind(value))
-    found.name = found.name or origin.name
+    found.name = found.name or files.name
     found.size_label = found.size_label or gguf.size_label(total, total, 0, 0)
     writer = gguf.GGUFWriter(None, "")  # only collects: nothing is opened
     found.set_gguf_meta_model(writer)

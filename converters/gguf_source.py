@@ -1,0 +1,84 @@
+"""A GGUF file as a source: its text model (or drafter) to be stored in another type, its other sections unchanged.
+
+In: a file, untrusted. Out: a `Model`. Knows nothing of checkpoints.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gguf import GGMLQuantizationType as T
+from gguf import GGUFValueType
+
+from gemma4gguf.bundle import DRAFTER, EMBEDDER, KEY, NAMES, TEXT, Bundle, Section, read_sections
+from gemma4gguf.container import encode_pair
+from gemma4gguf.errors import ConversionError, FormatError
+
+from .checkpoint import QAT
+from .gemma4 import Source
+from .metadata import QUANTIZATION_VERSION, Pairs
+from .model import Material, Model
+from .safetensors import Stored
+from .source import Origin
+
+READABLE = {T.F32, T.BF16, T.F16, T.Q8_0}
+FILE_TYPE, VERSION = "general.file_type", "general.quantization_version"
+
+
+def read_gguf(origin: Origin, *, drafter: bool = False, text_only: bool = False) -> Model:
+    """Read a bundle, a plain text GGUF, or with `drafter` a drafter's GGUF or the drafter inside a bundle.
+
+    Raises ConversionError when it holds something else.
+    """
+    try:
+        sections = read_sections(origin.path) if drafter else list(Bundle.open(origin.path).sections)
+    except FormatError as error:
+        raise ConversionError(str(error)) from None
+    by_name = {s.architecture: s for s in sections}
+    if drafter:
+        if DRAFTER not in by_name:
+            found = ", ".join(NAMES.get(a, repr(a)) for a in by_name)
+            raise ConversionError(f"{origin.path}: holds no MTP drafter, only: {found}; give the drafter's own file")
+        return Model((_requantised(by_name[DRAFTER]),))
+    carried = [by_name[a] for a in (EMBEDDER, DRAFTER) if a in by_name and not text_only]
+    notes = [f"the {NAMES[s.architecture]} of {origin.path.name} is carried over unchanged" for s in carried]
+    if EMBEDDER not in (s.architecture for s in carried):
+        why = "--text-only leaves it out" if text_only else "the source has none; add it with `gemma4gguf pack`"
+        notes.append(f"NO EMBEDDER: {why}; the bundle reads text and cannot see pictures or hear sound")
+    parts = (_requantised(by_name[TEXT]), *(Material(s.architecture, (), _no_pairs, carried=s) for s in carried))
+    named = [origin.name, str(by_name[TEXT].metadata.get("general.name") or "").replace(" ", "-")]
+    trained_for = "Q4_0" if any(QAT.search(name) for name in named) else None
+    return Model(parts, tuple(notes), trained_for)
+
+
+def _no_pairs(_: int) -> Pairs:
+    return {}
+
+
+def _requantised(section: Section) -> Material:
+    start = section.header.data_start
+    sources = tuple(
+        Source(t.name, t.shape, Stored(t.name, t.shape, t.type, section.path, start + t.offset))
+        for t in section.tensors.values()
+    )
+    if not sources:
+        raise ConversionError(f"{section.path}: the {NAMES[section.architecture]} has no tensors; get the file again")
+    heads, kv_heads = (_first(section, f"attention.{key}") for key in ("head_count", "head_count_kv"))
+
+    def pairs(file_type: int) -> Pairs:
+        kept = {k: v for k, v in section.header.pairs.items() if not k.startswith((KEY, "split."))}
+        kept[FILE_TYPE] = encode_pair(FILE_TYPE, GGUFValueType.UINT32, file_type)
+        kept[VERSION] = encode_pair(VERSION, GGUFValueType.UINT32, QUANTIZATION_VERSION)
+        return kept
+
+    return Material(section.architecture, sources, pairs, _first(section, "block_count"), heads // kv_heads)
+
+
+def _first(section: Section, key: str) -> int:
+    """A number of the model, the first layer's where each has its own."""
+    key = f"{section.architecture}.{key}"
+    value: Any = section.metadata.get(key)
+    value = value[0] if isinstance(value, list) and value else value
+    if type(value) is not int or value < 1:
+        raise ConversionError(f"{section.path}: {key} is {value!r}, expected a positive number; convert it again")
+    return value

@@ -1,0 +1,168 @@
+"""Importance matrices: how much each column of a weight matters, from llama.cpp's files, GGUF or the older .dat.
+
+In: a file, untrusted. Out: float32 per tensor, one value per column, as llama-quantize reads them. Knows the tensors
+of a model only as names and widths, to refuse the file of another one.
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from gguf import GGMLQuantizationType, GGUFValueType
+from numpy.typing import NDArray
+
+from gemma4gguf.container import encode_pair, read_header
+from gemma4gguf.errors import ConversionError, FormatError, InputError
+
+from .safetensors import listed
+
+FloatArray = NDArray[np.float32]
+SUMS, COUNTS = ".in_sum2", ".counts"
+LOGITS = ("token_embd.weight", "output.weight")  # llama-imatrix leaves them out, or measures something else
+MAX_VALUES = 1 << 24  # of one entry
+MAX_ENTRIES = 1 << 16
+
+
+@dataclass(frozen=True)
+class ImportanceMatrix:
+    """`values[name]` is float32 [columns]; `dataset` and `chunks` say what it was computed on, where known."""
+
+    path: Path
+    values: Mapping[str, FloatArray]
+    dataset: str | None
+    chunks: int
+
+    def pairs(self) -> dict[str, bytes]:
+        """The keys that llama-quantize writes about it; the file's name without its folder."""
+        u32, text = GGUFValueType.UINT32, GGUFValueType.STRING
+        table = [
+            ("file", text, self.path.name),
+            ("dataset", text, self.dataset),
+            ("entries_count", u32, len(self.values)),
+            ("chunks_count", u32, self.chunks or None),
+        ]
+        named = ((f"quantize.imatrix.{key}", kind, value) for key, kind, value in table if value is not None)
+        return {key: encode_pair(key, kind, value) for key, kind, value in named}
+
+    def check(self, widths: Mapping[str, int]) -> tuple[str, ...]:
+        """Refuse a file of another model; `widths` are the columns of the tensors it may speak of.
+
+        Returns the names of tensors that it says nothing about. Raises ConversionError.
+        """
+        unknown = sorted(n for n in self.values if n not in widths and n not in LOGITS)
+        wrong = sorted(
+            f"{n} has {v.size:,} values, expected {widths[n]:,}"
+            for n, v in self.values.items()
+            if n in widths and n not in LOGITS and v.size != widths[n]
+        )
+        if unknown or wrong:
+            found = wrong or [f"{n} is not in this model" for n in unknown]
+            raise ConversionError(
+                f"{self.path}: belongs to another model: {listed(found, 3)}; compute this model's with llama-imatrix"
+            )
+        return tuple(n for n in widths if n not in self.values and n not in LOGITS)
+
+    def of(self, name: str, width: int) -> FloatArray | None:
+        """The values of a tensor, or None where there are none that fit."""
+        found = self.values.get(name)
+        return found if found is not None and found.size == width else None
+
+
+def read_imatrix(path: str | Path) -> ImportanceMatrix:
+    """Read an importance matrix. Raises InputError (no such file) or ConversionError (damaged, or no such thing)."""
+    path = Path(path).expanduser()
+    try:
+        with open(path, "rb") as file:
+            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (OSError, ValueError) as error:
+        raise ConversionError(f"{path}: cannot be read as an importance matrix ({error})") from None
+    with data:
+        try:
+            found = _read_gguf(path, data) if data[:4] == b"GGUF" else _read_legacy(path, data)
+        except FormatError as error:
+            raise ConversionError(str(error)) from None
+    bad = sorted(n for n, v in found.values.items() if not np.isfinite(v).all() or (v < 0).any())
+    if bad or not found.values:
+        what = f"values of {listed(bad, 3)} are not finite" if bad else "no entries"
+        raise ConversionError(f"{path}: {what}; compute the importance matrix again")
+    return found
+
+
+def _read_gguf(path: Path, data: mmap.mmap) -> ImportanceMatrix:
+    header = read_header(data, 0, str(path))
+    if header.metadata.get("general.type") != "imatrix" and not any(n.endswith(SUMS) for n in header.tensors):
+        raise ConversionError(f"{path}: is a GGUF but no importance matrix; expected what llama-imatrix writes")
+
+    def array(name: str) -> FloatArray:
+        info = header.tensors.get(name)
+        if info is None or info.type is not GGMLQuantizationType.F32:
+            raise ConversionError(f"{path}: has no float32 tensor {name!r}; compute the importance matrix again")
+        found: FloatArray = np.frombuffer(data, np.float32, info.nbytes // 4, header.data_start + info.offset).copy()
+        return found
+
+    values = {}
+    for name in header.tensors:
+        if name.endswith(SUMS):
+            tensor = name.removesuffix(SUMS)
+            sums, counts = array(name), array(tensor + COUNTS)
+            if counts.size != 1:
+                raise ConversionError(f"{path}: {tensor} has {counts.size} experts; it belongs to another model")
+            count = np.float32(np.rint(counts[0]))
+            values[tensor] = sums / count if count > 0 else np.ones_like(sums)
+    datasets = header.metadata.get("imatrix.datasets") or [None]
+    chunks = header.metadata.get("imatrix.chunk_count")
+    return ImportanceMatrix(path, values, _text(datasets[0]), chunks if isinstance(chunks, int) else 0)
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def _read_legacy(path: Path, data: mmap.mmap) -> ImportanceMatrix:
+    at = _Cursor(path, data)
+    values = {}
+    for _ in range(at.number(MAX_ENTRIES)):
+        name = at.text()
+        calls = at.number((1 << 31) - 1, least=-(1 << 31))
+        sums = at.floats()
+        values[name] = sums / np.float32(calls) if calls > 0 else sums
+    chunks = at.number((1 << 31) - 1) if at.left else 0
+    dataset = at.text() if at.left else None
+    return ImportanceMatrix(path, values, dataset or None, chunks)
+
+
+class _Cursor:
+    """A position in an untrusted legacy file."""
+
+    def __init__(self, path: Path, data: mmap.mmap) -> None:
+        self.path, self.data, self.at = path, data, 0
+
+    @property
+    def left(self) -> int:
+        return len(self.data) - self.at
+
+    def take(self, size: int) -> bytes:
+        if size > self.left:
+            raise ConversionError(f"{self.path}: is no importance matrix, or a damaged one (byte {self.at:,})")
+        self.at += size
+        return self.data[self.at - size : self.at]
+
+    def number(self, most: int, least: int = 0) -> int:
+        (value,) = struct.unpack("<i", self.take(4))
+        if not least <= value <= most:
+            raise ConversionError(f"{self.path}: is no importance matrix, or a damaged one (byte {self.at:,})")
+        return int(value)
+
+    def text(self) -> str:
+        return self.take(self.number(1 << 16)).decode("utf-8", "replace")
+
+    def floats(self) -> FloatArray:
+        found: FloatArray = np.frombuffer(self.take(4 * self.number(MAX_VALUES, least=1)), np.float32).copy()
+        return found
