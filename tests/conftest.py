@@ -1,0 +1,45 @@
+"""What many tests share: the random stand-in checkpoint, and bundles made of it, once per run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import standin
+
+from converters import convert
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A stand-in checkpoint: Gemma 4's structure in small, random weights."""
+    return standin.write_checkpoint(tmp_path_factory.mktemp("checkpoint") / "standin")
+
+
+@pytest.fixture(scope="session")
+def drafter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The stand-in's drafter."""
+    return standin.write_drafter(tmp_path_factory.mktemp("drafter") / "standin-assistant")
+
+
+@pytest.fixture(scope="session")
+def make_bundle(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path, drafter: Path) -> Callable[..., Path]:
+    """A function from conversion options to a bundle of the stand-in; the same options give the same file."""
+    folder, made = tmp_path_factory.mktemp("bundles"), {}
+
+    def make(quant: str = "F32", **how: object) -> Path:
+        key = "-".join([quant, *(f"{name}={how[name]}" for name in sorted(how))])
+        if key not in made:
+            options = {"drafter": drafter, "drafter_quant": "F32", **how}
+            out = folder / f"{len(made)}.gguf"
+            made[key] = convert(checkpoint, out, quant=quant, **options).path  # type: ignore[arg-type]
+        return made[key]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def bundle(make_bundle: Callable[..., Path]) -> Path:
+    """The stand-in with its drafter, all in F32."""
+    return make_bundle("F32")

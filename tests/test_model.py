@@ -1,0 +1,208 @@
+"""`Gemma4` as people call it: answers, streams, limits, and what goes wrong."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gemma4gguf import Gemma4
+from gemma4gguf.answer import Options
+from gemma4gguf.errors import ContextError, FormatError, InputError, NativeError
+from gemma4gguf.image import soft_tokens
+
+CAT = Path(__file__).parent.parent / "models" / "demo" / "cat.jpg"
+GREEDY = {"temperature": 0, "max_tokens": 12}
+TONE = (np.sin(np.arange(12_345) / 9).astype(np.float32) * 0.5, 16_000)
+
+
+@pytest.fixture(scope="module")
+def model(bundle: Path) -> Iterator[Gemma4]:
+    with Gemma4(bundle, context=2048, image_tokens=70) as model:
+        yield model
+
+
+def test_a_stream_adds_up_to_the_whole_answer(model: Gemma4) -> None:
+    whole = model.generate("Hello there", **GREEDY)
+    chunks = list(model.stream("Hello there", **GREEDY))
+    assert "".join(chunk.text for chunk in chunks) == whole.text
+    assert [chunk.finish_reason for chunk in chunks[:-1]] == [None] * (len(chunks) - 1)
+    last = chunks[-1]
+    assert (last.finish_reason, last.result.text, last.result.tokens.completion) == ("length", whole.text, 12)
+    assert whole.text
+
+
+def test_greedy_answers_do_not_depend_on_what_was_asked_before(bundle: Path, model: Gemma4) -> None:
+    prompts = ["One", "Two " * 100, "One and a half", "One"]
+    later = [model.generate(p, images=[CAT] * (i == 2), **GREEDY).text for i, p in enumerate(prompts)]
+    for i, (prompt, text) in enumerate(zip(prompts, later, strict=True)):
+        with Gemma4(bundle, context=2048, image_tokens=70) as fresh:
+            assert fresh.generate(prompt, images=[CAT] * (i == 2), **GREEDY).text == text
+
+
+def test_counts(model: Gemma4) -> None:
+    result = model.generate("What is this?", images=[CAT], audio=[TONE], **GREEDY)
+    seen = soft_tokens(451, 300, 70)
+    assert result.tokens.image == seen
+    assert result.tokens.audio == -(-12_345 // 640)
+    text = model.generate("What is this?", **GREEDY).tokens.prompt
+    assert result.tokens.prompt == text + seen + 20 + 4  # soft tokens and the two pairs of markers
+
+
+def test_a_second_turn_reuses_the_cache(model: Gemma4) -> None:
+    history = [{"role": "user", "content": [{"type": "image", "image": CAT}, {"type": "text", "text": "What?"}]}]
+    first = model.chat(history, **GREEDY)
+    again = model.chat(history, **GREEDY)
+    assert again.tokens.reused == first.tokens.prompt - 1
+    assert again.text == first.text
+    other = model.chat([{"role": "user", "content": "What?"}], **GREEDY)
+    assert other.tokens.reused < 10
+
+
+def test_another_picture_of_the_same_size_is_not_taken_from_the_cache(model: Gemma4) -> None:
+    grey = np.full((300, 451, 3), 128, np.uint8)
+    answers = [model.evaluate("<|image|>What?", images=[image], raw=True).logits[-1] for image in (CAT, grey)]
+    assert np.abs(answers[0] - answers[1]).max() > 0.1
+    one = model.generate("What?", images=[CAT], **GREEDY)
+    two = model.generate("What?", images=[grey], **GREEDY)
+    assert two.tokens.reused < one.tokens.prompt - soft_tokens(451, 300, 70)
+
+
+def test_the_seed_decides(model: Gemma4) -> None:
+    how = {"temperature": 1.0, "max_tokens": 12}
+    model.generate("Hello", **how)  # from here on each call evaluates the same rows, so the arithmetic is the same
+    texts = [model.generate("Hello", seed=seed, **how).text for seed in (1, 1, 2, 3)]
+    assert texts[0] == texts[1]
+    assert len(set(texts)) > 1
+    drawn = model.generate("Hello", **how)
+    assert model.generate("Hello", seed=drawn.seed, **how).text == drawn.text
+
+
+def test_a_stop_string_ends_the_answer_before_it(model: Gemma4) -> None:
+    whole = model.generate("Hello there", **GREEDY).text
+    stop = whole[3:6]
+    result = model.generate("Hello there", stop=stop, **GREEDY)
+    assert result.text == whole[: whole.index(stop)]
+    assert result.finish_reason == "stop"
+
+
+def test_suppressed_tokens_never_appear(model: Gemma4) -> None:
+    """With every other token forbidden by its logit's sign: the sampler itself must hold the line."""
+    result = model.generate("Hello", temperature=50.0, top_k=0, top_p=1.0, max_tokens=300, seed=4)
+    assert not any(mark in result.text for mark in ("<|image|>", "<image|>", "<audio|>", "<|audio|>", "<|video|>"))
+
+
+def test_an_abandoned_stream_leaves_the_model_usable(model: Gemma4) -> None:
+    expected = model.generate("Hello there", **GREEDY).text
+    for left_after in (1, 3):
+        stream = model.stream("Count to ten", **GREEDY)
+        for _ in range(left_after):
+            next(stream)
+        stream.close()
+        assert model.generate("Hello there", **GREEDY).text == expected
+
+
+def test_exactly_one_bos(model: Gemma4) -> None:
+    ids = model.evaluate("Hi").ids
+    assert list(ids).count(2) == 1
+    assert ids[0] == 2
+    for prompt in ("Hi", "<bos>Hi", "<bos><bos>Hi"):
+        ids = model.evaluate(prompt, raw=True).ids
+        assert list(ids[:2]).count(2) == 1
+
+
+def test_max_tokens_ends_at_the_context(bundle: Path) -> None:
+    with Gemma4(bundle, context=64) as model:
+        result = model.generate("Hello", temperature=0)
+        assert result.finish_reason in ("length", "stop")
+        assert result.tokens.prompt + result.tokens.completion <= 65  # the last token needs no place
+
+
+@pytest.mark.parametrize("budget", [70, 1120])
+def test_any_budget_fits_its_micro_batch(bundle: Path, budget: int) -> None:
+    with Gemma4(bundle, context=2048, image_tokens=budget) as model:
+        assert model.generate("What?", images=[CAT], **GREEDY).tokens.image == soft_tokens(451, 300, budget)
+
+
+MISTAKES = {
+    "prompt too long": (ContextError, lambda m: m.generate("word " * 5000), "--context"),
+    "unknown option": (InputError, lambda m: m.generate("Hi", temprature=1), "temperature"),
+    "negative": (InputError, lambda m: m.generate("Hi", max_tokens=-1), "max_tokens"),
+    "top_p": (InputError, lambda m: m.generate("Hi", top_p=0), "top_p"),
+    "not a number": (InputError, lambda m: m.generate("Hi", temperature="hot"), "temperature"),
+    "empty stop": (InputError, lambda m: m.generate("Hi", stop=[""]), "stop"),
+    "no picture": (InputError, lambda m: m.generate("Hi", images=["nowhere.png"]), "nowhere.png"),
+    "no such role": (InputError, lambda m: m.chat([{"role": "boss", "content": "Hi"}]), "boss"),
+    "placeholders": (InputError, lambda m: m.generate("<|image|>", raw=True), "image"),
+    "raw and system": (InputError, lambda m: m.generate("Hi", raw=True, system="x"), "raw"),
+    "web address": (
+        InputError,
+        lambda m: m.chat([{"role": "user", "content": [{"type": "image", "url": "https://example.com/a.png"}]}]),
+        "https",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistakes_are_told_in_one_line_and_lose_nothing(model: Gemma4, name: str) -> None:
+    kind, action, word = MISTAKES[name]
+    expected = model.generate("Hello there", **GREEDY).text
+    with pytest.raises(kind) as caught:
+        action(model)
+    assert word in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert model.generate("Hello there", **GREEDY).text == expected
+
+
+def test_opening_mistakes(bundle: Path, tmp_path: Path) -> None:
+    for how, word in (
+        ({"context": 0}, "context"),
+        ({"context": 1 << 30}, "at most"),
+        ({"kv_type": "q3"}, "q8_0"),
+        ({"flash_attention": "maybe"}, "auto"),
+        ({"image_tokens": 100}, "280"),
+        ({"threads": 0}, "threads"),
+    ):
+        with pytest.raises(InputError, match=word):
+            Gemma4(bundle, **how)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="no such file"):
+        Gemma4(tmp_path / "nowhere.gguf")
+    cut = tmp_path / "cut.gguf"
+    cut.write_bytes(bundle.read_bytes()[:1_000_000])
+    with pytest.raises(FormatError, match="truncated"):
+        Gemma4(cut)
+
+
+def test_a_text_only_bundle_refuses_pictures_before_any_work(make_bundle: Callable[..., Path]) -> None:
+    with Gemma4(make_bundle("Q8_0", text_only=True)) as model:
+        with pytest.raises(InputError, match="no multimodal embedder"):
+            model.generate("What?", images=[CAT])
+        assert model._model is None, "nothing was loaded for a question that cannot be answered"
+        assert model.generate("Hello", **GREEDY).text
+
+
+def test_damage_that_llama_cpp_notices_is_an_error_with_its_words(bundle: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.gguf"
+    shutil.copy(bundle, broken)
+    raw = bytearray(broken.read_bytes())
+    at = raw.index(b"gemma4.block_count") + len(b"gemma4.block_count") + 4
+    raw[at] = 200
+    broken.write_bytes(raw)
+    with Gemma4(broken) as model, pytest.raises(NativeError, match="cannot load"):
+        model.generate("Hi")
+
+
+def test_a_closed_model_says_so(bundle: Path) -> None:
+    model = Gemma4(bundle)
+    model.close()
+    with pytest.raises(InputError, match="closed"):
+        model.generate("Hi")
+
+
+def test_options_are_checked_where_they_are_made() -> None:
+    assert Options(stop="x").stop == ("x",)
+    with pytest.raises(InputError, match="seed"):
+        Options(seed=-1)
