@@ -1,0 +1,96 @@
+"""`gemma4gguf demo`: the main job on this machine in a few seconds, from the bundled checkpoint."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..errors import InputError
+from ..show import size
+from .common import common, print_json
+from .generate import speed
+
+MODELS = Path(__file__).parent.parent.parent / "models"  # beside the package in a checkout; a wheel has none
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "Current weather for a city",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+    },
+}
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked, with what is shown beside it."""
+
+    text: str
+    image: str | None = None
+    audio: str | None = None
+    tools: list[dict[str, Any]] = field(default_factory=list)
+
+    def messages(self, media: Path) -> list[dict[str, Any]]:
+        image = [{"type": "image", "image": media / self.image}] if self.image else []
+        audio = [{"type": "audio", "audio": media / self.audio}] if self.audio else []
+        return [{"role": "user", "content": [*image, {"type": "text", "text": self.text}, *audio]}]
+
+    def shown(self) -> str:
+        return "  ".join(filter(None, [self.text, self.image, self.audio]))
+
+
+QUESTIONS = (
+    Question("What is in this picture?", image="cat.jpg"),
+    Question("What is said?", audio="number.wav"),
+    Question("What is the weather in Oslo?", tools=[WEATHER]),
+)
+
+
+@click.command()
+@click.argument("checkpoint", required=False, type=click.Path(path_type=Path))
+@common
+def demo(checkpoint: Path | None, as_json: bool, debug: bool) -> None:
+    """Convert the bundled model and ask it about a picture, a spoken clip and a tool.
+
+    CHECKPOINT is another checkpoint folder to use in its place.
+    """
+    from converters import convert
+
+    from ..model import Gemma4
+
+    source = checkpoint or MODELS / "tiny"
+    if not source.is_dir():
+        raise InputError(
+            f"{source}: the demo's model is not part of an installed package; run it in a clone of the repository"
+        )
+    drafter = source.with_name(f"{source.name}-assistant")
+    report = []
+    with tempfile.TemporaryDirectory(prefix="gemma4gguf-demo-") as folder:
+        done = convert(source, Path(folder) / "demo.gguf", quant="Q8_0", drafter=drafter if drafter.is_dir() else None)
+        assert done.path is not None
+        if not as_json:
+            parts = ", ".join(section.architecture for section in done.plan.sections)
+            click.echo(f"Converted {source.name} to one file: {size(done.size)} in {done.seconds:.1f} s ({parts})")
+        with Gemma4(done.path, context=4096) as model:
+            for question in QUESTIONS:
+                result = model.chat(
+                    question.messages(MODELS / "demo"), tools=question.tools or None, temperature=0, max_tokens=64
+                )
+                report.append({"question": asdict(question), "result": asdict(result)})
+                if as_json:
+                    continue
+                click.echo()
+                click.secho(question.shown(), bold=True)
+                calls = [f"{c.name}({json.dumps(c.arguments, ensure_ascii=False)})" for c in result.tool_calls]
+                click.echo("\n".join(filter(None, [result.text, *calls])) or "(nothing)")
+                click.secho(speed(result), dim=True)
+    if as_json:
+        print_json(report)
+
+
+COMMANDS = (demo,)
