@@ -142,7 +142,10 @@ class Bundle:
         """Why a section is not there, and the cure, for messages."""
         what = NAMES[architecture]
         if architecture in self.missing:
-            return f"the {what} was lost when another tool rewrote this file; put it back with `gemma4gguf pack`"
+            return (
+                f"the {what} that this file once had is gone: another tool rewrote the file, or it is one part of a "
+                "bundle; put it back with `gemma4gguf pack`"
+            )
         return f"has no {what}; convert the full checkpoint, or add one with `gemma4gguf pack`"
 
 
@@ -234,12 +237,16 @@ def part_of(section: Section) -> Part:
     """A section of an existing file as a part of a new one: keys, table and data unchanged."""
     header = section.header
 
-    def data() -> Iterator[memoryview]:
-        with open(section.path, "rb") as file:
-            yield from _pieces(file, header.data_start, header.end - header.data_start)
-
     tensors = list(header.tensors.values())
-    return Part(section.architecture, header.pairs, tensors, data, header.alignment)
+
+    def data() -> Iterator[Any]:
+        held = header.end - header.data_start
+        with open(section.path, "rb") as file:
+            yield from _pieces(file, header.data_start, held)
+        yield bytes(part.data_size - held)  # a file may end without the padding after its last tensor
+
+    part = Part(section.architecture, header.pairs, tensors, data, header.alignment)
+    return part
 
 
 def _bundle_pairs(parts: Sequence[Part], sizes: Sequence[int], digests: Sequence[str]) -> list[bytes]:

@@ -20,8 +20,13 @@ MAGIC = b"GGUF"
 VERSION = 3
 DEFAULT_ALIGNMENT = 32  # bytes
 MAX_DIMENSIONS = 4
+# Far above any model's (a 12B has 667 tensors and a header of 15 MB with 1.3 million strings), and small enough that a
+# hostile header costs neither time nor memory.
 MAX_KEY_BYTES = 65_535
-MAX_TENSORS = 1 << 20
+MAX_STRING_BYTES = 1 << 24
+MAX_ENTRIES = 1 << 16  # tensors, and keys
+MAX_VALUES = 1 << 23  # in all arrays together
+MAX_HEADER_BYTES = 1 << 28
 
 _SCALARS: dict[GGUFValueType, struct.Struct] = {
     GGUFValueType.UINT8: struct.Struct("<B"),
@@ -124,16 +129,22 @@ class _Cursor:
     """A position in untrusted bytes: every read is checked against the end first."""
 
     def __init__(self, data: Any, start: int, where: str) -> None:
-        self.data, self.pos, self.size, self.where = data, start, len(data), where
+        self.data, self.pos, self.where = data, start, where
+        self.size = min(len(data), start + MAX_HEADER_BYTES)
+        self.values = MAX_VALUES
 
     def fail(self, what: str) -> FormatError:
         return FormatError(
             f"{self.where}: {what} at byte {self.pos:,}: the file is damaged or incomplete; get it again"
         )
 
+    @property
+    def whole(self) -> str:
+        return f"file ({self.size:,} bytes)" if self.size == len(self.data) else f"largest header ({self.size:,} bytes)"
+
     def take(self, n: int) -> bytes:
         if n > self.size - self.pos:
-            raise self.fail(f"a field of {n:,} bytes runs past the end of the file ({self.size:,} bytes)")
+            raise self.fail(f"a field of {n:,} bytes runs past the end of the {self.whole}")
         out: bytes = self.data[self.pos : self.pos + n]
         self.pos += n
         return out
@@ -141,19 +152,19 @@ class _Cursor:
     def number(self, kind: struct.Struct) -> Any:
         return kind.unpack(self.take(kind.size))[0]
 
-    def text(self, what: str, limit: int) -> str:
+    def text(self, what: str, limit: int, errors: str = "strict") -> str:
         n = self.number(_U64)
         if n > limit:
             raise self.fail(f"{what} of {n:,} bytes (at most {limit:,})")
         try:
-            return self.take(n).decode("utf-8")
+            return self.take(n).decode("utf-8", errors)
         except UnicodeDecodeError:
             raise self.fail(f"{what} that is not UTF-8") from None
 
     def value(self) -> Any:
         kind = self.kind()
         if kind is GGUFValueType.STRING:
-            return self.take(self.number(_U64)).decode("utf-8", "replace")
+            return self.text("a string", MAX_STRING_BYTES, "replace")
         if kind is GGUFValueType.ARRAY:
             return self.array()
         return self.number(_SCALARS[kind])
@@ -179,13 +190,16 @@ class _Cursor:
             pos = end + int.from_bytes(data[pos:end], "little")
             if pos > size or end > size:
                 self.pos = start
-                raise self.fail(f"an array of {count:,} strings runs past the end of the file")
+                raise self.fail(f"an array of {count:,} strings runs past the end of the {self.whole}")
         self.pos = pos
         return LazyStrings(data[start:pos], count)
 
     def room(self, count: int, each: int) -> int:
         if count > (self.size - self.pos) // each:
-            raise self.fail(f"an array of {count:,} values runs past the end of the file")
+            raise self.fail(f"an array of {count:,} values runs past the end of the {self.whole}")
+        if count > self.values:
+            raise self.fail(f"an array of {count:,} values, which makes more than {MAX_VALUES:,} in all")
+        self.values -= count
         return count * each
 
 
@@ -203,8 +217,8 @@ def read_header(data: Any, start: int, where: str) -> Header:
     if version != VERSION:
         raise FormatError(f"{where}: GGUF version {version} is not supported (expected {VERSION}); convert it again")
     tensor_count, pair_count = at.number(_U64), at.number(_U64)
-    if tensor_count > MAX_TENSORS or pair_count > MAX_TENSORS:
-        raise at.fail(f"{tensor_count:,} tensors and {pair_count:,} keys (at most {MAX_TENSORS:,})")
+    if tensor_count > MAX_ENTRIES or pair_count > MAX_ENTRIES:
+        raise at.fail(f"{tensor_count:,} tensors and {pair_count:,} keys (at most {MAX_ENTRIES:,} of each)")
 
     metadata: dict[str, Any] = {}
     pairs: dict[str, bytes] = {}

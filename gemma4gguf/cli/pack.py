@@ -1,0 +1,52 @@
+"""`gemma4gguf pack`: files from anyone in, one bundle out."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from ..show import Progress, Table, size, warn
+from .common import common, print_json
+
+
+@click.command()
+@click.argument("text", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--embedder", type=click.Path(path_type=Path), metavar="FILE", help="Its mmproj file.")
+@click.option("--drafter", type=click.Path(path_type=Path), metavar="FILE", help="Its MTP assistant's GGUF.")
+@click.option("--force", is_flag=True, help="Replace OUT where it exists.")
+@common
+def pack(
+    text: Path, out: Path, embedder: Path | None, drafter: Path | None, force: bool, as_json: bool, debug: bool
+) -> None:
+    """Join a text model's GGUF, its mmproj and its drafter to one bundle.
+
+    TEXT may be a bundle: its parts stay unless an option replaces them. Nothing is converted, so nothing is lost.
+    """
+    from ..bundle import NAMES
+    from ..pack import pack as work
+
+    with Progress(quiet=as_json) as progress:
+        result = work(
+            text,
+            out,
+            embedder=embedder,
+            drafter=drafter,
+            force=force,
+            progress=lambda done, total: progress(done, total, "pack"),
+        )
+    if as_json:
+        print_json(asdict(result))
+        return
+    table = Table("section", "size")
+    for name, nbytes in zip(result.sections, result.sizes, strict=True):
+        table.row(NAMES[name], size(nbytes))
+    table.print()
+    for note in result.notes:
+        warn(note)
+    click.echo(f"{result.path}: {size(result.size)}")
+
+
+COMMANDS = (pack,)
