@@ -82,6 +82,8 @@ def convert(
     if threads is not None and not 1 <= threads <= 1024:
         raise InputError(f"--threads {threads}: expected 1 to 1024")
     importance = None if imatrix is None else read_imatrix(imatrix)
+    if out is not None and not dry_run and not Path(out).expanduser().is_dir():
+        bundle.check_output(Path(out).expanduser(), 0, force=force)  # before anything is downloaded
 
     origin = locate(source, lambda done, total: report(done, total, "download"))
     model = _read(origin, text_only=text_only)

@@ -109,7 +109,8 @@ def _read_shards(folder: Path, weight_map: Mapping[str, str]) -> dict[str, Store
 def listed(names: list[str], limit: int = 12) -> str:
     """Names for a message: all of them when few, else the first ones and a count."""
     more = len(names) - limit
-    return ", ".join(names[:limit]) + (f" and {more} more" if more > 0 else "")
+    shown = (n if n.isprintable() and len(n) <= 200 else repr(n[:200]) for n in names[:limit])
+    return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
 
 
 def read_file(path: Path) -> dict[str, Stored]:
