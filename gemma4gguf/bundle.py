@@ -79,7 +79,9 @@ class Section:
         Raises FormatError when the section has no such tensor or its type cannot be read back.
         """
         if name not in self.tensors:
-            raise FormatError(f"{self.path}: the {NAMES[self.architecture]} has no tensor {name!r}; convert it again")
+            raise FormatError(
+                f"{self.path}: the {NAMES.get(self.architecture, self.architecture)} has no tensor {name!r}; convert it again"
+            )
         info, raw = self.tensors[name], self.raw(name)
         dtype = _STORED_AS_THEY_ARE.get(info.type)
         if dtype is not None:
@@ -324,26 +326,47 @@ def new_file(out: Path, size: int, *, force: bool) -> Iterator[IO[bytes]]:
     """A file that appears under its name only when complete and synced; on any failure nothing is left."""
     check_output(out, size, force=force)
     partial = out.with_name(f".{out.name}.partial")  # one fixed name: what a killed run left, the next one reuses
+    file = _opened(partial, out)
     try:
-        handle = os.open(partial, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644)
-    except OSError as error:
-        raise ConversionError(f"{out}: cannot be written ({error.strerror})") from error
-    with os.fdopen(handle, "r+b") as file:
-        _lock(file, out)
+        file.truncate(0)
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+        if out.exists() and not force:  # since we began
+            raise ConversionError(f"{out}: exists already; choose another name or use --force")
+        partial.replace(out)
+        _sync_folder(out.parent)
+    except BaseException as error:
+        with suppress(OSError):
+            partial.unlink()
+        if isinstance(error, OSError):
+            reason = error.strerror or error
+            raise ConversionError(f"{out}: writing failed ({reason}); nothing was left behind") from error
+        raise
+    finally:
+        with suppress(OSError):  # after a full disk, what is still in the buffer fails once more
+            file.close()
+
+
+def _opened(partial: Path, out: Path) -> IO[bytes]:
+    """The unfinished file, locked against other writers of `out`."""
+    while True:
         try:
-            file.truncate(0)
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-            partial.replace(out)
-            _sync_folder(out.parent)
-        except BaseException as error:
-            with suppress(OSError):
-                partial.unlink()
-            if isinstance(error, OSError):
-                reason = error.strerror or error
-                raise ConversionError(f"{out}: writing failed ({reason}); nothing was left behind") from error
+            handle = os.open(partial, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644)
+        except OSError as error:
+            raise ConversionError(f"{out}: cannot be written ({error.strerror})") from error
+        file = os.fdopen(handle, "r+b")
+        try:
+            _lock(file, out)
+            # Between our opening and our lock, the writer before us may have renamed this very file to `out`.
+            if os.path.samestat(os.fstat(handle), partial.stat()):
+                return file
+        except FileNotFoundError:
+            pass
+        except BaseException:
+            file.close()
             raise
+        file.close()
 
 
 def check_output(out: Path, size: int, *, force: bool) -> None:

@@ -243,7 +243,7 @@ def read_header(data: Any, start: int, where: str) -> Header:
         tensors[info.name] = info
     data_start = start + padded(at.pos - start, alignment)
     last = max((t.offset + t.nbytes for t in tensors.values()), default=0)
-    if data_start + last > len(data):
+    if tensors and data_start + last > len(data):
         missing = data_start + last - len(data)
         raise FormatError(f"{where}: truncated: {missing:,} bytes of tensor data are missing; get the file again")
     return Header(
