@@ -79,9 +79,8 @@ class Section:
         Raises FormatError when the section has no such tensor or its type cannot be read back.
         """
         if name not in self.tensors:
-            raise FormatError(
-                f"{self.path}: the {NAMES.get(self.architecture, self.architecture)} has no tensor {name!r}; convert it again"
-            )
+            what = NAMES.get(self.architecture, self.architecture)
+            raise FormatError(f"{self.path}: the {what} has no tensor {name!r}; convert it again")
         info, raw = self.tensors[name], self.raw(name)
         dtype = _STORED_AS_THEY_ARE.get(info.type)
         if dtype is not None:
