@@ -105,6 +105,7 @@ def convert(
     if path.exists() and origin.is_gguf and path.samefile(origin.path):
         raise InputError(f"{path}: is the source itself; choose another name for the output")
     bundle.write_bundle(path, parts, force=force, progress=lambda done: report(done, layout.total, "convert"))
+    report(layout.total, layout.total, "convert")  # the gaps between sections are nobody's bytes
     return Conversion(path, plan, layout.total, time.monotonic() - started)
 
 

@@ -142,7 +142,7 @@ def _stored(path: Path, name: str, entry: Any, start: int, size: int) -> Stored:
         whole, dtype, shape, begin, end = False, None, (), 0, 0
     if not whole:
         raise _damaged(path, f"the entry of {name!r} is not a dtype, a shape and two offsets")
-    kind = TYPES.get(dtype)
+    kind = TYPES.get(dtype) if isinstance(dtype, str) else None
     if kind is None:
         raise ConversionError(
             f"{path}: {name!r} is stored as {dtype}, expected {', '.join(TYPES)}; "
