@@ -15,11 +15,12 @@ from .common import common, print_json
 @click.argument("file", type=click.Path(path_type=Path))
 @common
 def inspect(file: Path, as_json: bool, debug: bool) -> None:
-    """Show what a bundle holds: sections, types, sizes, defaults."""
+    """Show what a bundle holds: sections, types, sizes, defaults, where it comes from."""
     from ..bundle import Bundle
     from ..examine import summary
 
-    report = summary(Bundle.open(file))
+    bundle = Bundle.open(file)
+    report = summary(bundle)
     if as_json:
         print_json(report)
         return
@@ -33,26 +34,34 @@ def inspect(file: Path, as_json: bool, debug: bool) -> None:
             size(section["size"]),
             number(section["parameters"]),
             f"{section['bits_per_weight']:.2f}",
-            kinds,
+            f"{section['file_type'] or 'no file type'}: {kinds}",
         )
     table.print()
     facts = Table("", "")
     for group in ("model", "sampling", "provenance"):
         for name, value in report[group].items():
             if value is not None:
-                facts.row(name.replace("_", " "), number(value) if isinstance(value, int) else str(value))
+                facts.row(name.replace("_", " "), _told(value))
     facts.row("vocabulary", number(report["vocabulary"]))
-    facts.row("chat template", f"SHA-256 {(report['chat_template_sha256'] or 'none')[:16]}")
+    facts.row("end tokens", _told(report["end_tokens"]))
+    facts.row("chat template", f"SHA-256 {report['chat_template_sha256'] or 'none'}")
+    facts.row("text header", f"the first {number(report['sections'][0]['header'])} bytes")
     facts.print(header=False)
     for name in report["missing"]:
-        warn(Bundle.open(file).absence(name))
+        warn(bundle.absence(name))
+
+
+def _told(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none named"
+    return number(value) if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @common
 def verify(file: Path, as_json: bool, debug: bool) -> int:
-    """Check a bundle's every byte: sizes, hashes, values, template. Exit status 1 on any fault."""
+    """Check a bundle's every byte: sizes, hashes, values, parts, template, tokenizer. Exit status 1 on any fault."""
     from ..examine import faults
 
     found = faults(file)

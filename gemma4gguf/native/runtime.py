@@ -103,13 +103,22 @@ class Model:
     """The weights and the vocabulary of one GGUF, at byte `offset` of a file. Shared by its contexts."""
 
     def __init__(
-        self, path: str | os.PathLike[str], *, offset: int = 0, gpu_layers: int | None = None, debug: bool = False
+        self,
+        path: str | os.PathLike[str],
+        *,
+        offset: int = 0,
+        gpu_layers: int | None = None,
+        vocab_only: bool = False,
+        debug: bool = False,
     ) -> None:
-        """Load it. `gpu_layers` None: all of them where a GPU can be used. Raises NativeError."""
+        """Load it. `gpu_layers` None: all of them where a GPU can be used. `vocab_only`: no weights. Raises
+        NativeError.
+        """
         self._handle: Any = None
         log = _library(debug)
         params = C.llama_model_default_params()
         params.n_gpu_layers = -1 if gpu_layers is None else gpu_layers
+        params.vocab_only = vocab_only
         if offset:
             with _c_file(path, offset) as file:
                 self._handle = C.llama_model_load_from_file_ptr(file, params)
