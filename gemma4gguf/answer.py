@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from .decode import decode
+from .decode import Drafts, decode
 from .errors import ContextError, InputError
 from .native.runtime import Sampler, Sampling, Vocabulary
 from .prompt import PLACEHOLDERS, Tokens, count, token_id
@@ -93,7 +93,10 @@ class Timings:
 
 @dataclass(frozen=True)
 class Result:
-    """A whole answer. `finish_reason`: stop, length or tool_calls. `seed` repeats it."""
+    """A whole answer. `finish_reason`: stop, length or tool_calls. `seed` repeats it.
+
+    `draft`: steps, proposed, accepted; where there was a drafter also what `decode.Drafts.report` says.
+    """
 
     text: str
     thought: str
@@ -136,6 +139,7 @@ def answer(
     limit: int,
     *,
     stream: ReplyStream,
+    drafts: Drafts | None = None,
     load_s: float = 0.0,
 ) -> Iterator[Chunk]:
     """Answer a prompt with at most `limit` tokens, which must fit (see `room`). `stream` takes the reply apart.
@@ -150,7 +154,7 @@ def answer(
     chunks: list[Chunk] = []
     completion = 0
     with Sampler(sampling, rules.suppressed) as sampler:
-        for token in decode(session, sampler, rules.end, limit):
+        for token in decode(session, sampler, rules.end, limit, drafts):
             completion += 1
             first = first or time.perf_counter()
             if token in rules.end:
@@ -182,6 +186,7 @@ def answer(
         tokens=replace(tokens, completion=completion),
         timings=timings,
         seed=sampling.seed,
+        draft=drafts.report() if drafts else {"steps": 0, "proposed": 0, "accepted": 0},
     )
     yield replace(last, result=result)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -19,12 +20,15 @@ from numpy.typing import NDArray
 
 from .answer import Options, Result, Rules, answer, room
 from .audio import AudioSource
-from .bundle import EMBEDDER, Bundle
+from .bundle import DRAFTER, EMBEDDER, Bundle
 from .chat import Audio, Image, Prompt, Segment, compose, raw_segments
+from .decode import Drafts
+from .drafter import Drafter
 from .embedder import Embedder
-from .errors import ContextError, FormatError, InputError
+from .errors import ContextError, FormatError, InputError, NativeError
 from .image import DEFAULT_BUDGET, ImageSource, check_budget
 from .native.runtime import FLASH_ATTENTION, KV_TYPES, Context, ContextOptions, Model
+from .pace import Pace
 from .prompt import spans
 from .reply import ReplyParser
 from .session import Session, Span, evaluate, pieces
@@ -32,6 +36,7 @@ from .stream import Chunk, ReplyStream
 
 DEFAULT_CONTEXT = 8192  # positions
 MIN_MICRO_BATCH = 512  # rows that are computed together
+MOST_DRAFTS = ContextOptions.outputs - 1  # tokens drafted in one step: they and the one before them need logits
 
 
 @dataclass(frozen=True)
@@ -47,8 +52,9 @@ class Gemma4:
 
     `context`: positions that prompt and answer may have together. `threads`: one per physical core. `gpu_layers`: all
     of them where there is a GPU. `kv_type`: f32, f16, q8_0, q4_0. `flash_attention`: auto, on, off. `image_tokens`:
-    soft tokens a picture may take (70, 140, 280, 560, 1120). Raises InputError and FormatError at once, NativeError
-    when the weights load.
+    soft tokens a picture may take (70, 140, 280, 560, 1120). `draft`: tokens that a bundle's drafter proposes at a
+    time, auto (as many as pay), off, or a number; it changes the speed, not the answer. Raises InputError and
+    FormatError at once, NativeError when the weights load.
     """
 
     def __init__(
@@ -61,8 +67,11 @@ class Gemma4:
         kv_type: str = "f16",
         flash_attention: str = "auto",
         image_tokens: int | None = None,
+        draft: str | int = "auto",
         debug: bool = False,
     ) -> None:
+        if draft not in ("auto", "off") and not (isinstance(draft, int) and 0 <= draft <= MOST_DRAFTS):
+            raise InputError(f"draft is {draft!r}, expected auto, off or a number up to {MOST_DRAFTS}")
         for name, value, known in (
             ("kv_type", kv_type, KV_TYPES),
             ("flash_attention", flash_attention, FLASH_ATTENTION),
@@ -91,6 +100,11 @@ class Gemma4:
             flash_attention=flash_attention,
         )
         self._gpu_layers, self._debug = gpu_layers, debug
+        self._draft = 0 if draft == "off" else draft
+        if isinstance(self._draft, int) and self._draft > 0:
+            self.bundle.require(DRAFTER)
+        self._drafter: Drafter | None = None
+        self._pace = Pace()
         self._model: Model | None = None
         self._session: Session | None = None
         self._scorer: Context | None = None
@@ -106,10 +120,10 @@ class Gemma4:
     def close(self) -> None:
         """Free everything. Using the model afterwards is an error."""
         self._closed = True
-        for owned in (self._scorer, self._session and self._session.context, self._model):
+        for owned in (self._scorer, self._drafter, self._session and self._session.context, self._model):
             if owned:
                 owned.close()
-        self._scorer = self._session = self._model = None
+        self._scorer = self._drafter = self._session = self._model = None
 
     def __enter__(self) -> Gemma4:
         return self
@@ -123,9 +137,27 @@ class Gemma4:
         if self._model is None or self._session is None:
             started = time.perf_counter()
             self._model = Model(self.bundle.path, gpu_layers=self._gpu_layers, debug=self._debug)
-            self._session = Session(Context(self._model, self._context_options))
+            context = Context(self._model, self._context_options, hidden=bool(self._draft))
+            if self._draft:
+                self._load_drafter(context)
+            self._session = Session(context)
             self._load_s = time.perf_counter() - started
         return self._model, self._session
+
+    def _load_drafter(self, context: Context) -> None:
+        """Where drafts are no more than welcome, whatever hinders them is a warning."""
+        section = self.bundle.section(DRAFTER)
+        if section is None:
+            return
+        try:
+            self._drafter = Drafter(section, self.bundle.text, context, gpu_layers=self._gpu_layers)
+        except (FormatError, NativeError) as error:
+            if self._draft != "auto":
+                raise
+            warnings.warn(f"decoding goes on without drafts: {error}", stacklevel=2)
+            return
+        fixed = self._draft if isinstance(self._draft, int) else None
+        self._pace = Pace(fixed, ratio=section.size / self.bundle.text.size)
 
     # ── questions ────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -239,7 +271,10 @@ class Gemma4:
         limit = min(how.max_tokens or session.context.size, room(session, prepared))
         rules = Rules.of(model.vocab, metadata)
         sampling = how.sampling(metadata)
-        return answer(session, model.vocab, rules, prepared, sampling, limit, stream=stream, load_s=self._load_s)
+        drafts = Drafts(self._drafter, self._pace) if self._drafter else None
+        return answer(
+            session, model.vocab, rules, prepared, sampling, limit, stream=stream, drafts=drafts, load_s=self._load_s
+        )
 
     def _spans(self, parts: Sequence[Segment], model: Model) -> list[Span]:
         self._check_media(parts)

@@ -6,6 +6,7 @@ Knows nothing of sampling, text or files.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import ContextError
+from .errors import ContextError, InputError
 from .native.runtime import Context
 
 Key = int | tuple[bytes, int]  # what one position holds: a token id, or a row of some medium by content
@@ -42,11 +43,16 @@ class Span:
 
 
 class Session:
-    """One conversation's cache in one context. After any failure it is empty, never half right."""
+    """One conversation's cache in one context. After any failure it is empty, never half right.
+
+    `turn` counts the prompts fed: whoever goes on from one asks with `alone` whether it is still theirs.
+    """
 
     def __init__(self, context: Context) -> None:
         self.context = context
+        self.turn = 0
         self._held: list[Key] = []
+        self._busy = threading.Lock()
 
     @property
     def length(self) -> int:
@@ -65,7 +71,8 @@ class Session:
             raise ContextError("the prompt is empty")
         if len(wanted) >= self.context.size:
             raise ContextError(f"the prompt has {len(wanted):,} tokens and the context holds {self.context.size:,}")
-        with self._emptied_on_failure():
+        with self.alone(), self._emptied_on_failure():
+            self.turn += 1
             reused = self._reuse(spans, wanted)
             for span, part in pieces(spans, self.context.options.batch, reused):
                 done = self.length + part.stop - part.start
@@ -74,8 +81,22 @@ class Session:
                 progress(done, len(wanted))
         return reused
 
+    @contextmanager
+    def alone(self, turn: int | None = None) -> Iterator[None]:
+        """Nobody else uses the cache in this block, nor has anybody fed it since `turn`. Raises InputError."""
+        if not self._busy.acquire(blocking=False):
+            raise InputError("the model is at work for another thread; ask one question at a time")
+        try:
+            if turn is not None and turn != self.turn:
+                raise InputError("another question was asked before this answer ended; finish or close a stream first")
+            yield
+        finally:
+            self._busy.release()
+
     def step(self, tokens: Sequence[int]) -> None:
         """Evaluate token ids after what is held, each with logits (row i of the context's last call)."""
+        if len(tokens) > self.room:
+            raise ContextError(f"{len(tokens)} more tokens, and the context has room for {self.room}")
         with self._emptied_on_failure():
             self.context.decode(tokens, start=self.length, outputs=len(tokens))
             self._held += tokens

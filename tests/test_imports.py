@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 ORDER = (
-    "errors container bundle native image audio embedder template messages reply chat session drafter decode stream "
+    "errors container bundle native image audio embedder template messages reply chat session pace drafter decode stream "
     "prompt answer model export pack plan quality examine doctor bench server show cli"
 ).split()
 BELOW_CONVERTERS = {"errors", "container", "bundle", "native"}

@@ -16,7 +16,14 @@ from ..show import warn
 from .common import common, print_json
 
 STDIN = "-"
-OPENING = ("context", "threads", "kv_type", "flash_attention", "image_tokens")  # options of the model, not the answer
+OPENING = (
+    "context",
+    "threads",
+    "kv_type",
+    "flash_attention",
+    "image_tokens",
+    "draft",
+)  # options of the model, not the answer
 
 
 def _stdin_bytes() -> bytes:
@@ -48,6 +55,7 @@ def _medium(path: str) -> str | bytes:
 @click.option("--gpu-layers", metavar="N|auto", default="auto", show_default=True, help="Layers on the GPU.")
 @click.option("--kv-type", metavar="TYPE", default="f16", show_default=True, help="Cache type: f16, q8_0, q4_0, f32.")
 @click.option("--flash-attention", metavar="auto|on|off", default="auto", show_default=True)
+@click.option("--draft", metavar="auto|off|N", default="auto", show_default=True, help="Tokens drafted at a time.")
 @common
 def generate(
     file: Path,
@@ -76,6 +84,7 @@ def generate(
     how = {name: value for name, value in given.items() if value is not None}
     opening = {name: how.pop(name) for name in OPENING if name in how}
     opening["gpu_layers"] = _gpu_layers(how.pop("gpu_layers"))
+    opening["draft"] = int(opening["draft"]) if opening["draft"].isdecimal() else opening["draft"]
     if prompt == STDIN:
         prompt = _stdin_bytes().decode("utf-8", "replace").removesuffix("\n")
     with warnings.catch_warnings(), Gemma4(file, debug=debug, **opening) as model:
@@ -121,10 +130,11 @@ def _gpu_layers(text: str) -> int | None:
 
 def speed(result: Any) -> str:
     """One line of counts and times."""
-    t, n = result.timings, result.tokens
+    t, n, d = result.timings, result.tokens, result.draft
+    drafts = f", {d['accepted']} of {d['proposed']} drafts accepted" if d["proposed"] else ""
     return (
         f"{n.prompt} tokens read in {t.prefill_s:.1f} s, {n.completion} written at {t.tokens_per_s:.1f} a second"
-        f" ({result.finish_reason})"
+        f"{drafts} ({result.finish_reason})"
     )
 
 

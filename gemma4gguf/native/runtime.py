@@ -217,6 +217,51 @@ class Vocabulary:
         return [int(pointer[i]) for i in range(count.value)]
 
 
+# ── hidden rows ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+# From llama-ext.h, which is no stable interface: each function is looked up when it is needed, by its C, Itanium and
+# Microsoft name, so that a library without it still decodes.
+_EXTENSIONS: dict[str, tuple[list[str], list[Any], Any]] = {
+    # void llama_set_embeddings_nextn(struct llama_context * ctx, bool value, bool masked);
+    "llama_set_embeddings_nextn": (
+        [
+            "_Z26llama_set_embeddings_nextnP13llama_contextbb",
+            "?llama_set_embeddings_nextn@@YAXPEAUllama_context@@_N1@Z",
+        ],
+        [C.llama_context_p_ctypes, ctypes.c_bool, ctypes.c_bool],
+        None,
+    ),
+    # float * llama_get_embeddings_nextn_ith(struct llama_context * ctx, int32_t i);
+    "llama_get_embeddings_nextn_ith": (
+        [
+            "_Z30llama_get_embeddings_nextn_ithP13llama_contexti",
+            "?llama_get_embeddings_nextn_ith@@YAPEAMPEAUllama_context@@H@Z",
+        ],
+        [C.llama_context_p_ctypes, ctypes.c_int32],
+        ctypes.POINTER(ctypes.c_float),
+    ),
+}
+
+
+def _extension(name: str) -> Any:
+    """The function, ready to call; None where the library has none of its names."""
+    mangled, arguments, result = _EXTENSIONS[name]
+    function = next((f for f in (getattr(C._lib, n, None) for n in (name, *mangled)) if f is not None), None)
+    if function is not None:
+        function.argtypes, function.restype = arguments, result
+    return function
+
+
+def missing_for_drafts() -> list[str]:
+    """What a drafter needs and this llama.cpp does not have, by name."""
+    params = {field[0] for field in C.llama_context_params._fields_}
+    return [
+        *(name for name in _EXTENSIONS if _extension(name) is None),
+        *(["LLAMA_CONTEXT_TYPE_MTP"] if not hasattr(C, "LLAMA_CONTEXT_TYPE_MTP") else []),
+        *({"ctx_type", "ctx_other"} - params),
+    ]
+
+
 # ── context ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -245,8 +290,12 @@ class Context:
     overwrites.
     """
 
-    def __init__(self, model: Model, options: ContextOptions, *, target: Context | None = None) -> None:
-        """Make it. `target`: the context whose cache and hidden rows a drafter reads. Raises NativeError."""
+    def __init__(
+        self, model: Model, options: ContextOptions, *, hidden: bool = False, target: Context | None = None
+    ) -> None:
+        """Make it. `hidden`: keep hidden rows too. `target`: the context whose cache a drafter reads, and whose
+        cache is EMPTIED here; close the drafter's context first. Raises NativeError.
+        """
         self._handle: Any = None
         self._log = _library()
         if options.kv_type in ("q8_0", "q4_0") and options.flash_attention == "off":
@@ -261,6 +310,7 @@ class Context:
         params.type_k = params.type_v = KV_TYPES[options.kv_type]
         params.flash_attn_type = FLASH_ATTENTION[options.flash_attention]
         params.no_perf = True
+        params.swa_full = False  # sliding layers hold their window and a batch, not the whole context
         if target is not None:
             params.ctx_type = C.LLAMA_CONTEXT_TYPE_MTP
             params.ctx_other = target.handle
@@ -270,8 +320,15 @@ class Context:
             raise NativeError(
                 f"llama.cpp cannot make a context of {options.context:,} positions{self._log.last()}; try a smaller one"
             )
+        set_hidden = _extension("llama_set_embeddings_nextn")
+        self._get_hidden = _extension("llama_get_embeddings_nextn_ith") if hidden and set_hidden else None
+        if set_hidden:
+            # Masked: only rows with logits get a hidden row, and only they go through the last layer's second half.
+            set_hidden(self._handle, self._get_hidden is not None, True)
         self._memory = C.llama_get_memory(self._handle)
         self._batch = _Batch(options.batch)
+        self._width = int(C.llama_model_n_embd_inp(model.handle))
+        self._rows = range(0)  # of the last call, those with logits
 
     @property
     def handle(self) -> Any:
@@ -292,7 +349,6 @@ class Context:
         start: int,
         outputs: int = 1,
         causal: bool = True,
-        same_position: bool = False,
     ) -> None:
         """Evaluate token ids [n], embedding rows float32 [n, width], or (a drafter) both, at `start`, `start`+1 and on.
 
@@ -304,7 +360,12 @@ class Context:
             raise NativeError(
                 f"a batch of {n} rows, expected 1 to {self.options.batch} (micro-batch {self.options.micro_batch})"
             )
-        batch = self._batch.fill(tokens, rows, n, start, outputs, same_position)
+        if outputs > min(n, self.options.outputs):
+            raise NativeError(f"logits of {outputs} rows, expected at most {min(n, self.options.outputs)}")
+        if rows is not None and rows.shape != (n, self._width):
+            raise NativeError(f"embedding rows {list(rows.shape)}, expected {[n, self._width]}")
+        self._rows = range(0)
+        batch = self._batch.fill(tokens, rows, n, start, outputs)
         if not causal:
             C.llama_set_causal_attn(self.handle, False)
         try:
@@ -315,13 +376,24 @@ class Context:
         if status != 0:
             reason = "no room is left in the context" if status == 1 else f"status {status}"
             raise NativeError(f"llama.cpp could not evaluate {n} rows at position {start}: {reason}{self._log.last()}")
+        self._rows = range(n - outputs, n)
 
     def logits(self, row: int = -1) -> NDArray[np.float32]:
-        """float32 [vocabulary] of batch row `row` of the last call (-1: the last with logits). A view."""
-        pointer = C.llama_get_logits_ith(self.handle, row)
+        """float32 [vocabulary] of batch row `row` of the last call (-1: the last one). A view."""
+        return self._row(C.llama_get_logits_ith, row, self.model.vocab.size)
+
+    def hidden(self, row: int = -1) -> NDArray[np.float32]:
+        """float32 [width] of the same row: after a model's last norm; a drafter's, for its next step. A view."""
+        if self._get_hidden is None:
+            raise NativeError("this context keeps no hidden rows")
+        return self._row(self._get_hidden, row, self.model.n_embd)
+
+    def _row(self, get: Callable[[Any, int], Any], row: int, width: int) -> NDArray[np.float32]:
+        at = row if row >= 0 else self._rows.stop + row
+        pointer = get(self.handle, at) if at in self._rows else None
         if not pointer:
             raise NativeError(f"batch row {row} has no logits")
-        return np.ctypeslib.as_array(pointer, (self.model.vocab.size,))
+        return np.ctypeslib.as_array(pointer, (width,))
 
     def remove(self, start: int) -> bool:
         """Forget every position from `start` on; False where the cache cannot."""
@@ -363,11 +435,10 @@ class _Batch:
         n: int,
         start: int,
         outputs: int,
-        same_position: bool,
     ) -> Any:
         self._tokens = None if tokens is None else np.ascontiguousarray(tokens, np.int32)  # kept alive for the call
         self._rows = None if rows is None else np.ascontiguousarray(rows, np.float32)
-        self._position[:n] = start if same_position else np.arange(start, start + n)
+        self._position[:n] = np.arange(start, start + n)
         self._wanted[:n] = 0
         if outputs:
             self._wanted[max(0, n - outputs) : n] = 1
