@@ -47,6 +47,12 @@ _UNHASHED = "0" * 64  # what the text section's own digest is read as while that
 _STORED_AS_THEY_ARE = {GGMLQuantizationType.F32: np.float32, GGMLQuantizationType.F16: np.float16}
 
 
+def a_kind(architecture: str) -> str:
+    """A section's kind with its article, for messages."""
+    what = NAMES.get(architecture, f"{architecture!r} model")
+    return f"{'an' if what.startswith('MTP') else 'a'} {what}"
+
+
 # ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -116,8 +122,9 @@ class Bundle:
         sections = read_sections(path)
         found = [s.architecture for s in sections]
         if found[0] != TEXT:
-            what = NAMES.get(found[0], f"{found[0]!r} model")
-            raise FormatError(f"{path}: holds a {what}, expected a Gemma 4 text model first (architecture {TEXT!r})")
+            raise FormatError(
+                f"{path}: holds {a_kind(found[0])}, expected a Gemma 4 text model first (architecture {TEXT!r})"
+            )
         if found != [name for name in ORDER if name in found]:
             raise FormatError(
                 f"{path}: sections {', '.join(found)}: expected each of {', '.join(ORDER)} once, in order"

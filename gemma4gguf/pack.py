@@ -21,6 +21,7 @@ from .bundle import (
     TEXT,
     Bundle,
     Section,
+    a_kind,
     part_of,
     plan_layout,
     read_sections,
@@ -111,14 +112,13 @@ def only(path: str | os.PathLike[str], architecture: str) -> Section:
     """The one section of a file that must be of this architecture. Raises InputError and FormatError."""
     sections = read_sections(path)
     found = sections[0].architecture
-    wanted = f"expected a {NAMES[architecture]} (architecture {architecture!r}) for {OPTIONS[architecture]}"
+    wanted = f"expected {a_kind(architecture)} (architecture {architecture!r}) for {OPTIONS[architecture]}"
     if found == TEXT and len(sections) > 1:
         raise FormatError(
             f"{path}: is a whole bundle, {wanted}; cut its parts out first with `gemma4gguf export {path} DIR`"
         )
     if found != architecture:
-        what = NAMES.get(found, f"{found!r} model")
-        raise FormatError(f"{path}: holds a {what}, {wanted}")
+        raise FormatError(f"{path}: holds {a_kind(found)}, {wanted}")
     if len(sections) > 1:
         raise FormatError(f"{path}: holds {len(sections)} sections, {wanted} and nothing else")
     return sections[0]

@@ -217,7 +217,7 @@ def test_lost_sections_are_noticed(tmp_path: Path, whole: Path, kept: int) -> No
     ("order", "message"),
     [
         ((EMBEDDER, TEXT), "holds a multimodal embedder, expected a Gemma 4 text model first"),
-        ((DRAFTER,), "holds a MTP drafter, expected"),
+        ((DRAFTER,), "holds an MTP drafter, expected"),
         (("llama",), "holds a 'llama' model, expected"),
         ((TEXT, DRAFTER, EMBEDDER), "expected each of gemma4, clip, gemma4-assistant once, in order"),
         ((TEXT, EMBEDDER, EMBEDDER), "once, in order"),
