@@ -85,13 +85,16 @@ def convert(
     if out is not None and not dry_run and not Path(out).expanduser().is_dir():
         bundle.check_output(Path(out).expanduser(), 0, force=force)  # before anything is downloaded
 
-    origin = locate(source, lambda done, total: report(done, total, "download"))
+    def fetched(done: int, total: int) -> None:
+        report(done, total, "download")
+
+    origin = locate(source, fetched, plan_only=dry_run)
     model = _read(origin, text_only=text_only)
     chosen = asked or mixture.mixture(model.trained_for or DEFAULT)
     notes = [*model.notes, *_advice(origin, model, asked, chosen), *_uncovered(model, importance)]
     sections = [aim(m, chosen, overrides=overrides, imatrix=importance) for m in model.sections]
     if drafter is not None:
-        drafter_origin = locate(drafter, lambda done, total: report(done, total, "download"))
+        drafter_origin = locate(drafter, fetched, plan_only=dry_run)
         material = _read(drafter_origin, drafter=True).sections[0]
         _check_drafter(model, material, drafter_origin)
         sections = [s for s in sections if s.material.architecture != DRAFTER] + [aim(material, drafter_asked)]

@@ -37,7 +37,7 @@ def read_checkpoint(origin: Origin, *, drafter: bool = False, text_only: bool = 
             if drafter
             else f"{where}: is the MTP drafter; give the model as the source and this with --drafter"
         )
-    tensors = read_folder(origin.path)
+    tensors = dict(origin.tensors) if origin.tensors is not None else read_folder(origin.path)
     tokenizer = read_tokenizer(origin.path, files.config)
     tokens = len(tokenizer.tokens)
     _check_vocabulary(where, config, tensors, tokens)

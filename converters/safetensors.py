@@ -78,6 +78,12 @@ def read_folder(folder: Path) -> dict[str, Stored]:
     raise ConversionError(f"{folder}: has {what}; get the whole checkpoint again")
 
 
+def weight_files(folder: Path) -> list[str]:
+    """The files that a folder's weights are in, going by its index alone."""
+    index = folder / INDEX
+    return sorted(set(_weight_map(index).values())) if index.is_file() else [SINGLE]
+
+
 def _weight_map(index: Path) -> dict[str, str]:
     found = read_json(index).get("weight_map")
     if not isinstance(found, dict) or not all(isinstance(v, str) for v in found.values()):
@@ -132,6 +138,11 @@ def read_file(path: Path) -> dict[str, Stored]:
     header.pop("__metadata__", None)
     start = 8 + length
     return {name: _stored(path, name, entry, start, size) for name, entry in header.items()}
+
+
+def described(path: Path, entries: Mapping[str, Any]) -> dict[str, Stored]:
+    """Tensors of a file that is not here, from its header's entries."""
+    return {name: _stored(path, name, entry, 0, 1 << 62) for name, entry in entries.items()}
 
 
 def _stored(path: Path, name: str, entry: Any, start: int, size: int) -> Stored:

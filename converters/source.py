@@ -6,16 +6,20 @@ In: what the caller typed. Out: a local folder or file, and what to call it. Kno
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gemma4gguf.errors import ConversionError, InputError
 
+from .safetensors import Stored, described, weight_files
+
 Report = Callable[[int, int], None]  # bytes so far, bytes in all
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(@[\w./-]+)?")
+WEIGHTS = "model*.safetensors"
 # All that a conversion reads: never pickles, images, other formats of the weights.
 NEEDED = (
     "config.json",
@@ -28,26 +32,31 @@ NEEDED = (
     "additional_chat_templates/*.jinja",
     "README.md",
     "adapter_config.json",
-    "model*.safetensors",
     "model.safetensors.index.json",
+    WEIGHTS,
 )
 
 
 @dataclass(frozen=True)
 class Origin:
-    """A folder with a checkpoint, or a GGUF file; `name` is what it is called, without its owner."""
+    """A folder with a checkpoint, or a GGUF file; `name` is what it is called, without its owner.
+
+    `tensors` is what the weights hold where only their headers were fetched: enough to plan, not to convert.
+    """
 
     path: Path
     name: str
+    tensors: Mapping[str, Stored] | None = None
 
     @property
     def is_gguf(self) -> bool:
         return self.path.is_file()
 
 
-def locate(source: str | Path, report: Report = lambda done, total: None) -> Origin:
+def locate(source: str | Path, report: Report = lambda done, total: None, *, plan_only: bool = False) -> Origin:
     """Find a checkpoint, downloading it when `source` is a Hub id (`owner/name`, or `owner/name@revision`).
 
+    `plan_only` fetches the small files and the headers of the weights, a few megabytes, and not the weights.
     Raises InputError when there is no such thing, ConversionError when it is no whole checkpoint or cannot be fetched.
     """
     path = Path(source).expanduser()
@@ -63,9 +72,10 @@ def locate(source: str | Path, report: Report = lambda done, total: None) -> Ori
     if not HUB_ID.fullmatch(text) or isinstance(source, Path):
         raise InputError(f"{source}: no such folder or file, and not a Hub id such as google/gemma-4-12B-it")
     name, _, revision = text.partition("@")
-    folder = _download(name, revision or None, report)
+    with _hub_errors(name, revision):
+        folder, tensors = _download(name, revision or None, report, plan_only)
     _check_folder(folder)
-    return Origin(folder, name.partition("/")[2])
+    return Origin(folder, name.partition("/")[2], tensors)
 
 
 def _check_folder(folder: Path) -> None:
@@ -79,17 +89,30 @@ def _check_folder(folder: Path) -> None:
         )
 
 
-def _download(name: str, revision: str | None, report: Report) -> Path:
+def _download(
+    name: str, revision: str | None, report: Report, plan_only: bool
+) -> tuple[Path, Mapping[str, Stored] | None]:
     import huggingface_hub as hub  # slow to import, and only needed here
+
+    wanted = [pattern for pattern in NEEDED if not plan_only or pattern != WEIGHTS]
+    bar = _silent_bar(report)
+    folder = Path(str(hub.snapshot_download(name, revision=revision, allow_patterns=wanted, tqdm_class=bar)))
+    if not plan_only:
+        return folder, None
+    tensors: dict[str, Stored] = {}
+    for file in weight_files(folder):
+        header = hub.parse_safetensors_file_metadata(name, file, revision=revision)
+        tensors |= described(folder / file, {tensor: vars(entry) for tensor, entry in header.tensors.items()})
+    return folder, tensors
+
+
+@contextmanager
+def _hub_errors(name: str, revision: str) -> Iterator[None]:
+    """The Hub client's errors as ours."""
     from huggingface_hub import errors
 
-    patterns = list(NEEDED)
     try:
-        files: Any = hub.snapshot_download(name, revision=revision, allow_patterns=patterns, dry_run=True)
-        total = sum(f.file_size for f in files if f.will_download)
-        folder = hub.snapshot_download(
-            name, revision=revision, allow_patterns=patterns, tqdm_class=_bar(report, total) if total else None
-        )
+        yield
     except errors.GatedRepoError:
         raise ConversionError(
             f"{name}: access is granted on its page first, https://huggingface.co/{name}; then run `hf auth login`"
@@ -98,32 +121,32 @@ def _download(name: str, revision: str | None, report: Report) -> Path:
         raise ConversionError(f"{name}: has no revision {revision!r} on the Hub") from None
     except errors.RepositoryNotFoundError:
         raise InputError(
-            f"{name}: no such folder here and no such model on the Hub (or `hf auth login` first)"
+            f"{name}: no such folder here and no such model on the Hub (a private one needs `hf auth login`)"
         ) from None
-    except (OSError, errors.HfHubHTTPError, errors.LocalEntryNotFoundError, ValueError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    except errors.RemoteEntryNotFoundError:
+        raise ConversionError(f"{name}: has no safetensors weights on the Hub; take a checkpoint that has") from None
+    except (OSError, errors.HfHubHTTPError, errors.SafetensorsParsingError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise ConversionError(
-            f"{name}: cannot be downloaded ({first}); run the same command again, it goes on where it stopped"
+            f"{name}: cannot be downloaded ({reason}); run the same command again, it goes on where it stopped"
         ) from None
-    return Path(str(folder))
 
 
-def _bar(report: Report, total: int) -> Any:
-    """A progress bar class that shows nothing and tells us the bytes."""
-    import huggingface_hub.utils as utils
+def _silent_bar(report: Report) -> Any:
+    """A progress bar class for the Hub's client that shows nothing and tells us the bytes."""
+    from huggingface_hub.utils.tqdm import tqdm
 
-    base: Any = vars(utils)["tqdm"]
-    done = 0
+    start: Any = tqdm.__init__
 
-    class Bar(base):  # type: ignore[misc]
+    class Bar(tqdm):
         def __init__(self, *args: Any, **options: Any) -> None:
             self.counts = options.get("name") == "huggingface_hub.snapshot_download"  # the bar of bytes on disk
-            super().__init__(*args, **(options | {"disable": True}))
+            self.done = 0
+            start(self, *args, **(options | {"disable": True}))
 
         def update(self, n: float | None = 1) -> None:
-            nonlocal done
             if self.counts and n:
-                done += int(n)
-                report(min(done, total), total)
+                self.done += int(n)
+                report(self.done, max(self.done, int(self.total or 0)))
 
     return Bar
