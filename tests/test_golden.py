@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import cases
 import numpy as np
@@ -24,7 +25,10 @@ from gemma4gguf.session import Span
 
 GOLDEN = Path(__file__).parent / "golden"
 THREADS = 1  # more would wait for each other on a busy machine
-EXACT = {"kv_type": "f32", "flash_attention": "off"}  # nothing rounded on the way but llama.cpp's own GELU table
+EXACT: dict[str, Any] = {
+    "kv_type": "f32",
+    "flash_attention": "off",
+}  # nothing rounded on the way but llama.cpp's own GELU table
 CLOSE = 0.03  # logits, whose standard deviation is 2 here
 GREEDY = Sampling(temperature=0, top_k=0, top_p=1, min_p=0, seed=0)
 AS_SHIPPED = 0.1  # the same with the default F16 cache and flash attention
@@ -49,14 +53,14 @@ def shipped(bundle: Path) -> Iterator[Gemma4]:
         yield model
 
 
-def media(case: cases.Case) -> dict[str, list[object]]:
+def media(case: cases.Case) -> dict[str, list[Any]]:
     return {
         "images": [cases.picture(name) for name in case.images],
         "audio": [(cases.clip(name), cases.RATE) for name in case.audio],
     }
 
 
-def prompt_spans(model: Gemma4, prompt: str, **given: list[object]) -> list[Span]:
+def prompt_spans(model: Gemma4, prompt: str, **given: list[Any]) -> list[Span]:
     """What the model would feed to its cache."""
     vocab = model._ready()[0].vocab
     return spans(raw_segments(prompt, **given), vocab, lambda: model.embedder, model.image_tokens)
@@ -131,7 +135,7 @@ def close_soft_tokens(found: np.ndarray, name: str) -> None:
 
 
 @pytest.mark.parametrize("answer", json.loads((GOLDEN / "greedy.json").read_text()), ids=lambda answer: answer["case"])
-def test_greedy_answers_equal_generate(exact: Gemma4, answer: dict[str, object]) -> None:
+def test_greedy_answers_equal_generate(exact: Gemma4, answer: dict[str, Any]) -> None:
     """Token for token, `<turn|>` as an end and suppressed tokens included."""
     case = CASES[str(answer["case"])]
     model, session = exact._ready()
