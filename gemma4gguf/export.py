@@ -23,10 +23,11 @@ from .image import DEFAULT_BUDGET, check_budget
 
 PREFIXES = {TEXT: "", EMBEDDER: "mmproj-", DRAFTER: "mtp-"}  # what llama.cpp and LM Studio look for beside a model
 MICRO_BATCH = 512  # llama.cpp's own
-# Soft tokens a picture may take -> the --image-min-tokens with which llama.cpp's size is most often the reference's,
-# and the tokens of the largest picture that it then makes. Counted over 4,000 sizes from 64x64 to 4000x3000, aspect
-# ratios up to 2.5: the same size for 84, 84, 96, 90 and 75 %. Pictures given at reference size stay what they are.
-BUDGETS = {70: (57, 72), 140: (114, 140), 280: (252, 286), 560: (512, 560), 1120: (1056, 1122)}
+# Soft tokens a picture may take -> llama.cpp's --image-min-tokens. It rounds sizes up below that limit and down above
+# the other one, the reference always down: these values make most sizes equal (of pictures with the aspect ratios of
+# cameras and screens 75, 84, 99, 93 and 77 %), and leave alone what has the reference's size already.
+BUDGETS = {70: 54, 140: 118, 280: 250, 560: 512, 1120: 1048}
+OVERSHOOT = 1.3  # times the budget: what llama.cpp's rounding up makes of pictures up to 100 times as long as wide
 LLAMA_CPP, LM_STUDIO, OLLAMA = TARGETS = ("llama.cpp", "lmstudio", "ollama")
 
 Progress = Callable[[int, int], None]
@@ -92,7 +93,7 @@ class _Job:
 
     @property
     def micro_batch(self) -> int:
-        return max(MICRO_BATCH, padded(BUDGETS[self.image_tokens][1], 64))
+        return max(MICRO_BATCH, padded(int(OVERSHOOT * self.image_tokens), 64))
 
 
 _Plan = tuple[list[_Order], list[str], list[str]]  # files, commands, notes
@@ -152,11 +153,18 @@ def _safe(name: str) -> str:
 
 def _is_there(order: _Order, source: Path) -> bool:
     """The bundle itself lies where its text model is wanted, as in its own folder."""
-    if not order.path.exists() or not order.path.samefile(source):
+    if not any(_same_entry(order.path, name) for name in (source, source.resolve())):
         return False
     if order.link:
         return True
     raise InputError(f"{order.path}: is the bundle itself, which the export would replace; choose another folder")
+
+
+def _same_entry(path: Path, other: Path) -> bool:
+    """Whether both name one entry of one folder: a second hard link is another entry, and may be replaced."""
+    if not path.exists() or path.name.casefold() != other.name.casefold():
+        return False
+    return path.parent.samefile(other.parent) and path.samefile(other)
 
 
 def _check(orders: Sequence[_Order], *, force: bool) -> None:
@@ -247,7 +255,7 @@ def _llama_cpp(job: _Job) -> _Plan:
 
 def image_options(image_tokens: int) -> list[str]:
     """llama.cpp's options for a picture's budget, see BUDGETS."""
-    return ["--image-min-tokens", str(BUDGETS[image_tokens][0]), "--image-max-tokens", str(image_tokens)]
+    return ["--image-min-tokens", str(BUDGETS[image_tokens]), "--image-max-tokens", str(image_tokens)]
 
 
 MTMD_NOTES = (
