@@ -1,0 +1,118 @@
+"""The drafter: four narrow layers that read the target's keys and values and guess the next tokens of its replies.
+
+In: a trained, fixed `network.Target` and batches. Out: the loss of chained guesses, or how many guesses the target
+accepts. As the real one runs: input is the target's embedding of the last token beside a hidden state (the target's
+after its final norm, then the drafter's own projection); the position stays at the last token through all steps;
+sliding layers read the target's last sliding layer, the full one its last layer; no softcap. The labels are the
+target's own greedy choices.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from . import config as c
+from .kernels import LOW, norm
+from .network import Layer, attention, linear, masks, matrix, rotary
+
+STEPS = 4
+SCALARS = [0.75, 0.625, 0.8125, 0.6875]
+
+
+class Drafter(nn.Module):
+    def __init__(self, target):
+        super().__init__()
+        self.target = [target]  # in a list: its weights are not the drafter's
+        with torch.no_grad():  # start from the target's table, seen along its widest directions
+            _, _, directions = torch.pca_lowrank(target.embedding, c.DRAFT_HIDDEN, center=False, niter=8)
+            start = target.embedding @ directions
+        self.embedding = nn.Parameter(start.clone())
+        self.pre = matrix(c.DRAFT_HIDDEN, 2 * c.HIDDEN)
+        self.post = matrix(c.HIDDEN, c.DRAFT_HIDDEN)
+        self.layers = nn.ModuleList(
+            Layer(kind, scalar, c.DRAFT_HIDDEN, c.DRAFT_FFN, own_kv=False)
+            for kind, scalar in zip(c.DRAFT_KINDS, SCALARS, strict=False)
+        )
+        self.norm = nn.Parameter(torch.ones(c.DRAFT_HIDDEN))
+
+    def step(self, tokens, hidden, kept, views, turns):
+        """Tokens [B, T], hidden [B, T, 256] -> logits [B, T, V], the next hidden [B, T, 256]"""
+        x = torch.cat([self.target[0].embedding.detach()[tokens] * math.sqrt(c.HIDDEN), hidden.float()], -1)
+        x = linear(x, self.pre).float()
+        for layer in self.layers:
+            q, _, _ = layer.project(x, *turns[layer.kind])
+            x = layer.finish(x, attention(q, *kept[layer.kind], views[layer.kind]))
+        x = norm(x, self.norm)
+        return linear(x, self.embedding).float(), linear(x, self.post)
+
+    def forward(self, batch, steps=STEPS):
+        """List of (logits [B, T, V], the target's choice [B, T], counts bool [B, T]), one for each step.
+
+        Column t of T is a reply's token that the target has just chosen; step j guesses the token j + 1 columns later.
+        """
+        chosen = batch.labels != -100
+        with torch.no_grad():
+            target = self.target[0]
+            logits, states, kept = target.body(target.inputs(batch), *masks(batch), chosen)
+            hidden = torch.zeros(*chosen.shape, c.HIDDEN, dtype=LOW)
+            hidden[chosen] = states
+            best = torch.full_like(batch.labels, -100)
+            best[chosen] = logits.argmax(-1)
+        n, tail = batch.ids.shape[1], chosen.shape[1]
+        at, keys = torch.arange(n - tail, n), torch.arange(n)
+        past = (keys[None, :] < at[:, None])[None] & batch.real[:, None, :]
+        near = past & (at[:, None] - keys[None, :] < c.WINDOW)[None]
+        views = {
+            kind: torch.zeros(seen.shape, dtype=LOW).masked_fill_(~seen, -1e9)[:, None]
+            for kind, seen in (("full_attention", past), ("sliding_attention", near))
+        }
+        turns = {
+            "sliding_attention": rotary("sliding_attention", c.HEAD_DIM, at),
+            "full_attention": rotary("full_attention", c.GLOBAL_HEAD_DIM, at),
+        }
+        tokens, out = batch.ids[:, -tail:], []
+        for j in range(steps):
+            logits, hidden = self.step(later(tokens, j, c.PAD), hidden, kept, views, turns)
+            out.append((logits, later(best, j + 1, -100), chosen & later(chosen, j + 1, False)))
+        return out
+
+
+def later(x, by, fill):
+    """Columns moved `by` to the left."""
+    return F.pad(x[:, by:], (0, min(by, x.shape[1])), value=fill)
+
+
+def drafter_loss(model, batch):
+    weights = torch.zeros(batch.labels.shape)
+    weights[batch.labels != -100] = batch.weights
+    loss = 0.0
+    for j, (logits, best, counts) in enumerate(model(batch)):
+        if counts.any():
+            each = F.cross_entropy(logits[counts], best[counts], reduction="none")
+            loss = loss + (each * weights[counts]).sum() * 0.8**j
+    return loss
+
+
+@torch.no_grad()
+def accepted(model, held, drafts=3):
+    """{kind: (accepted, steps)} over held-out replies that the target gives itself, decoded as the runtime does it."""
+    from .network import Tensors
+
+    counts = {}
+    for plain in held:
+        batch = Tensors(plain)
+        steps = model(batch, drafts)
+        right = torch.stack([(logits.argmax(-1) == best) & ok for logits, best, ok in steps])  # [drafts, B, T]
+        taken = right.int().cumprod(0).sum(0)
+        chosen = batch.labels != -100
+        for row, kind in enumerate(batch.kinds):
+            columns = torch.nonzero(chosen[row])[:, 0].tolist()
+            t, last = columns[0], columns[-1]
+            a, n = counts.get(kind, (0, 0))
+            while t < last:
+                a, n = a + int(taken[row, t]), n + 1
+                t += int(taken[row, t]) + 1
+            counts[kind] = (a, n)
+    return counts

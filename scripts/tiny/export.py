@@ -1,0 +1,103 @@
+"""Trained weights -> folders in the Hub's layout, bf16.
+
+In: the averaged weights of the target and the drafter. Out: models/tiny and models/tiny-assistant. Knows the
+checkpoint's names.
+"""
+
+import json
+import shutil
+
+import torch
+from safetensors.torch import save_file
+
+from . import config as c
+from .texts import TEMPLATE
+
+NORMS = {
+    "norm_in": "input_layernorm",
+    "norm_out": "post_attention_layernorm",
+    "norm_ffn": "pre_feedforward_layernorm",
+    "norm_ffn_out": "post_feedforward_layernorm",
+    "q_norm": "self_attn.q_norm",
+    "k_norm": "self_attn.k_norm",
+}
+
+
+def layer_tensors(layer, prefix):
+    """One `network.Layer` -> {checkpoint name: tensor}."""
+    d = layer.dim
+    out = {}
+    parts = {"q_proj": c.HEADS, "k_proj": layer.kv, "v_proj": layer.kv} if layer.own_kv else {"q_proj": c.HEADS}
+    if layer.full:
+        parts.pop("v_proj", None)  # full layers take their values from k_proj
+    at = 0
+    for name, heads in parts.items():
+        out[f"{prefix}self_attn.{name}.weight"] = layer.qkv[at : at + heads * d]
+        at += heads * d
+    assert at == len(layer.qkv)
+    out[prefix + "self_attn.o_proj.weight"] = layer.o
+    half = len(layer.gate_up) // 2
+    out[prefix + "mlp.gate_proj.weight"], out[prefix + "mlp.up_proj.weight"] = (
+        layer.gate_up[:half],
+        layer.gate_up[half:],
+    )
+    out[prefix + "mlp.down_proj.weight"] = layer.down
+    for own, name in NORMS.items():
+        if hasattr(layer, own):
+            out[f"{prefix}{name}.weight"] = getattr(layer, own)
+    out[prefix + "layer_scalar"] = torch.tensor([layer.scalar])
+    return out
+
+
+def target_tensors(model):
+    out = {"model.language_model.embed_tokens.weight": model.embedding, "model.language_model.norm.weight": model.norm}
+    for i, layer in enumerate(model.layers):
+        out |= layer_tensors(layer, f"model.language_model.layers.{i}.")
+    v, eye = model.vision, "model.vision_embedder."
+    out |= {
+        eye + "patch_ln1.weight": v.ln1_weight,
+        eye + "patch_ln1.bias": v.ln1_bias,
+        eye + "patch_dense.weight": v.dense,
+        eye + "patch_dense.bias": v.dense_bias,
+        eye + "patch_ln2.weight": v.ln2_weight,
+        eye + "patch_ln2.bias": v.ln2_bias,
+        eye + "pos_embedding": v.positions,
+        eye + "pos_norm.weight": v.norm_weight,
+        eye + "pos_norm.bias": v.norm_bias,
+        "model.embed_vision.embedding_projection.weight": v.projection,
+        "model.embed_audio.embedding_projection.weight": model.sound,
+    }
+    return out
+
+
+def drafter_tensors(model):
+    out = {
+        "model.embed_tokens.weight": model.embedding,
+        "model.norm.weight": model.norm,
+        "pre_projection.weight": model.pre,
+        "post_projection.weight": model.post,
+    }
+    for i, layer in enumerate(model.layers):
+        out |= layer_tensors(layer, f"model.layers.{i}.")
+    return out
+
+
+def write(folder, tensors, config, tokenizer_path, target):
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(
+        {name: t.detach().to(torch.bfloat16).contiguous().clone() for name, t in tensors.items()},
+        folder / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+    files = {
+        "config.json": config,
+        "generation_config.json": c.generation_config(),
+        "tokenizer_config.json": c.tokenizer_config(),
+    }
+    if target:
+        files["processor_config.json"] = c.processor_config()
+    for name, content in files.items():
+        (folder / name).write_text(json.dumps(content, indent=2) + "\n")
+    shutil.copyfile(tokenizer_path, folder / "tokenizer.json")
+    if target:
+        shutil.copyfile(TEMPLATE, folder / "chat_template.jinja")

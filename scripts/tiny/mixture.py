@@ -1,0 +1,130 @@
+"""What one step of training is made of, and the processes that share its work.
+
+In: a seed and the number of the step. Out: the sum of the step's gradients; the same seed and number always give the
+same examples. A step has units; each process, of one thread, takes the next unit that nobody has taken. On cores that
+others use too that is much faster than threads, which wait for each other at every matrix.
+"""
+
+import multiprocessing
+import os
+
+import numpy as np
+import torch
+
+from . import batches, network, texts
+
+
+def _thinking_sum(rng, m):
+    return texts.total(rng, m, True)
+
+
+# A unit is a list of (generator, examples a step, weight of the mean loss).
+UNITS = [
+    [(texts.row, 14, 1.0)],
+    [(texts.row, 14, 1.0), (texts.see, 6, 0.4)],
+    [(texts.hear, 28, 1.0), (texts.talk, 8, 0.25), (_thinking_sum, 8, 0.5)],
+    [(texts.use_tool, 7, 0.5), (texts.see_two, 1, 0.1), (texts.plain, 1, 0.05)],
+    [(texts.total, 36, 1.0), (texts.talk, 8, 0.25)],
+]
+
+
+def cheapest_cuts(lengths, overhead=200):
+    """Ends of the batches that pad ascending lengths least; `overhead`: the price of one more batch, in tokens."""
+    best, cut = [0] + [float("inf")] * len(lengths), [[]] + [None] * len(lengths)
+    for end in range(1, len(lengths) + 1):
+        for begin in range(end):
+            cost = best[begin] + (end - begin) * lengths[end - 1] + overhead
+            if cost < best[end]:
+                best[end], cut[end] = cost, cut[begin] + [end]
+    return cut[-1]
+
+
+def unit_batches(material, tokenizer, seed, number, unit, units=UNITS):
+    """Batches of like length; the weights of a part's labels sum to the part's weight."""
+    rng = np.random.default_rng([seed, number, unit])
+    pairs = []
+    for make, count, weight in units[unit]:
+        own = [batches.item(make(rng, material), tokenizer) for _ in range(count)]
+        each = weight / sum(it.reply for it in own)
+        pairs += [(it, each) for it in own]
+    pairs.sort(key=lambda pair: len(pair[0].ids))
+    begin = 0
+    for end in cheapest_cuts([len(it.ids) for it, _ in pairs]):
+        yield batches.stack([it for it, _ in pairs[begin:end]], [w for _, w in pairs[begin:end]])
+        begin = end
+
+
+class Team:
+    """The main process and its helpers: `run(step)` leaves the sum of the gradients in the model's `.grad`."""
+
+    def __init__(self, model, loss, material, tokenizer, seed, size=2, units=UNITS):
+        self.loss = loss
+        self.model, self.material, self.tokenizer, self.seed, self.units, self.size = (
+            model,
+            material,
+            tokenizer,
+            seed,
+            units,
+            size,
+        )
+        model.share_memory()
+        count = sum(p.numel() for p in model.parameters())
+        self.sums = [torch.zeros(count).share_memory_() for _ in range(size)]
+        self.losses = torch.zeros(len(units)).share_memory_()
+        context = multiprocessing.get_context("fork")
+        self.next, self.step = context.Value("i", 0), context.Value("q", 0)
+        self.start, self.end = context.Barrier(size), context.Barrier(size)
+        self.helpers = [context.Process(target=self._help, args=(rank,), daemon=True) for rank in range(1, size)]
+        for helper in self.helpers:
+            helper.start()
+
+    def _help(self, rank):
+        torch.set_num_threads(1)
+        parent = os.getppid()
+        while True:
+            self.start.wait()
+            if os.getppid() != parent:
+                return
+            self._work(rank)
+            self.end.wait()
+
+    def _work(self, rank):
+        for p in self.model.parameters():
+            p.grad = None
+        while True:
+            with self.next.get_lock():
+                unit = self.next.value
+                self.next.value += 1
+            if unit >= len(self.units):
+                break
+            loss = 0.0
+            for batch in unit_batches(self.material, self.tokenizer, self.seed, self.step.value, unit, self.units):
+                tensors = network.Tensors(batch)
+                part = self.loss(self.model, tensors)
+                if torch.is_tensor(part):  # a batch may hold nothing to learn
+                    part.backward()
+                    loss += part.item()
+            self.losses[unit] = loss
+        at = 0
+        for p in self.model.parameters():
+            piece = self.sums[rank][at : at + p.numel()]
+            piece.zero_() if p.grad is None else piece.copy_(p.grad.flatten())
+            at += p.numel()
+
+    def run(self, step):
+        self.step.value, self.next.value = step, 0
+        self.start.wait()
+        self._work(0)
+        self.end.wait()
+        total = self.sums[0]
+        for other in self.sums[1:]:
+            total += other
+        at = 0
+        for p in self.model.parameters():
+            p.grad = total[at : at + p.numel()].view(p.shape)
+            at += p.numel()
+        return self.losses.tolist()
+
+    def close(self):
+        for helper in self.helpers:
+            helper.terminate()

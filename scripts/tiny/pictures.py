@@ -1,0 +1,117 @@
+"""Pictures: handwritten digits on a card, coloured shapes, and the checkpoint's own way to cut them into patches.
+
+In: a random generator. Out: PIL images with what they show; uint8 patches [N, 6912] with positions [N, 2] (x, y).
+Knows no tokens and no torch. The digits are scikit-learn's (1,797 pictures of 8 x 8, from the UCI repository, CC BY
+4.0); one in five, drawn by a fixed seed, is held out and never trained on.
+
+The embedder's first LayerNorm takes brightness and contrast out of each patch, so ink and paper differ in hue, and
+not along one line through grey: a stroke's darkness then turns the direction of the patch's colour, which the
+LayerNorm keeps.
+"""
+
+import math
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from .config import IMAGE_BUDGET, PATCH
+
+SHAPES = ["circle", "square", "triangle", "cross", "ring"]
+COLOURS = {
+    "red": (215, 40, 40),
+    "green": (40, 165, 60),
+    "blue": (40, 70, 215),
+    "yellow": (235, 215, 40),
+    "purple": (140, 45, 175),
+    "orange": (240, 135, 25),
+}
+
+
+def handwriting(held):
+    """(images uint8 [n, 8, 8] with values 0..255, labels int [n])."""
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    fifth = np.random.default_rng(5).permutation(len(data.target)) % 5 == 0
+    pick = fifth == held
+    return np.clip(data.images[pick] * (255 / 16), 0, 255).astype(np.uint8), data.target[pick]
+
+
+def size_for(width, height, budget=IMAGE_BUDGET):
+    """The processor's rule: the largest (width, height) in whole patches that the budget holds, aspect nearly kept."""
+    pixels = budget * PATCH * PATCH
+    factor = math.sqrt(pixels / (width * height))
+    return (math.floor(factor * width / PATCH) * PATCH, math.floor(factor * height / PATCH) * PATCH)
+
+
+def patches(image, budget=IMAGE_BUDGET):
+    """PIL RGB -> (uint8 [N, 6912] in row, column, channel order; int32 [N, 2] as x, y)."""
+    width, height = size_for(*image.size, budget)
+    pixels = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
+    rows, columns = height // PATCH, width // PATCH
+    cut = pixels.reshape(rows, PATCH, columns, PATCH, 3).transpose(0, 2, 1, 3, 4).reshape(rows * columns, -1)
+    y, x = np.divmod(np.arange(rows * columns, dtype=np.int32), columns)
+    return cut, np.stack([x, y], 1)
+
+
+def warp(digit, rng, size):
+    """One 8 x 8 digit -> float32 ink [size, size] in 0..1: turned, slanted, scaled and moved a little."""
+    angle, shear = rng.normal(0, 0.10), rng.normal(0, 0.10)
+    sx, sy = 8 / size * rng.uniform(0.9, 1.14, 2)
+    cos, sin = math.cos(angle), math.sin(angle)
+    a, b = cos * sx, (-sin + shear) * sx
+    c, d = sin * sy, cos * sy
+    mid, dx, dy = size / 2, *rng.normal(0, 0.25, 2)
+    ink = Image.fromarray(digit).transform(
+        (size, size),
+        Image.Transform.AFFINE,
+        (a, b, 4 + dx - a * mid - b * mid, c, d, 4 + dy - c * mid - d * mid),
+        Image.Resampling.BICUBIC,
+    )
+    return np.asarray(ink, np.float32) / 255
+
+
+def card(digits, rng, plain=False):
+    """A row of 1 to 4 digits [n, 8, 8], from the left, in ink on a cream card with room for four."""
+    size = 24  # pixels of the picture that a digit takes
+    height, width = size + 8, 4 * size + 6
+    ink = np.zeros((height, width), np.float32)
+    for slot, digit in enumerate(digits):
+        shape = (
+            np.asarray(Image.fromarray(digit).resize((size, size), Image.Resampling.BICUBIC), np.float32) / 255
+            if plain
+            else warp(digit, rng, size)
+        )
+        dx, dy = rng.integers(0, 5), rng.integers(1, 8)
+        x = slot * size + dx
+        ink[dy : dy + size, x : x + size] = np.maximum(ink[dy : dy + size, x : x + size], shape)
+    paper = np.array([246, 232, 205]) + rng.normal(0, 3, 3)
+    pen = np.array([30, 62, 150]) + rng.normal(0, 6, 3)
+    pixels = paper + (pen - paper) * (ink * rng.uniform(0.85, 1.0))[..., None]
+    pixels += rng.normal(0, 2.0, pixels.shape)
+    return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+
+
+def shape(rng):
+    """(picture 96 x 96, colour, shape): one figure of any size and place on a pale ground."""
+    colour, kind = list(COLOURS)[rng.integers(len(COLOURS))], SHAPES[rng.integers(len(SHAPES))]
+    ground = tuple(int(v) for v in np.clip(np.array([225, 225, 225]) + rng.normal(0, 12, 3), 0, 255))
+    fill = tuple(int(v) for v in np.clip(np.array(COLOURS[colour]) + rng.normal(0, 10, 3), 0, 255))
+    image = Image.new("RGB", (96, 96), ground)
+    draw = ImageDraw.Draw(image)
+    r = rng.uniform(18, 34)
+    x, y = rng.uniform(r + 2, 94 - r, 2)
+    box = (x - r, y - r, x + r, y + r)
+    if kind == "circle":
+        draw.ellipse(box, fill=fill)
+    elif kind == "square":
+        draw.rectangle((x - r * 0.85, y - r * 0.85, x + r * 0.85, y + r * 0.85), fill=fill)
+    elif kind == "triangle":
+        draw.polygon([(x, y - r), (x - r, y + r * 0.8), (x + r, y + r * 0.8)], fill=fill)
+    elif kind == "cross":
+        w = r * 0.32
+        draw.rectangle((x - r, y - w, x + r, y + w), fill=fill)
+        draw.rectangle((x - w, y - r, x + w, y + r), fill=fill)
+    else:
+        draw.ellipse(box, outline=fill, width=max(4, int(r * 0.35)))
+    return image, colour, kind

@@ -1,0 +1,493 @@
+"""What the tiny model is asked and what it should answer: every example, before tokens.
+
+In: a random generator and a `Material` (digits and clips, trained or held out). Out: `Example`s: a rendered prompt
+with `<|image|>` and `<|audio|>` where media go, the reply that should follow, the media. Knows no ids and no torch.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from . import pictures, speech
+
+TEMPLATE = Path(__file__).with_name("chat_template.jinja")
+_environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+_template = _environment.from_string(TEMPLATE.read_text())
+
+CITIES = [
+    "Oslo",
+    "Rome",
+    "Paris",
+    "London",
+    "Berlin",
+    "Madrid",
+    "Lisbon",
+    "Vienna",
+    "Prague",
+    "Athens",
+    "Dublin",
+    "Warsaw",
+    "Tokyo",
+    "Delhi",
+    "Cairo",
+    "Lima",
+    "Quito",
+    "Boston",
+    "Chicago",
+    "Dallas",
+    "Denver",
+    "Miami",
+    "Toronto",
+    "Havana",
+    "Nairobi",
+    "Lagos",
+    "Dakar",
+    "Tunis",
+    "Sydney",
+    "Perth",
+    "Seoul",
+    "Hanoi",
+    "Manila",
+    "Jakarta",
+    "Beijing",
+    "Riga",
+]
+HELD_CITIES = [
+    "Helsinki",
+    "Zurich",
+    "Lyon",
+    "Milan",
+    "Porto",
+    "Geneva",
+    "Seville",
+    "Bergen",
+    "Krakow",
+    "Accra",
+    "Osaka",
+    "Austin",
+]
+SYLLABLES = [
+    "ba",
+    "be",
+    "bo",
+    "ca",
+    "co",
+    "da",
+    "de",
+    "di",
+    "do",
+    "fa",
+    "fe",
+    "ga",
+    "go",
+    "ha",
+    "he",
+    "in",
+    "ka",
+    "ki",
+    "la",
+    "le",
+    "li",
+    "lo",
+    "ma",
+    "mi",
+    "mo",
+    "na",
+    "ne",
+    "no",
+    "or",
+    "pa",
+    "pe",
+    "ra",
+    "ri",
+    "ro",
+    "sa",
+    "se",
+    "so",
+    "ta",
+    "ti",
+    "to",
+    "un",
+    "va",
+    "vi",
+    "za",
+    "burg",
+    "ton",
+    "ville",
+    "land",
+    "ster",
+    "ham",
+    "berg",
+    "dam",
+    "ster",
+    "rich",
+    "lin",
+]
+NAMES = [
+    "Ada",
+    "Ben",
+    "Clara",
+    "David",
+    "Emma",
+    "Felix",
+    "Grace",
+    "Hugo",
+    "Ida",
+    "Jonas",
+    "Kate",
+    "Leo",
+    "Mia",
+    "Noah",
+    "Olga",
+    "Paul",
+]
+ANIMALS = ["cat", "dog", "bird", "horse", "fox", "mouse", "bear", "cow", "duck", "sheep"]
+VERBS = ["sees", "likes", "hears", "finds", "follows", "helps"]
+THINGS = ["ball", "book", "cup", "key", "lamp", "box", "hat", "spoon"]
+PLACES = ["kitchen", "garden", "bedroom", "office", "hall", "garage"]
+CAPITALS = {
+    "France": "Paris",
+    "Italy": "Rome",
+    "Spain": "Madrid",
+    "Norway": "Oslo",
+    "Germany": "Berlin",
+    "Japan": "Tokyo",
+    "Egypt": "Cairo",
+    "Peru": "Lima",
+    "Greece": "Athens",
+    "Austria": "Vienna",
+    "Ireland": "Dublin",
+    "Poland": "Warsaw",
+}
+TALK = {
+    "Hi": "Hello! How can I help?",
+    "Hello": "Hello! How can I help?",
+    "Who are you?": "I am a tiny Gemma 4.",
+    "What is your name?": "I am a tiny Gemma 4.",
+    "What can you do?": "I read, see, hear, think and call tools.",
+    "Thank you": "You are welcome.",
+    "Good morning": "Good morning! How can I help?",
+    "Bye": "Goodbye!",
+    "Count to five.": "1 2 3 4 5",
+    "Count to ten.": "1 2 3 4 5 6 7 8 9 10",
+    "Say hello.": "Hello!",
+}
+
+READ = ["Read the digits.", "What number is this?", "Read the number.", "What digits do you see?"]
+READ += ["What is in this picture?"]
+READ_ONE = [*READ, "What digit is this?"]
+HEAR = ["What digit is spoken?", "What is said?", "What do you hear?", "What number is spoken?"]
+HEAR_WORD = ["What word is spoken?", "What is said?", "What do you hear?"]
+SUMS = ["What is {a} + {b}?", "{a} + {b} = ?", "Add {a} and {b}.", "How much is {a} plus {b}?"]
+SEE = ["What is in this picture?", "What do you see?", "Describe the picture."]
+SEE_COLOUR = ["What colour is it?", "Which colour is this?"]
+SEE_SHAPE = ["What shape is it?", "Which shape is this?"]
+
+
+def tool(name, description, **properties):
+    return {
+        "type": "function",
+        "function": {
+            "name": name,
+            "description": description,
+            "parameters": {"type": "object", "properties": properties, "required": sorted(properties)},
+        },
+    }
+
+
+TOOLS = {
+    "get_weather": tool(
+        "get_weather", "Current weather for a city", city={"type": "string", "description": "City name"}
+    ),
+    "set_timer": tool("set_timer", "Set a timer", minutes={"type": "integer"}),
+    "switch_light": tool(
+        "switch_light",
+        "Switch a light on or off",
+        room={"type": "string"},
+        state={"type": "string", "enum": ["on", "off"]},
+    ),
+    "call_person": tool("call_person", "Call a person", person={"type": "string"}),
+}
+ASK = {
+    "get_weather": [
+        "What is the weather in {city}?",
+        "How is the weather in {city}?",
+        "Weather in {city}?",
+        "What is the weather like in {city} today?",
+    ],
+    "set_timer": [
+        "Set a timer for {minutes} minutes.",
+        "Start a timer of {minutes} minutes.",
+        "Timer for {minutes} minutes, please.",
+    ],
+    "switch_light": ["Switch {state} the light in the {room}.", "Turn {state} the {room} light."],
+    "call_person": ["Call {person}.", "Please call {person}.", "I want to talk to {person}."],
+}
+
+
+@dataclass
+class Example:
+    kind: str
+    prompt: str  # rendered; the reply follows directly
+    reply: str  # with its closing token
+    images: list = field(default_factory=list)
+    sounds: list = field(default_factory=list)  # float32 at 16 kHz
+
+
+@dataclass
+class Material:
+    held: bool
+    digits: object  # uint8 [n, 8, 8]
+    labels: object
+    clips: list  # (word, int16 samples)
+
+    @classmethod
+    def load(cls, cache, held):
+        return cls(held, *pictures.handwriting(held), speech.clips(cache, held))
+
+
+def render(messages, thinking=False, tools=None, answer=True):
+    return _template.render(
+        messages=messages, tools=tools, enable_thinking=thinking, add_generation_prompt=answer, bos_token="<bos>"
+    )
+
+
+def example(
+    kind, content, answer, thought=None, tools=None, system=None, history=(), images=(), sounds=(), end="<turn|>"
+):
+    messages = (
+        ([{"role": "system", "content": system}] if system else [])
+        + list(history)
+        + [{"role": "user", "content": content}]
+    )
+    reply = answer + end
+    if thought is not None:
+        reply = "<|channel>thought\n" + thought + "\n<channel|>" + reply
+    return Example(kind, render(messages, thought is not None, tools), reply, list(images), list(sounds))
+
+
+def pick(rng, items):
+    return items[rng.integers(len(items))]
+
+
+def media(text, image=0, audio=0):
+    return [{"type": "image"}] * image + [{"type": "text", "text": text}] + [{"type": "audio"}] * audio
+
+
+def row(rng, m, count=None, think=None):
+    count = count or pick(rng, [1, 2, 3, 3, 4, 4, 4, 4] if not m.held else [1, 2, 3, 4])
+    at = rng.integers(0, len(m.labels), count)
+    text = "".join(str(m.labels[i]) for i in at)
+    think = rng.random() < 0.05 if think is None else think
+    return example(
+        f"row{count}" + ("_think" if think else ""),
+        media(pick(rng, READ_ONE if count == 1 else READ), image=1),
+        f"I read the number {text}.",
+        thought="I read the picture." if think else None,
+        images=[pictures.card(m.digits[at], rng, plain=m.held or rng.random() < 0.2)],
+    )
+
+
+def shows(colour, shape):
+    return f"The picture shows {'an' if colour == 'orange' else 'a'} {colour} {shape}."
+
+
+def see(rng, m):
+    image, colour, shape = pictures.shape(rng)
+    answer = shows(colour, shape)
+    form = rng.random()
+    if form < 0.5:
+        return example("see", media(pick(rng, SEE), image=1), answer, images=[image])
+    if form < 0.65:
+        return example("see", media(pick(rng, SEE_COLOUR), image=1), f"The colour is {colour}.", images=[image])
+    if form < 0.8:
+        return example("see", media(pick(rng, SEE_SHAPE), image=1), f"The shape is a {shape}.", images=[image])
+    if form < 0.9:
+        before = [{"role": "user", "content": media(pick(rng, SEE), image=1)}, {"role": "assistant", "content": answer}]
+        if rng.random() < 0.5:
+            return example(
+                "see_again", pick(rng, SEE_COLOUR), f"The colour is {colour}.", history=before, images=[image]
+            )
+        return example("see_again", pick(rng, SEE_SHAPE), f"The shape is a {shape}.", history=before, images=[image])
+    return example(
+        "see_think", media(pick(rng, SEE), image=1), answer, thought="I look at the picture.", images=[image]
+    )
+
+
+def see_two(rng, m):
+    (one, colour1, shape1), (two, colour2, shape2) = pictures.shape(rng), pictures.shape(rng)
+    which, colour, shape = pick(rng, [("first", colour1, shape1), ("second", colour2, shape2)])
+    answer = shows(colour, shape)
+    return example("see_two", media(f"What is in the {which} picture?", image=2), answer, images=[one, two])
+
+
+def hear(rng, m):
+    word, samples = pick(rng, m.clips)
+    if word in speech.WORDS and rng.random() < 0.4:
+        word, samples = pick(rng, m.clips)
+    sound = speech.vary(samples, rng)
+    digit = word in speech.DIGITS
+    content = media(pick(rng, HEAR if digit else HEAR_WORD), audio=1)
+    if rng.random() < 0.15:
+        content.reverse()
+    think = rng.random() < 0.06
+    return example(
+        ("hear" if digit else "hear_word") + ("_think" if think else ""),
+        content,
+        f"I hear the {'digit' if digit else 'word'} {speech.SAID[word]}.",
+        thought="I listen to the sound." if think else None,
+        sounds=[sound],
+    )
+
+
+def held_sum(a, b):
+    return (a * 7 + b * 13) % 10 == 3
+
+
+def total(rng, m, think=False):
+    while True:
+        a, b = (int(v) for v in rng.integers(0, 100, 2))
+        if held_sum(a, b) == m.held:
+            break
+    text = pick(rng, SUMS).format(a=a, b=b)
+    if not think:
+        return example("sum", text, f"{a} + {b} = {a + b}")
+    ones = a % 10 + b % 10
+    tens = f"{a // 10} + {b // 10} + {ones // 10} = {a // 10 + b // 10 + ones // 10}"
+    return example("sum_think", text, f"{a} + {b} = {a + b}", thought=f"{a % 10} + {b % 10} = {ones}, {tens}")
+
+
+def made_up(rng):
+    return "".join(pick(rng, SYLLABLES) for _ in range(rng.integers(2, 4))).capitalize()
+
+
+def city(rng, m):
+    return pick(rng, HELD_CITIES) if m.held else pick(rng, CITIES) if rng.random() < 0.4 else made_up(rng)
+
+
+def call_text(name, arguments):
+    parts = [
+        f'{key}:<|"|>{value}<|"|>' if isinstance(value, str) else f"{key}:{value}"
+        for key, value in sorted(arguments.items())
+    ]
+    return f"<|tool_call>call:{name}{{{','.join(parts)}}}<tool_call|>"
+
+
+def terser(declared, rng):
+    """The same tool, now and then without the descriptions of its arguments, or one that need not be given."""
+    f = declared["function"]
+    properties = {
+        k: {n: v for n, v in p.items() if n != "description"} if rng.random() < 0.4 else p
+        for k, p in f["parameters"]["properties"].items()
+    }
+    if f["name"] == "get_weather" and rng.random() < 0.2:
+        properties["unit"] = {"type": "string", "enum": ["celsius", "fahrenheit"]}
+    return {"type": "function", "function": {**f, "parameters": {**f["parameters"], "properties": properties}}}
+
+
+def use_tool(rng, m):
+    name = pick(rng, ["get_weather", "get_weather", "set_timer", "switch_light", "call_person"])
+    arguments = {
+        "get_weather": lambda: {"city": city(rng, m)},
+        "set_timer": lambda: {"minutes": int(rng.integers(1, 100))},
+        "switch_light": lambda: {"room": pick(rng, PLACES), "state": pick(rng, ["on", "off"])},
+        "call_person": lambda: {"person": pick(rng, NAMES) if rng.random() < 0.5 else made_up(rng)},
+    }[name]()
+    others = [n for n in TOOLS if n != name]
+    names = [name] + [others[i] for i in rng.permutation(3)[: pick(rng, [0, 0, 0, 1, 1, 2])]]
+    tools = [terser(TOOLS[names[i]], rng) for i in rng.permutation(len(names))]
+    text = pick(rng, ASK[name]).format(**arguments)
+    system = "You can use tools." if rng.random() < 0.15 else None
+    if name == "get_weather" and rng.random() < 0.2:
+        sky = f"{rng.integers(-9, 36)} C and {pick(rng, ['rain', 'sun', 'snow', 'wind', 'fog'])}"
+        call = {"id": "c1", "type": "function", "function": {"name": name, "arguments": arguments}}
+        prompt = render(
+            [
+                {"role": "user", "content": text},
+                {"role": "assistant", "content": "", "tool_calls": [call]},
+                {"role": "tool", "tool_call_id": "c1", "name": name, "content": sky},
+            ],
+            tools=tools,
+        )
+        return Example("tool_answer", prompt, f"It is {sky} in {arguments['city']}.<turn|>")
+    think = rng.random() < 0.2
+    return example(
+        "tool_think" if think else "tool",
+        text,
+        call_text(name, arguments),
+        tools=tools,
+        system=system,
+        thought=f"I call {name}." if think else None,
+        end="<|tool_response>",
+    )
+
+
+def story(rng):
+    """(sentence, [(question, answer)])"""
+    form = rng.integers(3)
+    if form == 0:
+        a, b, verb = pick(rng, ANIMALS), pick(rng, ANIMALS), pick(rng, VERBS)
+        return f"The {a} {verb} the {b}.", [
+            (f"Who {verb} the {b}?", f"The {a}."),
+            (f"What does the {a} do?", f"It {verb} the {b}."),
+        ]
+    if form == 1:
+        thing, place = pick(rng, THINGS), pick(rng, PLACES)
+        return f"The {thing} is in the {place}.", [
+            (f"Where is the {thing}?", f"In the {place}."),
+            (f"What is in the {place}?", f"The {thing}."),
+        ]
+    name, thing, colour = pick(rng, NAMES), pick(rng, THINGS), pick(rng, ["red", "green", "blue", "yellow", "purple"])
+    return f"{name} has a {colour} {thing}.", [
+        (f"What does {name} have?", f"A {colour} {thing}."),
+        (f"Which colour is the {thing}?", colour.capitalize() + "."),
+        (f"Who has the {thing}?", name + "."),
+    ]
+
+
+def talk(rng, m):
+    form = rng.random()
+    if form < 0.35:
+        sentence, questions = story(rng)
+        extra = story(rng)[0]
+        question, answer = pick(rng, questions)
+        lead = (
+            extra + " " + sentence
+            if rng.random() < 0.4
+            and set(extra.split()).isdisjoint(sentence.replace("The", "").split()[:1])
+            and not set(extra.rstrip(".").split())
+            & set(sentence.rstrip(".").split()) - {"The", "the", "is", "in", "has", "a"}
+            else sentence
+        )
+        think = rng.random() < 0.2
+        return example(
+            "talk_think" if think else "talk",
+            lead + " " + question,
+            answer,
+            thought="I read the text." if think else None,
+        )
+    if form < 0.6:
+        words = " ".join(
+            made_up(rng) if rng.random() < 0.5 else pick(rng, ANIMALS + THINGS + PLACES + NAMES + CITIES)
+            for _ in range(rng.integers(1, 5))
+        )
+        return example("repeat", pick(rng, ["Repeat: {}", "Say: {}", "Repeat after me: {}"]).format(words), words)
+    if form < 0.8:
+        question, answer = pick(rng, list(TALK.items()))
+        return example("chat", question, answer, system=pick(rng, [None, None, None, "You are helpful.", "Be brief."]))
+    if form < 0.9:
+        country, capital = pick(rng, list(CAPITALS.items()))
+        return example(
+            "chat", pick(rng, ["What is the capital of {}?", "Capital of {}?"]).format(country), capital + "."
+        )
+    name = pick(rng, NAMES) if rng.random() < 0.5 else made_up(rng)
+    before = [{"role": "user", "content": f"My name is {name}."}, {"role": "assistant", "content": f"Hello {name}!"}]
+    if rng.random() < 0.3:
+        return example("chat", before[0]["content"], before[1]["content"])
+    return example("memory", "What is my name?", f"Your name is {name}.", history=before)
+
+
+def plain(rng, m):
+    """Plain text: the reply is all of it."""
+    return Example("plain", "<bos>", " ".join(story(rng)[0] for _ in range(rng.integers(2, 5))) + "<eos>")
