@@ -6,16 +6,16 @@ GGUF keys come from is there and checked. Says which model it is when it is anot
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 from gemma4gguf.errors import ConversionError
 
 Kind = Literal["unified", "text", "drafter"]
 SLIDING, FULL = "sliding_attention", "full_attention"
 LIMIT = 1 << 24  # no dimension of this family comes near it
+LARGEST = 1e38  # what a float32 holds, nearly
 
 # What a checkpoint says it is: model_type first, then architectures[0].
 KINDS: dict[str, Kind] = {
@@ -105,6 +105,11 @@ class Config:
     target_hidden: int | None  # the drafter only: the hidden size of the model it drafts for
 
 
+def is_number(value: Any) -> TypeGuard[int | float]:
+    """Whether a JSON value is a number that a float32 holds."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= LARGEST
+
+
 class _Reader:
     """Looks keys up in one JSON object; every complaint names the file and the key."""
 
@@ -112,7 +117,9 @@ class _Reader:
         self.where, self.values, self.prefix = where, values, prefix
 
     def fail(self, key: str, found: Any, expected: str) -> ConversionError:
-        return ConversionError(f"{self.where}: {self.prefix}{key} is {found!r}, expected {expected}; check config.json")
+        return ConversionError(
+            f"{self.where}: {self.prefix}{key} is {found!r:.120}, expected {expected}; check config.json"
+        )
 
     def size(self, key: str, default: int | None = None, least: int = 1) -> int:
         value = self.values.get(key)
@@ -124,7 +131,7 @@ class _Reader:
     def number(self, key: str, default: float | None = None) -> float:
         value = self.values.get(key)
         value = default if value is None else value
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+        if not is_number(value) or value <= 0:
             raise self.fail(key, value, "a positive number")
         return float(value)
 
@@ -191,7 +198,7 @@ def _text(at: _Reader, tied: Any) -> Text:
     kinds = at.values.get("layer_types")
     if kinds is None:  # the family's rule, when the list is left out
         kinds = [FULL if i % 6 == 5 else SLIDING for i in range(layers)]
-    if not isinstance(kinds, list) or len(kinds) != layers or not set(kinds) <= {SLIDING, FULL}:
+    if not isinstance(kinds, list) or len(kinds) != layers or any(kind not in (SLIDING, FULL) for kind in kinds):
         raise at.fail("layer_types", kinds, f"{layers} of {SLIDING!r} and {FULL!r}")
     sliding = tuple(kind == SLIDING for kind in kinds)
     kv_heads, key_is_value = at.size("num_key_value_heads"), at.flag("attention_k_eq_v", False)

@@ -19,7 +19,7 @@ from gemma4gguf.bundle import DRAFTER, EMBEDDER, TEXT
 from gemma4gguf.container import encode_array, encode_pair
 from gemma4gguf.errors import ConversionError
 
-from .config import Config, Text
+from .config import Config, Text, is_number
 from .gemma4 import Source
 from .safetensors import read_json
 
@@ -157,7 +157,7 @@ def _token_list(files: Files, key: str) -> list[int]:
     if not all(type(t) is int and 0 <= t < 1 << 31 for t in value):
         path = files.folder / "generation_config.json"
         raise ConversionError(
-            f"{path}: {key} is {value!r}, expected token ids; correct it or take it from the base model"
+            f"{path}: {key} is {value!r:.80}, expected token ids; correct it or take it from the base model"
         )
     return value
 
@@ -173,8 +173,8 @@ def _config_ends(files: Files) -> list[int]:
 
 def _three(files: Files, key: str, default: float) -> list[float]:
     value: Any = files.processor.get(key, [default] * 3)
-    if not isinstance(value, list) or len(value) != 3 or not all(isinstance(v, (int, float)) for v in value):
-        raise ConversionError(f"{files.folder}: the image processor's {key} is {value!r}, expected three numbers")
+    if not isinstance(value, list) or len(value) != 3 or not all(map(is_number, value)):
+        raise ConversionError(f"{files.folder}: the image processor's {key} is {value!r:.80}, expected three numbers")
     return [float(v) for v in value]
 
 
@@ -192,8 +192,12 @@ def _general(files: Files, sources: Sequence[Source]) -> Pairs:
     found = gguf.Metadata.apply_metadata_heuristic(gguf.Metadata(), card, dict(files.config), Path(files.name), total)
     for field, key, kind in SAMPLING:
         value: Any = files.generation.get(key)
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
-            setattr(found, field, kind(value))
+        if value is None:
+            continue
+        if not is_number(value) or (kind is int and abs(value) >= 1 << 31):
+            path = files.folder / "generation_config.json"
+            raise ConversionError(f"{path}: {key} is {value!r:.80}, expected a number; take it from the base model")
+        setattr(found, field, kind(value))
     found.name = found.name or files.name
     found.size_label = found.size_label or gguf.size_label(total, total, 0, 0)
     writer = gguf.GGUFWriter(None, "")  # only collects: nothing is opened

@@ -7,6 +7,7 @@ Knows nothing of models.
 from __future__ import annotations
 
 import json
+import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ TYPES = {
     "F16": GGMLQuantizationType.F16,
     "F32": GGMLQuantizationType.F32,
 }
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
@@ -46,7 +48,10 @@ class Stored:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from an untrusted file."""
     try:
-        value = json.loads(path.read_bytes())
+        raw = path.read_bytes()
+        value = json.loads(raw)
+        if _SURROGATE.search(raw):  # half a character, which JSON can say and UTF-8 cannot
+            json.dumps(value, ensure_ascii=False).encode()
     except FileNotFoundError:
         raise ConversionError(f"{path}: no such file; get the whole checkpoint again") from None
     except OSError as error:

@@ -9,7 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -507,3 +507,37 @@ def test_a_disk_that_fills_up_half_way(tmp_path: Path, checkpoint: Path) -> None
     assert "nothing was left behind" in ended.stdout
     assert ended.stdout.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+# ── anything at all ──────────────────────────────────────────────────────────────────────────────────────────────
+
+ODD = (None, -1, 0, 1, 2**70, 10**400, 1.5, float("nan"), "", "x", "\n", "\ud800", [], {}, [1], [[]], {"a": 1}, True)
+
+
+def places(value: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    if place:
+        yield place
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in list(inner)[:200]:
+        yield from places(item, (*place, key))
+
+
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json", "processor_config.json", "tokenizer.json"])
+def test_an_odd_value_anywhere_is_fine_or_one_line(folder: Path, name: str) -> None:
+    path = folder / name
+    whole = path.read_text()
+    spots, rng = list(places(json.loads(whole))), np.random.default_rng(len(name))
+    for _ in range(40):
+        data = json.loads(whole)
+        *way, last = spots[rng.integers(len(spots))]
+        at = data
+        for key in way:
+            at = at[key]
+        at[last] = ODD[rng.integers(len(ODD))]
+        path.write_text(json.dumps(data))
+        said = ""
+        try:
+            convert(folder, folder.parent / "out.gguf", dry_run=True)
+        except Gemma4Error as error:
+            said = str(error)
+        assert said.isprintable()
