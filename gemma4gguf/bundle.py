@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from .container import (
     DEFAULT_ALIGNMENT,
     Header,
+    LazyStrings,
     TensorInfo,
     encode_array,
     encode_header,
@@ -129,8 +130,8 @@ class Bundle:
             raise FormatError(
                 f"{path}: sections {', '.join(found)}: expected each of {', '.join(ORDER)} once, in order"
             )
-        promised = sections[0].metadata.get(KEY + "sections", [])
-        return cls(path, tuple(sections), tuple(str(name) for name in promised if name not in found))
+        missing = (name for name in promises(sections[0]) if name not in found)
+        return cls(path, tuple(sections), tuple(missing))
 
     def section(self, architecture: str) -> Section | None:
         return next((s for s in self.sections if s.architecture == architecture), None)
@@ -155,6 +156,24 @@ class Bundle:
                 "bundle; put it back with `gemma4gguf pack`"
             )
         return f"has no {what}; convert the full checkpoint, or add one with `gemma4gguf pack`"
+
+
+def promises(text: Section) -> dict[str, tuple[int, str]]:
+    """Architecture -> (size in bytes, SHA-256) of the sections that a bundle's text section names; empty where it
+    names none. Raises FormatError where the lists are none or do not agree.
+    """
+    lists = [text.metadata.get(KEY + name, []) for name in ("sections", "sizes", "sha256")]
+    kinds = (str, int, str)
+    for values, kind in zip(lists, kinds, strict=True):
+        if not isinstance(values, (list, LazyStrings)) or not all(type(value) is kind for value in values):
+            raise FormatError(f"{text.path}: the keys {KEY}* are damaged; pack the file again with `gemma4gguf pack`")
+    names, sizes, digests = lists
+    if not len(names) == len(sizes) == len(digests) == len(set(names)):
+        raise FormatError(
+            f"{text.path}: names {len(names)} sections, {len(sizes)} sizes and {len(digests)} hashes; "
+            "pack it again with `gemma4gguf pack`"
+        )
+    return {name: (size, sha) for name, size, sha in zip(names, sizes, digests, strict=True)}
 
 
 def read_sections(path: str | os.PathLike[str]) -> list[Section]:
@@ -205,9 +224,9 @@ def digest(section: Section) -> str:
     with open(section.path, "rb") as file:
         file.seek(section.offset)
         header = file.read(section.header.data_start - section.offset)
-        own = section.metadata.get(KEY + "sha256")
-        if section.architecture == TEXT and own:
-            header = header.replace(str(own[0]).encode(), _UNHASHED.encode(), 1)
+        own = promises(section).get(TEXT) if section.architecture == TEXT else None
+        if own is not None:
+            header = header.replace(own[1].encode(), _UNHASHED.encode(), 1)
         sha.update(header)
         for piece in _pieces(
             file, section.header.data_start, section.offset + section.size - section.header.data_start

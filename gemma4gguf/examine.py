@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,21 @@ import numpy as np
 from gguf import GGMLQuantizationType as T
 from numpy.typing import NDArray
 
-from .bundle import BUNDLE_VERSION, DRAFTER, EMBEDDER, KEY, NAMES, SECTION_ALIGNMENT, TEXT, Bundle, Section, digest
+from .bundle import (
+    BUNDLE_VERSION,
+    DRAFTER,
+    EMBEDDER,
+    KEY,
+    NAMES,
+    SECTION_ALIGNMENT,
+    TEXT,
+    Bundle,
+    Section,
+    digest,
+    promises,
+)
 from .chat import SPECIAL_TOKENS, render
-from .container import padded
+from .container import LazyStrings, padded
 from .errors import Gemma4Error
 from .native import quantizer
 from .native.runtime import Model, Vocabulary
@@ -51,7 +63,7 @@ def summary(bundle: Bundle) -> dict[str, Any]:
         "sections": [_section(section) for section in bundle.sections],
         "missing": list(bundle.missing),
         "model": {name: text.get(f"{TEXT}.{key}") for name, key in _SHOWN.items()},
-        "vocabulary": len(text.get("tokenizer.ggml.tokens", ())),
+        "vocabulary": len(_vocabulary(bundle.text)),
         "chat_template_sha256": hashlib.sha256(template.encode()).hexdigest() if isinstance(template, str) else None,
         "end_tokens": _end_tokens(bundle.text),
         "sampling": {name: _short(text.get(f"general.sampling.{name}")) for name in _SAMPLING},
@@ -89,8 +101,13 @@ def _file_type(number: object) -> str | None:
 
 
 def _end_tokens(text: Section) -> list[str]:
-    ids, tokens = text.metadata.get("gemma4gguf.eos_token_ids"), text.metadata.get("tokenizer.ggml.tokens", ())
-    return [tokens[i] for i in ids if 0 <= i < len(tokens)] if isinstance(ids, list) else []
+    ids, tokens = text.metadata.get("gemma4gguf.eos_token_ids"), _vocabulary(text)
+    return [tokens[i] for i in ids if type(i) is int and 0 <= i < len(tokens)] if isinstance(ids, list) else []
+
+
+def _vocabulary(text: Section) -> Sequence[str]:
+    tokens = text.metadata.get("tokenizer.ggml.tokens")
+    return tokens if isinstance(tokens, LazyStrings) else ()
 
 
 def _provenance(section: Section) -> dict[str, Any]:
@@ -146,12 +163,7 @@ def _bounds(bundle: Bundle) -> Iterator[str]:
 
 
 def _hashes(bundle: Bundle) -> Iterator[str]:
-    meta = bundle.text.metadata
-    lists = [meta.get(KEY + key, ()) for key in ("sections", "sizes", "sha256")]
-    if len({len(values) for values in lists}) != 1:
-        yield "the lists of the bundle's sections, sizes and hashes differ in length"
-        return
-    promised = {str(name): (size, sha) for name, size, sha in zip(*lists, strict=True)}
+    promised = promises(bundle.text)
     for section in bundle.sections:
         if section.architecture not in promised:
             if promised:
@@ -214,7 +226,7 @@ _CONVERSATIONS: tuple[tuple[str, list[dict[str, Any]], dict[str, Any]], ...] = (
 def _tokenizer(bundle: Bundle) -> Iterator[str]:
     try:
         with Model(bundle.path, vocab_only=True) as model:
-            yield from _round_trip(model.vocab, bundle.text.metadata.get("tokenizer.ggml.tokens", ()))
+            yield from _round_trip(model.vocab, _vocabulary(bundle.text))
     except Gemma4Error as error:
         yield f"tokenizer: {error}"
 
@@ -230,22 +242,21 @@ _TEXTS = (
 _SAMPLES = 2000  # entries of the vocabulary that are tried
 
 
-def _round_trip(vocab: Vocabulary, tokens: Iterable[str]) -> Iterator[str]:
+def _round_trip(vocab: Vocabulary, tokens: Sequence[str]) -> Iterator[str]:
     """Text comes back as it went in; special tokens are one id each, and a vocabulary's entries stay themselves."""
     for text in _TEXTS:
         ids = vocab.tokenize(text, special=False)
         back = b"".join(vocab.piece(i, special=False) for i in ids)
         if back != text.encode():
             yield f"tokenizer: {text!r} comes back as {back.decode('utf-8', 'replace')!r}"
-    entries = list(tokens)
-    index = {token: i for i, token in enumerate(entries)}
+    index = {token: i for i, token in enumerate(tokens)}
     for token in SPECIAL_TOKENS:
         ids = vocab.tokenize(token, special=True)
         if token not in index:
             yield f"tokenizer: there is no token {token}"
         elif ids != [index[token]]:
             yield f"tokenizer: {token} becomes {ids}, expected [{index[token]}]"
-    wrong = [i for i in _sample(len(entries)) if not _same(vocab, i)]
+    wrong = [i for i in _sample(len(tokens)) if not _same(vocab, i)]
     if wrong:
         yield f"tokenizer: {len(wrong)} of its entries do not come back as themselves, {wrong[0]} first"
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from .bundle import COPY_BYTES, DRAFTER, EMBEDDER, NAMES, SECTION_ALIGNMENT, TEXT, Bundle, Section, new_file
-from .container import padded
+from .container import LazyStrings, padded
 from .errors import ConversionError, FormatError, InputError
 from .image import DEFAULT_BUDGET, check_budget
 
@@ -377,8 +377,9 @@ def modelfile(bundle: Bundle, name: str) -> str:
 
 def _stops(metadata: Mapping[str, Any]) -> list[str]:
     """Texts of the tokens that end an answer; <eos> ends it in any case and is no text."""
-    ids, tokens = metadata.get("gemma4gguf.eos_token_ids", []), metadata.get("tokenizer.ggml.tokens", ())
-    own = [tokens[i] for i in ids if isinstance(i, int) and 0 <= i < len(tokens)] if isinstance(ids, list) else []
+    ids, tokens = metadata.get("gemma4gguf.eos_token_ids"), metadata.get("tokenizer.ggml.tokens")
+    known = isinstance(ids, list) and isinstance(tokens, LazyStrings)
+    own = [tokens[i] for i in ids if type(i) is int and 0 <= i < len(tokens)] if known else []
     found = [text for text in own or ("<turn|>", "<|tool_response>") if text != "<eos>"]
     return [text for text in found if not {'"', "\n", "\\"} & set(text)]
 
