@@ -43,7 +43,8 @@ def build(lines):
     slots = iter(i for i in list(range(NEWLINE + 1, VOCAB)) + list(range(5, NEWLINE)) if i not in names)
     for name in runs + [f"<0x{b:02X}>" for b in range(256)] + [SPACE] + LETTERS:
         names[next(slots)] = name
-    merges = [("\n" * (n - 1), "\n") for n in range(2, NEWLINE_RUNS + 1)]
+    # every way to split a run, shortest first: a run of up to eight always ends as one token
+    merges = [("\n" * (n - tail), "\n" * tail) for n in range(2, NEWLINE_RUNS + 1) for tail in range(1, n)]
     known = set(names.values())
     for left, right in learn_merges(lines, VOCAB):
         if left in known and right in known:
