@@ -45,7 +45,7 @@ class Drafter:
             raise NativeError(f"this llama.cpp cannot draft: it lacks {', '.join(missing)}")
         check_fit(section, text)
         options = target.options
-        with _in_place(section) as (path, offset):
+        with in_place(section) as (path, offset):
             self._model = Model(path, offset=offset, gpu_layers=gpu_layers)
         try:
             one = ContextOptions(
@@ -122,7 +122,7 @@ def _vocabulary(section: Section) -> int | None:
     return embedding.shape[0] if embedding else None
 
 
-class _in_place:  # noqa: N801 - reads as a function
+class in_place:  # noqa: N801 - reads as a function
     """A path and byte offset that llama.cpp can load a section from: the bundle itself, or a copy where it must be."""
 
     def __init__(self, section: Section, *, copy: bool = os.name != "posix") -> None:

@@ -10,6 +10,7 @@ import os
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
 from types import TracebackType
@@ -136,11 +137,13 @@ class Gemma4:
             raise InputError("this model is closed; open it again")
         if self._model is None or self._session is None:
             started = time.perf_counter()
-            self._model = Model(self.bundle.path, gpu_layers=self._gpu_layers, debug=self._debug)
-            context = Context(self._model, self._context_options, hidden=bool(self._draft))
-            if self._draft:
-                self._load_drafter(context)
-            self._session = Session(context)
+            with ExitStack() as undo:  # a part that cannot be made takes the others with it
+                model = undo.enter_context(Model(self.bundle.path, gpu_layers=self._gpu_layers, debug=self._debug))
+                context = undo.enter_context(Context(model, self._context_options, hidden=bool(self._draft)))
+                if self._draft:
+                    self._load_drafter(context)
+                undo.pop_all()
+            self._model, self._session = model, Session(context)
             self._load_s = time.perf_counter() - started
         return self._model, self._session
 

@@ -21,7 +21,7 @@ HOPE = 0.6  # acceptance of a position before anything is known
 WEIGHT = 2.0  # observations that a prior counts for
 MEMORY = 0.95  # what an observation still weighs one observation later
 FADING = 0.995  # the same, per step without drafts: what was true then may not be true now
-ALLOWANCE, INCOME = 2.0, 0.005  # tokens that tests may lose: at first, and per token made
+ALLOWANCE, INCOME = 0.5, 0.005  # tokens that tests may lose: at first, and per token made
 STALE = 32  # steps after which a length may be tested again
 BINS = (0.05, 0.15, 0.3, 0.5, 0.7, 0.85, 0.95)  # confidences whose acceptance is counted apart
 
@@ -84,6 +84,8 @@ class Pace:
         self._testing = None
         if self.fixed is not None:
             return min(self.fixed, most)
+        if len(self._checks[0].seen) < 2:
+            return 0  # what all else is compared with
         best = self._best(most, [])
         test = self._test(best, most)
         if test is not None:
@@ -152,17 +154,7 @@ class Pace:
     def _refresh(self) -> None:
         """The sums that every choice of the next step needs."""
         self._check_s = check = [self._checks[0].usual(1.0)]
-        if len(self._checks[0].seen) == 1:
-            check[0] = self._checks[0].seen[0]
-        known = [m for m, seconds in enumerate(self._checks) if seconds.seen]
-        for m in range(1, len(self._checks)):
-            later = next((k for k in known if k > m), None)
-            expected = check[m - 1] + SLOPE * check[0]
-            if later is not None:
-                expected = check[m - 1] + (self._checks[later].usual(check[m - 1]) - check[m - 1]) / (later - m + 1)
-            elif len(known) > 1 and m > known[-1]:
-                expected = check[m - 1] + (check[known[-1]] - check[0]) / known[-1]
-            check.append(self._checks[m].usual(expected))
+        check += [seconds.usual(check[0] * (1 + SLOPE * m)) for m, seconds in enumerate(self._checks) if m]
         self._draft_s = self._draft.usual(self._ratio * check[0])
         self._expected: list[float] = []
         for share in self._positions:

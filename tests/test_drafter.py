@@ -1,0 +1,292 @@
+"""The drafter against the reference's golden logits, how it loads, and the pace that decides how much to draft."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import cases
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from gemma4gguf import Gemma4
+from gemma4gguf.bundle import DRAFTER, Bundle, Section
+from gemma4gguf.chat import raw_segments
+from gemma4gguf.drafter import Drafter, check_fit, in_place
+from gemma4gguf.embedder import Embedder
+from gemma4gguf.errors import FormatError, InputError, NativeError
+from gemma4gguf.native import runtime
+from gemma4gguf.native.runtime import Context, ContextOptions, Model
+from gemma4gguf.pace import LONGEST, Pace
+from gemma4gguf.prompt import spans
+from gemma4gguf.session import Session
+
+GOLDEN = np.load(Path(__file__).parent / "golden" / "drafts.npz")
+DRAFTED = sorted({name.split(".")[0] for name in GOLDEN})
+CASES = {case.name: case for case in cases.CASES}
+STEPS = 4
+GREEDY = {"temperature": 0, "max_tokens": 12}
+
+
+@pytest.fixture(scope="module")
+def opened(bundle: Path) -> Bundle:
+    return Bundle.open(bundle)
+
+
+@pytest.fixture(scope="module")
+def weights(bundle: Path) -> Iterator[Model]:
+    with Model(bundle) as model:
+        yield model
+
+
+@pytest.fixture
+def beside(opened: Bundle, weights: Model) -> Iterator[Callable[..., tuple[Session, Drafter]]]:
+    """A function from cache options to a session with its drafter."""
+    owned: list[Any] = []
+
+    def make(**how: Any) -> tuple[Session, Drafter]:
+        context = Context(weights, ContextOptions(2048, threads=1, **how), hidden=True)
+        owned.append(context)
+        drafter = Drafter(opened.require(DRAFTER), opened.text, context)
+        owned.append(drafter)
+        return Session(context), drafter
+
+    yield make
+    for each in reversed(owned):
+        each.close()
+
+
+def drafted(opened: Bundle, session: Session, drafter: Drafter, name: str) -> tuple[int, list[npt.NDArray[np.float32]]]:
+    """The target's greedy token after a case's prompt, and the drafter's logits of four chained steps."""
+    case = CASES[name]
+    parts = raw_segments(
+        case.prompt, [cases.picture(n) for n in case.images], [(cases.clip(n), cases.RATE) for n in case.audio]
+    )
+    session.feed(spans(parts, session.context.model.vocab, lambda: Embedder(opened), 280))
+    token = int(session.context.logits().argmax())
+    guesses = drafter.guesses(token, session.context.hidden(), session.length)
+    return token, [drafter._context.logits().copy() for _ in zip(range(STEPS), guesses, strict=False)]
+
+
+@pytest.mark.parametrize("name", DRAFTED)
+def test_drafts_are_the_references(opened: Bundle, beside: Callable[..., tuple[Session, Drafter]], name: str) -> None:
+    """Its logits, over four chained steps. llama.cpp's sliding layers see one position less than the window."""
+    token, logits = drafted(opened, *beside(kv_type="f32", flash_attention="off"), name)
+    assert token == GOLDEN[f"{name}.token"]
+    for found, expected in zip(logits, GOLDEN[f"{name}.logits_window_63"], strict=True):
+        assert np.abs(found - expected).max() < 0.03
+        assert found.argmax() == expected.argmax()
+
+
+@pytest.mark.parametrize(("kv_type", "flash_attention"), [("f16", "on"), ("f16", "off"), ("q8_0", "auto")])
+def test_drafts_read_any_cache(
+    opened: Bundle, beside: Callable[..., tuple[Session, Drafter]], kv_type: str, flash_attention: str
+) -> None:
+    """A drafter that read a quantised or transposed cache wrongly would say something else altogether."""
+    session, drafter = beside(kv_type=kv_type, flash_attention=flash_attention)
+    for name in ("text", "image", "audio"):
+        token, logits = drafted(opened, session, drafter, name)
+        assert token == GOLDEN[f"{name}.token"]
+        for found, expected in zip(logits[:2], GOLDEN[f"{name}.logits_window_63"], strict=False):
+            assert np.corrcoef(found, expected)[0, 1] > (0.98 if kv_type == "q8_0" else 0.999)
+
+
+def test_the_drafter_loads_where_it_lies_or_from_a_copy(opened: Bundle, weights: Model) -> None:
+    section = opened.require(DRAFTER)
+    with in_place(section, copy=False) as (path, offset):
+        assert (path, offset) == (section.path, section.offset)
+    with in_place(section, copy=True) as (path, offset):
+        assert offset == 0
+        assert path.read_bytes() == b"".join(bytes(piece) for piece in section.copy())
+        with Model(path) as copied, Model(section.path, offset=section.offset) as placed:
+            assert copied.n_embd == placed.n_embd == weights.n_embd
+    assert not path.exists()
+
+
+def altered(section: Section, **values: Any) -> Section:
+    """The section with other metadata."""
+    metadata = {**section.metadata, **{f"{section.architecture}.{key}": value for key, value in values.items()}}
+    return replace(section, header=replace(section.header, metadata=metadata))
+
+
+@pytest.mark.parametrize(
+    ("values", "word"),
+    [
+        ({"embedding_length_out": 512}, "width 512, expected 256"),
+        ({"attention.key_length": 64}, "attention.key_length 64, expected 128"),
+        ({"attention.value_length_swa": 32}, "value_length_swa"),
+        ({"attention.sliding_window": 32}, "sliding_window 32, expected 64"),
+        ({"attention.head_count_kv": [2, 2, 2, 2]}, r"heads \[2, 2, 2, 2\], expected \[2, 2, 2, 1\]"),
+        ({"attention.head_count_kv": 2}, r"heads \[2, 2, 2, 2\]"),
+        ({"attention.head_count_kv": None}, "heads"),
+        ({"attention.sliding_window_pattern": [True] * 4}, "heads"),
+    ],
+)
+def test_a_drafter_of_another_model_is_refused_before_c_sees_it(
+    opened: Bundle, values: dict[str, Any], word: str
+) -> None:
+    section = opened.require(DRAFTER)
+    check_fit(section, opened.text)
+    with pytest.raises(FormatError, match=word):
+        check_fit(altered(section, **values), opened.text)
+
+
+def test_another_vocabulary_is_refused(opened: Bundle) -> None:
+    section = opened.require(DRAFTER)
+    tensors = {**section.tensors}
+    tensors["token_embd.weight"] = replace(tensors["token_embd.weight"], shape=(1000, 128))
+    with pytest.raises(FormatError, match="vocabulary 1000, expected 1024"):
+        check_fit(replace(section, header=replace(section.header, tensors=tensors)), opened.text)
+
+
+@pytest.mark.parametrize("name", list(runtime._EXTENSIONS))
+def test_a_library_without_a_function_decodes_without_drafts(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    with Gemma4(bundle, context=512, threads=1, draft="off") as model:
+        expected = model.generate("Hello there", **GREEDY)
+    there = runtime._extension
+    monkeypatch.setattr(runtime, "_extension", lambda asked: None if asked == name else there(asked))
+    with Gemma4(bundle, context=512, threads=1) as model, pytest.warns(UserWarning, match="lacks") as told:
+        result = model.generate("Hello there", **GREEDY)
+    assert name in str(told[0].message)
+    assert "\n" not in str(told[0].message)
+    assert (result.text, result.draft["proposed"]) == (expected.text, 0)
+    with Gemma4(bundle, context=512, threads=1, draft=2) as model, pytest.raises(NativeError, match=name):
+        model.generate("Hello there", **GREEDY)
+
+
+def test_a_bundle_without_a_drafter(make_bundle: Callable[..., Path]) -> None:
+    path = make_bundle("F32", drafter=None)
+    with Gemma4(path, context=512, threads=1) as model:
+        assert model.generate("Hello there", **GREEDY).draft == {"steps": 0, "proposed": 0, "accepted": 0}
+    with pytest.raises(FormatError, match="no MTP drafter"):
+        Gemma4(path, draft=3)
+
+
+@pytest.mark.parametrize("draft", ["on", -1, 16, 1.5, "3"])
+def test_draft_lengths_that_there_are_not(bundle: Path, draft: Any) -> None:
+    with pytest.raises(InputError, match="auto, off or a number up to 15"):
+        Gemma4(bundle, draft=draft)
+
+
+# ── pace ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass
+class Machine:
+    """What the pace decides over: costs in seconds, and guesses that are right with one probability."""
+
+    checks: dict[int, float]  # by guesses; in between, in proportion
+    draft: float
+    right: float
+    seed: int = 0
+
+    def check(self, guesses: int) -> float:
+        return float(np.interp(guesses, list(self.checks), list(self.checks.values())))
+
+    def run(self, pace: Pace, tokens: int) -> float:
+        """Tokens per second, in those of plain decoding."""
+        chance, seconds, made, self.lengths = random.Random(self.seed), 0.0, 0, []
+        while made < tokens:
+            aim, confidences, right = pace.begin(tokens), [], []
+            while len(confidences) < aim:
+                seconds += self.draft
+                pace.drafted(self.draft)
+                right.append(chance.random() < self.right)
+                confidences.append(0.8)
+                aim = pace.go_on(aim, confidences, tokens)
+            accepted = next((i for i, ok in enumerate(right[:aim]) if not ok), aim)
+            pace.checked(confidences, aim, accepted, self.check(aim))
+            seconds += self.check(aim)
+            made += accepted + 1
+            self.lengths.append(aim)
+        return made * self.check(0) / seconds
+
+    def best(self) -> float:
+        """The same, of the best fixed length."""
+        found = []
+        for m in range(LONGEST + 1):
+            tokens = sum(self.right**i for i in range(m + 1))
+            found.append(tokens * self.check(0) / (self.check(m) + m * self.draft))
+        return max(found)
+
+
+FLAT = {0: 1.0, 3: 1.25, 7: 1.9}  # Q4_0 on two cores
+STEEP = {0: 1.0, 1: 2.3, 3: 1.8, 7: 2.8}  # Q4_K_M: two rows cost more than four
+
+
+@pytest.mark.parametrize("checks", [FLAT, STEEP], ids=["flat", "steep"])
+@pytest.mark.parametrize("draft", [0.07, 0.5])
+def test_a_useless_drafter_costs_next_to_nothing(checks: dict[int, float], draft: float) -> None:
+    for seed in range(5):
+        machine, pace = Machine(checks, draft, right=0.0, seed=seed), Pace(ratio=draft)
+        assert machine.run(pace, 256) > 0.965
+        assert machine.run(pace, 1000) > 0.98
+
+
+@pytest.mark.parametrize("right", [0.5, 0.7, 0.9, 1.0])
+@pytest.mark.parametrize("checks", [FLAT, STEEP], ids=["flat", "steep"])
+def test_the_pace_finds_what_pays(checks: dict[int, float], right: float) -> None:
+    ratios = []
+    for seed in range(10):
+        machine, pace = Machine(checks, 0.07, right, seed), Pace(ratio=0.07)
+        machine.run(pace, 256)
+        ratios.append(machine.run(pace, 1000) / machine.best())
+    assert sum(ratios) / 10 > 0.9
+
+
+def test_what_does_not_pay_is_left() -> None:
+    """Fine guesses, but each as dear as half a step."""
+    machine, pace = Machine(STEEP, 0.5, 0.7), Pace(ratio=0.5)
+    machine.run(pace, 256)
+    assert machine.run(pace, 1000) > 0.97
+    assert sum(n > 0 for n in machine.lengths) < 100
+
+
+def test_the_pace_follows_a_change() -> None:
+    machine, pace = Machine(FLAT, 0.07, 0.0), Pace(ratio=0.07)
+    machine.run(pace, 500)
+    machine.right = 0.9
+    machine.run(pace, 1000)
+    assert machine.run(pace, 500) > 0.9 * machine.best()
+    machine.right = 0.0
+    machine.run(pace, 100)
+    assert machine.run(pace, 500) > 0.97
+
+
+def test_a_first_slow_check_is_not_believed() -> None:
+    """A size's first run builds its graph; the next measurement must have a chance."""
+    machine, pace = Machine(FLAT, 0.07, 1.0), Pace(ratio=0.07)
+    machine.checks = {0: 1.0, 1: 4.0, 7: 4.0}
+    machine.run(pace, 12)
+    machine.checks = FLAT
+    machine.run(pace, 2000)
+    assert machine.run(pace, 500) > 0.9 * machine.best()
+
+
+def test_unsure_guesses_are_not_checked() -> None:
+    """Guesses of high confidence are always right, others never: after a while, only the former are checked."""
+    pace, chance = Pace(ratio=0.07), random.Random(3)
+    wasted = checked = 0
+    for step in range(600):
+        aim, confidences = pace.begin(100), []
+        while len(confidences) < aim:
+            pace.drafted(0.07)
+            confidences.append(chance.choice([0.99, 0.1]))
+            aim = pace.go_on(aim, confidences, 100)
+        accepted = next((i for i, c in enumerate(confidences[:aim]) if c < 0.5), aim)
+        pace.checked(confidences, aim, accepted, 1 + 0.1 * aim)
+        if step > 100:
+            wasted, checked = wasted + (aim > accepted), checked + 1
+    assert wasted / checked < 0.15
+
+
+def test_a_fixed_length_is_kept() -> None:
+    pace = Pace(3)
+    assert [pace.begin(most) for most in (10, 3, 2, 0)] == [3, 3, 2, 0]
+    assert pace.go_on(3, [0.001], 10) == 3
