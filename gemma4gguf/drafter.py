@@ -61,7 +61,6 @@ class Drafter:
         except BaseException:
             self._model.close()
             raise
-        self.size = section.size
 
     def guesses(self, token: int, hidden: NDArray[np.float32], position: int) -> Iterator[tuple[int, float]]:
         """Likeliest ids one after another, each with its probability, without end.

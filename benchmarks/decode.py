@@ -1,0 +1,256 @@
+#!/usr/bin/env python3
+"""Decoding with and without drafts, against llama-bench and llama-server on parts cut from the same bundle.
+
+    benchmarks/decode.py BUNDLE [--peers FOLDER] [--accept 0.7] [--lengths 1,2,3,4] [--tokens 256] [--rounds 3]
+        [--threads N]
+
+FOLDER is what scripts/peers prints; without it only our own numbers are taken. Everything is measured once per round,
+one after another, and compared within the round, because a shared machine drifts. Prints one JSON object: tokens per
+second of every contestant in every round, and the ratios, by their median.
+
+With random or unknown weights a drafter's guesses mean nothing, so acceptance is forced: our decoder follows a script
+instead of the sampler's choice, and guesses agree with it with the given probability a position, while every draft
+step, check and sample is computed as always; llama-server has --spec-synth-rates for the same. `useless` is the
+opposite: no guess is ever right, and what the attempt costs is all that is left.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).parent.parent
+sys.path[:0] = [str(ROOT)]
+
+from gemma4gguf.bundle import DRAFTER, TEXT, Bundle  # noqa: E402
+from gemma4gguf.decode import Drafts, decode  # noqa: E402
+from gemma4gguf.drafter import Drafter  # noqa: E402
+from gemma4gguf.native.runtime import Context, ContextOptions, Model, Sampler, Sampling  # noqa: E402
+from gemma4gguf.pace import Pace  # noqa: E402
+from gemma4gguf.session import Session, Span  # noqa: E402
+
+PROMPT = 16  # tokens before the answer
+PREFILL = 512  # llama-bench's pp512
+CONTEXT = 2048
+START_SECONDS = 600  # for a server to load
+
+
+class Script:
+    """A sampler that does its work and then says what was written beforehand."""
+
+    def __init__(self, answer: list[int]) -> None:
+        self._sampler = Sampler(Sampling(temperature=0, top_k=0, top_p=1, min_p=0, seed=0), [])
+        self._answer = iter(answer)
+
+    def sample(self, context: Context, row: int = -1) -> int:
+        self._sampler.sample(context, row)
+        return next(self._answer)
+
+
+class Forced:
+    """The drafter's own steps, and guesses that agree with the script as often as they are told to."""
+
+    def __init__(self, drafter: Drafter, answer: list[int], accept: float, seed: int) -> None:
+        self._drafter, self._answer, self._accept, self._chance = drafter, answer, accept, random.Random(seed)
+
+    def guesses(self, token: int, hidden: Any, position: int) -> Iterator[tuple[int, float]]:
+        real = self._drafter.guesses(token, hidden, position)
+        for at, _ in enumerate(real, position - PROMPT + 1):
+            right = self._answer[at] if at < len(self._answer) else 0
+            yield (right if self._chance.random() < self._accept else right + 1), self._accept
+
+
+class Ours:
+    """The runtime, opened once."""
+
+    def __init__(self, bundle: Bundle, threads: int | None, tokens: int) -> None:
+        options = ContextOptions(CONTEXT, threads=threads)
+        self.model = Model(bundle.path)
+        self.session = Session(Context(self.model, options, hidden=True))
+        self.drafter = Drafter(bundle.require(DRAFTER), bundle.text, self.session.context)
+        self.ratio = bundle.require(DRAFTER).size / bundle.text.size
+        ids = np.random.default_rng(1).integers(300, self.model.vocab.size - 24, PREFILL + tokens)
+        self.prompt, self.answer = [int(i) for i in ids[:PREFILL]], [int(i) for i in ids[PREFILL:]]
+
+    def decode(self, drafts: Drafts | None) -> float:
+        """Tokens per second of an answer, its first token apart."""
+        self.session.clear()
+        self.session.feed([Span(tuple(self.prompt[:PROMPT]))])
+        stream = decode(self.session, Script(self.answer), frozenset(), len(self.answer), drafts)
+        next(stream)
+        begun = time.perf_counter()
+        made = sum(1 for _ in stream)
+        return made / (time.perf_counter() - begun)
+
+    def drafted(self, accept: float, pace: Pace, seed: int) -> tuple[float, dict[str, Any]]:
+        drafts = Drafts(Forced(self.drafter, self.answer, accept, seed), pace)
+        return self.decode(drafts), drafts.report()
+
+    def prefill(self) -> float:
+        self.session.clear()
+        begun = time.perf_counter()
+        self.session.feed([Span(tuple(self.prompt))])
+        return PREFILL / (time.perf_counter() - begun)
+
+
+def llama_bench(peers: Path, text: Path, threads: int, *test: str) -> float:
+    """Tokens per second of one test of llama-bench."""
+    command = [str(peers / "bin" / "llama-bench"), "-m", str(text), "-t", str(threads), "-r", "1", "-o", "json", *test]
+    out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return float(json.loads(out)[0]["avg_ts"])
+
+
+def llama_server(
+    peers: Path, text: Path, drafter: Path, threads: int, tokens: int, length: int, accept: float
+) -> float:
+    """Tokens per second of llama-server with a fixed draft length, acceptance forced; 0: without drafts."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [str(peers / "bin" / "llama-server"), "-m", str(text), "-t", str(threads), "-c", str(CONTEXT)]
+    command += ["-np", "1", "--port", str(port), "--no-webui"]
+    if length:
+        rates = ",".join(f"{accept ** (i + 1):.6f}" for i in range(length))
+        command += ["-md", str(drafter), "--spec-type", "draft-mtp", "--spec-draft-n-max", str(length)]
+        command += ["--spec-synth-rates", rates]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        _wait(f"http://127.0.0.1:{port}/health", process)
+        asked = {"prompt": list(range(300, 300 + PROMPT)), "ignore_eos": True, "temperature": 0, "cache_prompt": False}
+        _post(f"http://127.0.0.1:{port}/completion", {**asked, "n_predict": 8})
+        reply = _post(f"http://127.0.0.1:{port}/completion", {**asked, "n_predict": tokens})
+        return float(reply["timings"]["predicted_per_second"])
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _wait(url: str, process: subprocess.Popen[bytes]) -> None:
+    for _ in range(START_SECONDS * 2):
+        if process.poll() is not None:
+            sys.exit(f"llama-server ended with {process.returncode}")
+        try:
+            with urllib.request.urlopen(url) as reply:
+                if reply.status == 200:
+                    return
+        except OSError:
+            time.sleep(0.5)
+    sys.exit("llama-server did not start")
+
+
+def _post(url: str, body: dict[str, Any]) -> Any:
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request) as reply:
+        return json.load(reply)
+
+
+def cut(bundle: Bundle, architecture: str, path: Path) -> Path:
+    with path.open("wb") as out:
+        for piece in bundle.require(architecture).copy():
+            out.write(piece)
+    return path
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--peers", type=Path)
+    parser.add_argument("--accept", type=float, default=0.7)
+    parser.add_argument("--lengths", default="1,2,3,4")
+    parser.add_argument("--tokens", type=int, default=256)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--work", type=Path, help="where the parts are cut to [a temporary folder]")
+    given = parser.parse_args()
+
+    bundle = Bundle.open(given.bundle)
+    ours = Ours(bundle, given.threads, given.tokens)
+    threads, lengths = ours.session.context.threads, [int(n) for n in given.lengths.split(",") if n]
+    pace = Pace(ratio=ours.ratio)
+    reports: list[dict[str, Any]] = []
+
+    def auto() -> float:
+        speed, report = ours.drafted(given.accept, pace, len(reports))
+        reports.append(report)
+        return speed
+
+    with tempfile.TemporaryDirectory(dir=given.work) as folder:
+        contestants: dict[str, Callable[[], float]] = {
+            "plain": lambda: ours.decode(None),
+            "auto": auto,
+            "useless": lambda: ours.drafted(0.0, Pace(ratio=ours.ratio), 0)[0],
+            **{f"fixed {n}": lambda n=n: ours.drafted(given.accept, Pace(n), n)[0] for n in lengths},  # type: ignore[misc]
+            "prefill": ours.prefill,
+        }
+        if given.peers:
+            text = cut(bundle, TEXT, Path(folder) / "text.gguf")
+            drafter = cut(bundle, DRAFTER, Path(folder) / "drafter.gguf")
+            bench: Callable[..., float] = lambda *test: llama_bench(given.peers, text, threads, *test)  # noqa: E731
+            contestants |= {
+                "llama-bench prefill": lambda: bench("-n", "0", "-p", str(PREFILL)),
+                "llama-bench plain": lambda: bench("-p", "0", "-n", str(given.tokens)),
+            }
+            for n in [0, *lengths]:
+                contestants[f"llama-server {n}"] = lambda n=n: llama_server(  # type: ignore[misc]
+                    given.peers, text, drafter, threads, given.tokens, n, given.accept
+                )
+        ours.decode(None)  # the first run reads the file
+        rounds = []
+        for number in range(given.rounds):
+            speeds = {}
+            for name, measure in contestants.items():
+                before = ours.decode(None) if name not in ("plain", "prefill", "llama-bench prefill") else None
+                speeds[name] = measure()
+                if before:
+                    speeds[f"plain beside {name}"] = (before + ours.decode(None)) / 2
+                print(f"round {number + 1}: {name} {speeds[name]:.2f}", file=sys.stderr, flush=True)
+            rounds.append(speeds)
+
+    def ratio(one: str, other: str) -> float | None:
+        return statistics.median(r[one] / r[other] for r in rounds) if other in rounds[0] else None
+
+    def beside(name: str) -> float | None:
+        return ratio(name, f"plain beside {name}")
+
+    servers = [name for name in rounds[0] if name.startswith("llama-server")]
+    best = max(((beside(name) or 0, name) for name in servers), default=(None, None))
+    print(
+        json.dumps(
+            {
+                "bundle": given.bundle.name,
+                "threads": threads,
+                "tokens": given.tokens,
+                "accept": given.accept,
+                "ratios": {
+                    "auto / plain": beside("auto"),
+                    "useless / plain": beside("useless"),
+                    **{f"fixed {n} / plain": beside(f"fixed {n}") for n in lengths},
+                    **{f"{name} / plain": beside(name) for name in servers},
+                    "plain / llama-bench": 1 / value if (value := beside("llama-bench plain")) else None,
+                    "prefill / llama-bench": ratio("prefill", "llama-bench prefill"),
+                    "auto / best of llama-server": (beside("auto") or 0) / best[0] if best[0] else None,
+                },
+                "best of llama-server": best[1],
+                "rounds": rounds,
+                "drafts": reports,
+            },
+            indent=1,
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
