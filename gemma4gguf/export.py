@@ -378,8 +378,9 @@ def modelfile(bundle: Bundle, name: str) -> str:
 def _stops(metadata: Mapping[str, Any]) -> list[str]:
     """Texts of the tokens that end an answer; <eos> ends it in any case and is no text."""
     ids, tokens = metadata.get("gemma4gguf.eos_token_ids"), metadata.get("tokenizer.ggml.tokens")
-    known = isinstance(ids, list) and isinstance(tokens, LazyStrings)
-    own = [tokens[i] for i in ids if type(i) is int and 0 <= i < len(tokens)] if known else []
+    own: list[str] = []
+    if isinstance(ids, list) and isinstance(tokens, LazyStrings):
+        own = [tokens[i] for i in ids if type(i) is int and 0 <= i < len(tokens)]
     found = [text for text in own or ("<turn|>", "<|tool_response>") if text != "<eos>"]
     return [text for text in found if not {'"', "\n", "\\"} & set(text)]
 
