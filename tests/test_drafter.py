@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,12 @@ import cases
 import numpy as np
 import numpy.typing as npt
 import pytest
+from click.testing import CliRunner
 
 from gemma4gguf import Gemma4
 from gemma4gguf.bundle import DRAFTER, Bundle, Section
 from gemma4gguf.chat import raw_segments
+from gemma4gguf.cli import cli
 from gemma4gguf.drafter import Drafter, check_fit, in_place
 from gemma4gguf.embedder import Embedder
 from gemma4gguf.errors import FormatError, InputError, NativeError
@@ -172,6 +176,44 @@ def test_a_bundle_without_a_drafter(make_bundle: Callable[..., Path]) -> None:
 def test_draft_lengths_that_there_are_not(bundle: Path, draft: Any) -> None:
     with pytest.raises(InputError, match="auto, off or a number up to 15"):
         Gemma4(bundle, draft=draft)
+
+
+def test_two_models_in_one_process(bundle: Path) -> None:
+    """Each with a drafter bound to its own cache, asked in turn, closed in either order."""
+    with Gemma4(bundle, context=512, threads=1, draft="off") as plain:
+        expected = [plain.generate(question, **GREEDY).text for question in ("One", "Two, that is")]
+    for order in (1, -1):
+        models = [Gemma4(bundle, context=512, threads=1, draft=2) for _ in range(2)]
+        streams = [m.stream(q, **GREEDY) for m, q in zip(models, ("One", "Two, that is"), strict=True)]
+        texts = ["", ""]
+        for chunks in zip_longest(*streams):
+            for i, chunk in enumerate(chunks):
+                texts[i] += chunk.text if chunk else ""
+        assert texts == expected
+        for model in models[::order]:
+            model.close()
+
+
+def test_the_command_line_takes_a_draft_length(bundle: Path) -> None:
+    arguments = [
+        "generate",
+        str(bundle),
+        "-p",
+        "Hi",
+        "--threads",
+        "1",
+        "--context",
+        "256",
+        "--max-tokens",
+        "6",
+        "--json",
+    ]
+    for draft, proposes in (("2", True), ("off", False), ("auto", None)):
+        result = CliRunner().invoke(cli, [*arguments, "--max-tokens", "6", "--draft", draft])
+        assert result.exit_code == 0, result.output
+        counts = json.loads(result.stdout)["draft"]
+        assert {"steps", "proposed", "accepted"} <= set(counts)
+        assert proposes is None or proposes == (counts["proposed"] > 0)
 
 
 # ── pace ─────────────────────────────────────────────────────────────────────────────────────────────────────────
