@@ -9,6 +9,7 @@ import shutil
 import sys
 import time
 import unicodedata
+from collections.abc import Callable
 from types import TracebackType
 
 import click
@@ -84,8 +85,8 @@ class Progress:
         self._started = self._told = time.monotonic()
         self._length = 0
 
-    def __call__(self, done: int, total: int, stage: str) -> None:
-        """Tell that `done` of `total` bytes of a stage are finished."""
+    def __call__(self, done: int, total: int, stage: str, amount: Callable[[float], str] = size) -> None:
+        """Tell that `done` of `total` bytes of a stage are finished; `amount` shows another unit."""
         now = time.monotonic()
         if not self._on or (now - self._told < self._every_s and done < total):
             return
@@ -93,8 +94,8 @@ class Progress:
         rate = done / max(1e-9, now - self._started)
         left = (total - done) / rate if rate else 0
         line = (
-            f"{stage}  {100 * done / max(1, total):3.0f} %  {size(done)} of {size(total)}"
-            f"  {size(rate)}/s  {int(left // 60)}:{int(left % 60):02d} left"
+            f"{stage}  {100 * done / max(1, total):3.0f} %  {amount(done)} of {amount(total)}"
+            f"  {amount(rate)}/s  {int(left // 60)}:{int(left % 60):02d} left"
         )
         self._draw(line[: shutil.get_terminal_size((100, 24)).columns - 1])
 

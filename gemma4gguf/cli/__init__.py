@@ -14,7 +14,7 @@ import click
 
 from .. import __version__
 from ..errors import Gemma4Error
-from . import convert, demo, examine, export, generate, pack
+from . import convert, demo, examine, export, generate, pack, quality
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -26,7 +26,7 @@ def cli() -> None:
     """
 
 
-for module in (convert, generate, examine, pack, export, demo):
+for module in (convert, generate, examine, pack, export, quality, demo):
     for command in module.COMMANDS:
         cli.add_command(command)
 
