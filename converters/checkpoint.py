@@ -29,7 +29,7 @@ def read_checkpoint(origin: Origin, *, drafter: bool = False, text_only: bool = 
     Raises ConversionError when it is another model, or when tensors are unknown, missing or misshapen.
     """
     where = str(origin.path)
-    files = metadata.read_files(origin.path, origin.name)
+    files = metadata.read_files(origin.path, origin.name, origin.repo)
     config = parse(where, files.config)
     if (config.kind == "drafter") != drafter:
         raise ConversionError(

@@ -15,6 +15,7 @@ from typing import Any
 import gguf
 from gguf import GGUFValueType as Type
 
+from gemma4gguf import __version__
 from gemma4gguf.bundle import DRAFTER, EMBEDDER, TEXT
 from gemma4gguf.container import encode_array, encode_pair
 from gemma4gguf.errors import ConversionError
@@ -29,22 +30,25 @@ OWN = "gemma4gguf."
 # Needed by llama.cpp's loader, without a meaning here: the embedder has no layers and takes any size.
 DUMMY_IMAGE_SIZE, DUMMY_MEL_BINS = 224, 128
 
+MADE_BY = ("general.quantized_by", Type.STRING, f"gemma4gguf {__version__}")  # the Hub's pages show it
+
 Pairs = dict[str, bytes]
 Line = tuple[str, Type, Any]  # key, type (of one value), value; a sequence is an array
 
 
 @dataclass(frozen=True)
 class Files:
-    """A checkpoint's folder and what it is called: a Hub id, or the folder's name."""
+    """A checkpoint's folder, what it is called, and the Hub id that it came from, if any."""
 
     folder: Path
     name: str
     config: Mapping[str, Any]
     generation: Mapping[str, Any]
     processor: Mapping[str, Any]  # of pictures
+    repo: str | None = None
 
 
-def read_files(folder: Path, name: str) -> Files:
+def read_files(folder: Path, name: str, repo: str | None = None) -> Files:
     """The small JSON files of a checkpoint folder; those that may be missing are then empty."""
     config = read_json(folder / "config.json")
     generation = _optional(folder / "generation_config.json")
@@ -52,7 +56,7 @@ def read_files(folder: Path, name: str) -> Files:
     whole = _optional(folder / "processor_config.json")
     nested = whole.get("image_processor")
     processor = processor | (nested if isinstance(nested, dict) else {})
-    return Files(folder, name, config, generation, processor)
+    return Files(folder, name, config, generation, processor, repo)
 
 
 def _optional(path: Path) -> dict[str, Any]:
@@ -66,7 +70,7 @@ def text_pairs(files: Files, config: Config, sources: Sequence[Source], file_typ
     if suppress:
         lines.append(("tokenizer.ggml.suppress_tokens", Type.INT32, suppress))
     lines += _own_lines(files)
-    return _pairs(TEXT, "model", _general(files, sources), lines)
+    return _pairs(TEXT, "model", _general(files, sources) | _encode([MADE_BY]), lines)
 
 
 def drafter_pairs(files: Files, config: Config, sources: Sequence[Source], file_type: int) -> Pairs:
@@ -199,6 +203,8 @@ def _general(files: Files, sources: Sequence[Source]) -> Pairs:
             raise ConversionError(f"{path}: {key} is {value!r:.80}, expected a number; take it from the base model")
         setattr(found, field, kind(value))
     found.name = found.name or files.name
+    if files.repo is not None:
+        found.source_repo_url = f"https://huggingface.co/{files.repo}"
     found.size_label = found.size_label or gguf.size_label(total, total, 0, 0)
     writer = gguf.GGUFWriter(None, "")  # only collects: nothing is opened
     found.set_gguf_meta_model(writer)

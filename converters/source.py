@@ -41,12 +41,14 @@ NEEDED = (
 class Origin:
     """A folder with a checkpoint, or a GGUF file; `name` is what it is called, without its owner.
 
+    `repo` is the Hub id that it came from, or None.
     `tensors` is what the weights hold where only their headers were fetched: enough to plan, not to convert.
     """
 
     path: Path
     name: str
     tensors: Mapping[str, Stored] | None = None
+    repo: str | None = None
 
     @property
     def is_gguf(self) -> bool:
@@ -75,7 +77,7 @@ def locate(source: str | Path, report: Report = lambda done, total: None, *, pla
     with _hub_errors(name, revision):
         folder, tensors = _download(name, revision or None, report, plan_only)
     _check_folder(folder)
-    return Origin(folder, name.partition("/")[2], tensors)
+    return Origin(folder, name.partition("/")[2], tensors, name)
 
 
 def _check_folder(folder: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +16,12 @@ from gguf import GGMLQuantizationType as T
 from gguf import GGUFReader
 from gguf import GGUFValueType as V
 
+from converters.checkpoint import read_checkpoint
+from converters.source import Origin
+from gemma4gguf import __version__
 from gemma4gguf.bundle import DRAFTER, EMBEDDER, KEY, TEXT, Bundle, Part, Section, part_of, write_bundle
 from gemma4gguf.cli import cli, run
-from gemma4gguf.container import encode_array, encode_pair, padded
+from gemma4gguf.container import encode_array, encode_header, encode_pair, padded
 from gemma4gguf.examine import faults, summary
 
 NAN = float("nan")
@@ -64,6 +68,32 @@ def test_a_summary_names_defaults_and_origin(mixed: Path) -> None:
     assert report["provenance"]["name"] == meta["general.name"]
     assert not {"architecture", "type", "file_type", "sampling.temp"} & set(report["provenance"])
     assert json.loads(json.dumps(report)) == report
+
+
+CARD = """---
+license: apache-2.0
+base_model: google/gemma-4-12B
+tags: [vision]
+---
+# A model card
+"""
+
+
+def test_where_a_model_comes_from_is_read_off_its_card(checkpoint: Path, tmp_path: Path) -> None:
+    """Name, licence, base model, repository, and who quantised it: the keys that the Hub's pages show."""
+    folder = Path(shutil.copytree(checkpoint, tmp_path / "gemma-4-12B-it"))
+    (folder / "README.md").write_text(CARD)
+    material = read_checkpoint(Origin(folder, "gemma-4-12B-it", repo="google/gemma-4-12B-it")).sections[0]
+    path = tmp_path / "keys.gguf"
+    path.write_bytes(encode_header(material.pairs(0).values(), []))
+    found = summary(Bundle.open(path))["provenance"]
+    assert found["name"] == "Gemma 4 12B It"
+    assert found["license"] == "apache-2.0"
+    assert found["base_model.0.name"] == "Gemma 4 12B"
+    assert found["base_model.0.repo_url"] == "https://huggingface.co/google/gemma-4-12B"
+    assert found["source.repo_url"] == "https://huggingface.co/google/gemma-4-12B-it"
+    assert found["quantized_by"] == f"gemma4gguf {__version__}"
+    assert found["tags"] == ["vision"]
 
 
 def test_a_person_reads_it_too(mixed: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,6 +19,7 @@ OURS_ALONE = {
     "gemma4gguf.bundle.sections": "names the other parts of the file",
     "gemma4gguf.bundle.sizes": "names the other parts of the file",
     "gemma4gguf.bundle.sha256": "names the other parts of the file",
+    "general.quantized_by": "says which tool made the file, and its version",
     "gemma4gguf.eos_token_ids": "generation_config's list of end tokens: llama.cpp finds them by their text",
 }
 THEIRS_ALONE: dict[str, str] = {}
