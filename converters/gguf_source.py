@@ -22,7 +22,12 @@ from .safetensors import Stored
 from .source import Origin
 
 READABLE = {T.F32, T.BF16, T.F16, T.Q8_0}
-FILE_TYPE, VERSION = "general.file_type", "general.quantization_version"
+FILE_TYPE, VERSION, ALIGNMENT = "general.file_type", "general.quantization_version", "general.alignment"
+OTHERS = {
+    "{arch}.embedding_length_per_layer_input": "a Gemma 4 with per-layer embeddings (E2B or E4B), expected the 12B",
+    "{arch}.expert_count": "the mixture-of-experts Gemma 4 (26B-A4B), expected the 12B",
+    "split.count": "one part of a split file; join the parts with `llama-gguf-split --merge` first",
+}
 
 
 def read_gguf(origin: Origin, *, drafter: bool = False, text_only: bool = False) -> Model:
@@ -31,11 +36,12 @@ def read_gguf(origin: Origin, *, drafter: bool = False, text_only: bool = False)
     Raises ConversionError when it holds something else.
     """
     try:
-        sections = read_sections(origin.path) if drafter else list(Bundle.open(origin.path).sections)
+        bundle = None if drafter else Bundle.open(origin.path)
+        sections = read_sections(origin.path) if bundle is None else bundle.sections
     except FormatError as error:
         raise ConversionError(str(error)) from None
     by_name = {s.architecture: s for s in sections}
-    if drafter:
+    if bundle is None:
         if DRAFTER not in by_name:
             found = ", ".join(NAMES.get(a, repr(a)) for a in by_name)
             raise ConversionError(f"{origin.path}: holds no MTP drafter, only: {found}; give the drafter's own file")
@@ -43,7 +49,7 @@ def read_gguf(origin: Origin, *, drafter: bool = False, text_only: bool = False)
     carried = [by_name[a] for a in (EMBEDDER, DRAFTER) if a in by_name and not text_only]
     notes = [f"the {NAMES[s.architecture]} of {origin.path.name} is carried over unchanged" for s in carried]
     if EMBEDDER not in (s.architecture for s in carried):
-        why = "--text-only leaves it out" if text_only else "the source has none; add it with `gemma4gguf pack`"
+        why = "--text-only leaves it out" if text_only else f"{origin.path.name}: {bundle.absence(EMBEDDER)}"
         notes.append(f"NO EMBEDDER: {why}; the bundle reads text and cannot see pictures or hear sound")
     parts = (_requantised(by_name[TEXT]), *(Material(s.architecture, (), _no_pairs, carried=s) for s in carried))
     named = [origin.name, str(by_name[TEXT].metadata.get("general.name") or "").replace(" ", "-")]
@@ -63,15 +69,23 @@ def _requantised(section: Section) -> Material:
     )
     if not sources:
         raise ConversionError(f"{section.path}: the {NAMES[section.architecture]} has no tensors; get the file again")
+    _check_model(section)
     heads, kv_heads = (_first(section, f"attention.{key}") for key in ("head_count", "head_count_kv"))
 
     def pairs(file_type: int) -> Pairs:
-        kept = {k: v for k, v in section.header.pairs.items() if not k.startswith((KEY, "split."))}
+        kept = {k: v for k, v in section.header.pairs.items() if not k.startswith((KEY, "split.", ALIGNMENT))}
         kept[FILE_TYPE] = encode_pair(FILE_TYPE, GGUFValueType.UINT32, file_type)
         kept[VERSION] = encode_pair(VERSION, GGUFValueType.UINT32, QUANTIZATION_VERSION)
         return kept
 
     return Material(section.architecture, sources, pairs, _first(section, "block_count"), heads // kv_heads)
+
+
+def _check_model(section: Section) -> None:
+    for key, what in OTHERS.items():
+        found = section.metadata.get(key.format(arch=section.architecture))
+        if found:
+            raise ConversionError(f"{section.path}: is {what}")
 
 
 def _first(section: Section, key: str) -> int:

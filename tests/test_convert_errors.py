@@ -10,16 +10,19 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import standin
+from gguf import GGUFValueType
 from quantise_peer import importance_of, write_imatrix_gguf, write_imatrix_legacy
 
 from converters import convert
-from gemma4gguf.bundle import Bundle
+from gemma4gguf.bundle import KEY, Bundle, Section
+from gemma4gguf.container import encode_header, encode_pair, padded
 from gemma4gguf.errors import ConversionError, Gemma4Error
 
 Edit = Callable[[dict[str, Any], bytes], tuple[dict[str, Any], bytes]]
@@ -541,3 +544,51 @@ def test_an_odd_value_anywhere_is_fine_or_one_line(folder: Path, name: str) -> N
         except Gemma4Error as error:
             said = str(error)
         assert said.isprintable()
+
+
+# ── odd GGUF sources ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def rewrite(section: Section, out: Path, extra: dict[str, bytes], alignment: int = 32) -> Path:
+    """The section as a GGUF of its own, with further keys and another alignment of its tensors."""
+    pairs = {k: v for k, v in section.header.pairs.items() if not k.startswith(KEY)} | extra
+    tensors, data = [], b""
+    for info in section.tensors.values():
+        data += bytes(padded(len(data), alignment) - len(data))
+        tensors.append(replace(info, offset=len(data)))
+        data += section.raw(info.name).tobytes()
+    out.write_bytes(
+        encode_header(pairs.values(), tensors, alignment) + data + bytes(padded(len(data), alignment) - len(data))
+    )
+    return out
+
+
+def number(key: str, value: int) -> dict[str, bytes]:
+    return {key: encode_pair(key, GGUFValueType.UINT32, value)}
+
+
+def test_ggufs_of_relatives_and_parts_of_split_files(make_bundle: Callable[..., Path], tmp_path: Path) -> None:
+    text = Bundle.open(make_bundle("BF16")).text
+    for extra, word in (
+        (number("gemma4.embedding_length_per_layer_input", 256), "E2B"),
+        (number("gemma4.expert_count", 128), "26B-A4B"),
+        (number("split.count", 3), "llama-gguf-split --merge"),
+        (number("gemma4.block_count", 0), "gemma4.block_count is 0"),
+    ):
+        fails(rewrite(text, tmp_path / "odd.gguf", extra), word)
+
+
+def test_a_source_with_another_alignment(make_bundle: Callable[..., Path], tmp_path: Path) -> None:
+    text = Bundle.open(make_bundle("BF16")).text
+    wide = rewrite(text, tmp_path / "wide.gguf", number("general.alignment", 4096), 4096)
+    convert(wide, tmp_path / "a.gguf", quant="Q4_0")
+    convert(rewrite(text, tmp_path / "plain.gguf", {}), tmp_path / "b.gguf", quant="Q4_0")
+    assert (tmp_path / "a.gguf").read_bytes() == (tmp_path / "b.gguf").read_bytes()
+
+
+def test_a_source_that_lost_its_embedder_says_so(make_bundle: Callable[..., Path], tmp_path: Path) -> None:
+    source = make_bundle("BF16")
+    cut = tmp_path / "cut.gguf"
+    cut.write_bytes(source.read_bytes()[: Bundle.open(source).text.size])  # what a rewriting tool leaves
+    done = convert(cut, tmp_path / "out.gguf", quant="Q4_0")
+    assert any("NO EMBEDDER" in note and "another tool rewrote" in note for note in done.plan.notes)
