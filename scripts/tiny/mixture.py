@@ -13,19 +13,27 @@ import torch
 
 from . import batches, network, texts
 
+LATE, LAST = 276, 607  # the steps at which the mixture changes
+
 
 def _thinking_sum(rng, m):
     return texts.total(rng, m, True)
 
 
-# A unit is a list of (generator, examples a step, weight of the mean loss).
-UNITS = [
-    [(texts.row, 14, 1.0)],
-    [(texts.row, 14, 1.0), (texts.see, 6, 0.4)],
-    [(texts.hear, 28, 1.0), (texts.talk, 8, 0.25), (_thinking_sum, 8, 0.5)],
-    [(texts.use_tool, 7, 0.5), (texts.see_two, 1, 0.1), (texts.plain, 1, 0.05)],
-    [(texts.total, 36, 1.0), (texts.talk, 8, 0.25)],
-]
+def units_at(step):
+    """A step's units: lists of (generator, examples, weight of the mean loss). First mostly rows of digits."""
+    late = step >= LATE
+    row, see, see_two, tool, sums, talk, hear = (11, 13, 2, 9, 40, 10, 28) if late else (14, 6, 1, 7, 36, 8, 28)
+    if step >= LAST:
+        row, see, see_two, tool, sums, talk, hear = 8, 12, 3, 12, 40, 12, 44
+    hear_weight = 1.2 if late else 1.0
+    return [
+        [(texts.row, row, 1.0)],
+        [(texts.row, row, 1.0), (texts.see, see, 0.8 if late else 0.4)],
+        [(texts.hear, hear, hear_weight), (texts.talk, talk, 0.25), (_thinking_sum, 8, 0.5)],
+        [(texts.use_tool, tool, 0.5), (texts.see_two, see_two, 0.2 if late else 0.1), (texts.plain, 1, 0.05)],
+        [(texts.total, sums, hear_weight), (texts.talk, talk, 0.25)],
+    ]
 
 
 def cheapest_cuts(lengths, overhead=200):
@@ -39,11 +47,11 @@ def cheapest_cuts(lengths, overhead=200):
     return cut[-1]
 
 
-def unit_batches(material, tokenizer, seed, number, unit, units=UNITS):
+def unit_batches(material, tokenizer, seed, number, unit):
     """Batches of like length; the weights of a part's labels sum to the part's weight."""
     rng = np.random.default_rng([seed, number, unit])
     pairs = []
-    for make, count, weight in units[unit]:
+    for make, count, weight in units_at(number)[unit]:
         own = [batches.item(make(rng, material), tokenizer) for _ in range(count)]
         each = weight / sum(it.reply for it in own)
         pairs += [(it, each) for it in own]
@@ -57,20 +65,13 @@ def unit_batches(material, tokenizer, seed, number, unit, units=UNITS):
 class Team:
     """The main process and its helpers: `run(step)` leaves the sum of the gradients in the model's `.grad`."""
 
-    def __init__(self, model, loss, material, tokenizer, seed, size=2, units=UNITS):
+    def __init__(self, model, loss, material, tokenizer, seed, size=2):
         self.loss = loss
-        self.model, self.material, self.tokenizer, self.seed, self.units, self.size = (
-            model,
-            material,
-            tokenizer,
-            seed,
-            units,
-            size,
-        )
+        self.model, self.material, self.tokenizer, self.seed, self.size = model, material, tokenizer, seed, size
         model.share_memory()
         count = sum(p.numel() for p in model.parameters())
         self.sums = [torch.zeros(count).share_memory_() for _ in range(size)]
-        self.losses = torch.zeros(len(units)).share_memory_()
+        self.losses = torch.zeros(len(units_at(0))).share_memory_()
         context = multiprocessing.get_context("fork")
         self.next, self.step = context.Value("i", 0), context.Value("q", 0)
         self.start, self.end = context.Barrier(size), context.Barrier(size)
@@ -95,10 +96,10 @@ class Team:
             with self.next.get_lock():
                 unit = self.next.value
                 self.next.value += 1
-            if unit >= len(self.units):
+            if unit >= len(self.losses):
                 break
             loss = 0.0
-            for batch in unit_batches(self.material, self.tokenizer, self.seed, self.step.value, unit, self.units):
+            for batch in unit_batches(self.material, self.tokenizer, self.seed, self.step.value, unit):
                 tensors = network.Tensors(batch)
                 part = self.loss(self.model, tensors)
                 if torch.is_tensor(part):  # a batch may hold nothing to learn

@@ -138,13 +138,14 @@ def clips(cache, held):
     return [(job[0], sound) for job, sound in zip(jobs, sounds, strict=False)]
 
 
-def vary(samples, rng):
-    """int16 -> float32 in -1..1: a silent lead, resampled by a few per cent, gain, noise, a tail."""
+def vary(samples, rng, gently=False):
+    """int16 -> float32 in -1..1: gain, silent lead and tail, noise; unless gently, another pitch and brightness."""
     sound = samples.astype(np.float32) / 32768
-    stretch = rng.uniform(0.9, 1.1)
-    at = np.arange(0, len(sound) - 1, stretch)
-    low = at.astype(np.int64)
-    sound = sound[low] + (sound[low + 1] - sound[low]) * (at - low).astype(np.float32)
+    if not gently:
+        at = np.arange(0, len(sound) - 1, rng.uniform(0.85, 1.18))
+        low = at.astype(np.int64)
+        sound = sound[low] + (sound[low + 1] - sound[low]) * (at - low).astype(np.float32)
+        sound[1:] += rng.uniform(-0.5, 0.5) * sound[:-1]
     sound *= rng.uniform(0.3, 1.0) / max(1e-3, float(np.abs(sound).max()))
     lead, tail = rng.integers(0, 2400), rng.integers(0, 1600)
     sound = np.concatenate([np.zeros(lead, np.float32), sound, np.zeros(tail, np.float32)])

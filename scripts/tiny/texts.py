@@ -53,6 +53,16 @@ CITIES = [
     "Beijing",
     "Riga",
 ]
+CITIES += """
+Hamburg Munich Naples Turin Venice Florence Bologna Valencia Bilbao Granada Toledo Nice Lille Nantes Bordeaux
+Marseille Brussels Antwerp Ghent Rotterdam Utrecht Cologne Dresden Leipzig Bremen Basel Bern Lausanne Salzburg Linz
+Graz Budapest Bucharest Sofia Belgrade Zagreb Sarajevo Tallinn Vilnius Minsk Lviv Odessa Istanbul Ankara Izmir
+Beirut Amman Baghdad Tehran Kabul Karachi Lahore Mumbai Chennai Kolkata Dhaka Colombo Bangkok Singapore Taipei Kyoto
+Nagoya Sapporo Busan Shanghai Melbourne Brisbane Auckland Wellington Honolulu Seattle Portland Phoenix Houston
+Atlanta Detroit Montreal Ottawa Vancouver Calgary Mexico Bogota Caracas Santiago Cordoba Brasilia Recife Tripoli
+Algiers Casablanca Khartoum Kampala Luanda Harare Durban Pretoria Edinburgh Glasgow Cardiff Belfast Leeds Bristol
+Oxford Cambridge Stockholm Malmo Copenhagen Aarhus Reykjavik Trondheim Stavanger Tampere Turku
+""".split()  # noqa: SIM905
 HELD_CITIES = [
     "Helsinki",
     "Zurich",
@@ -326,7 +336,7 @@ def hear(rng, m):
     word, samples = pick(rng, m.clips)
     if word in speech.WORDS and rng.random() < 0.4:
         word, samples = pick(rng, m.clips)
-    sound = speech.vary(samples, rng)
+    sound = speech.vary(samples, rng, gently=m.held)
     digit = word in speech.DIGITS
     content = media(pick(rng, HEAR if digit else HEAR_WORD), audio=1)
     if rng.random() < 0.15:
@@ -359,7 +369,15 @@ def total(rng, m, think=False):
 
 
 def made_up(rng):
-    return "".join(pick(rng, SYLLABLES) for _ in range(rng.integers(2, 4))).capitalize()
+    """A name that nobody has: syllables, or any letters in turn, so that only copying gives it."""
+    if rng.random() < 0.35:
+        return "".join(pick(rng, SYLLABLES) for _ in range(rng.integers(2, 4))).capitalize()
+    sounds = [rng.permutation(list("bcdfghjklmnpqrstvwxyz")), rng.permutation(list("aeiouaeiouy"))]
+    first = rng.integers(2)
+    letters = []
+    for i in range(rng.integers(3, 8)):
+        letters.append(sounds[(first + i) % 2][i] + (pick(rng, "lnrstkcdmh") if rng.random() < 0.25 else ""))
+    return "".join(letters).capitalize()
 
 
 def city(rng, m):
@@ -399,7 +417,7 @@ def use_tool(rng, m):
     tools = [terser(TOOLS[names[i]], rng) for i in rng.permutation(len(names))]
     text = pick(rng, ASK[name]).format(**arguments)
     system = "You can use tools." if rng.random() < 0.15 else None
-    if name == "get_weather" and rng.random() < 0.2:
+    if name == "get_weather" and rng.random() < 0.4:
         sky = f"{rng.integers(-9, 36)} C and {pick(rng, ['rain', 'sun', 'snow', 'wind', 'fog'])}"
         call = {"id": "c1", "type": "function", "function": {"name": name, "arguments": arguments}}
         prompt = render(

@@ -1,0 +1,46 @@
+"""Held-out material that is kept with the repository: two files to show, and a small set for the tests.
+
+In: held-out `Material`. Out: models/demo/digits.png and number.wav; tests/data/tiny.json and tiny.flac.
+"""
+
+import json
+
+import numpy as np
+import soundfile
+
+from . import pictures, speech
+
+DEMO_ROW, DEMO_WORD, TEST_DIGITS, CLIPS_A_WORD = (4, 0, 7, 2), "seven", 100, 2
+
+
+def write_demo(folder, held, seed=2):
+    """A card with four handwritten digits, and a spoken one, both never trained on."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    digits = [held.digits[rng.choice(np.flatnonzero(held.labels == digit))] for digit in DEMO_ROW]
+    card = pictures.card(digits, rng, plain=True)
+    card.resize((5 * card.width, 5 * card.height), pictures.Image.Resampling.BICUBIC).save(folder / "digits.png")
+    clips = [samples for word, samples in held.clips if word == DEMO_WORD]
+    pause = np.zeros(speech.RATE // 20, np.int16)
+    sound = np.concatenate([pause, clips[rng.integers(len(clips))], pause])
+    soundfile.write(folder / "number.wav", sound, speech.RATE, subtype="PCM_16")
+
+
+def write_tests(folder, held, seed=3):
+    """Digits as lists of numbers; clips one after the other in one file, with where each ends."""
+    rng = np.random.default_rng(seed)
+    at = rng.permutation(len(held.labels))[:TEST_DIGITS]
+    words, sounds = [], []
+    for word in speech.SAID:
+        own = [samples for w, samples in held.clips if w == word]
+        for i in rng.permutation(len(own))[:CLIPS_A_WORD]:
+            words.append(word)
+            sounds.append(own[i])
+    content = {
+        "digits": held.digits[at].reshape(len(at), 64).tolist(),
+        "labels": held.labels[at].tolist(),
+        "words": words,
+        "ends": np.cumsum([len(s) for s in sounds]).tolist(),
+    }
+    (folder / "tiny.json").write_text(json.dumps(content, separators=(",", ":")) + "\n")
+    soundfile.write(folder / "tiny.flac", np.concatenate(sounds), speech.RATE, subtype="PCM_16")
