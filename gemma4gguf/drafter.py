@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from .bundle import DRAFTER, NAMES, TEXT, Section
 from .errors import FormatError, NativeError
-from .native.runtime import Context, ContextOptions, Model, missing_for_drafts
+from .native.extensions import missing_for_drafts
+from .native.runtime import Context, ContextOptions, Model
 
 # What the drafter reads of the target's last two layers, and the width it takes and gives: keys under each
 # architecture's name. A drafter made for another model would end the process in llama.cpp.

@@ -23,7 +23,7 @@ from gemma4gguf.cli import cli
 from gemma4gguf.drafter import Drafter, check_fit, in_place
 from gemma4gguf.embedder import Embedder
 from gemma4gguf.errors import FormatError, InputError, NativeError
-from gemma4gguf.native import runtime
+from gemma4gguf.native import extensions, runtime
 from gemma4gguf.native.runtime import Context, ContextOptions, Model
 from gemma4gguf.pace import LONGEST, Pace
 from gemma4gguf.prompt import spans
@@ -147,14 +147,15 @@ def test_another_vocabulary_is_refused(opened: Bundle) -> None:
         check_fit(replace(section, header=replace(section.header, tensors=tensors)), opened.text)
 
 
-@pytest.mark.parametrize("name", list(runtime._EXTENSIONS))
+@pytest.mark.parametrize("name", list(extensions._EXTENSIONS))
 def test_a_library_without_a_function_decodes_without_drafts(
     bundle: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     with Gemma4(bundle, context=512, threads=1, draft="off") as model:
         expected = model.generate("Hello there", **GREEDY)
-    there = runtime._extension
-    monkeypatch.setattr(runtime, "_extension", lambda asked: None if asked == name else there(asked))
+    there = extensions.extension
+    for module in (extensions, runtime):
+        monkeypatch.setattr(module, "extension", lambda asked: None if asked == name else there(asked))
     with Gemma4(bundle, context=512, threads=1) as model, pytest.warns(UserWarning, match="lacks") as told:
         result = model.generate("Hello there", **GREEDY)
     assert name in str(told[0].message)

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError, NativeError
+from .extensions import extension
 
 KV_TYPES = {"f32": 0, "f16": 1, "bf16": 30, "q8_0": 8, "q4_0": 2}  # enum ggml_type
 FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}  # enum llama_flash_attn_type
@@ -217,51 +218,6 @@ class Vocabulary:
         return [int(pointer[i]) for i in range(count.value)]
 
 
-# ── hidden rows ──────────────────────────────────────────────────────────────────────────────────────────────────
-
-# From llama-ext.h, which is no stable interface: each function is looked up when it is needed, by its C, Itanium and
-# Microsoft name, so that a library without it still decodes.
-_EXTENSIONS: dict[str, tuple[list[str], list[Any], Any]] = {
-    # void llama_set_embeddings_nextn(struct llama_context * ctx, bool value, bool masked);
-    "llama_set_embeddings_nextn": (
-        [
-            "_Z26llama_set_embeddings_nextnP13llama_contextbb",
-            "?llama_set_embeddings_nextn@@YAXPEAUllama_context@@_N1@Z",
-        ],
-        [C.llama_context_p_ctypes, ctypes.c_bool, ctypes.c_bool],
-        None,
-    ),
-    # float * llama_get_embeddings_nextn_ith(struct llama_context * ctx, int32_t i);
-    "llama_get_embeddings_nextn_ith": (
-        [
-            "_Z30llama_get_embeddings_nextn_ithP13llama_contexti",
-            "?llama_get_embeddings_nextn_ith@@YAPEAMPEAUllama_context@@H@Z",
-        ],
-        [C.llama_context_p_ctypes, ctypes.c_int32],
-        ctypes.POINTER(ctypes.c_float),
-    ),
-}
-
-
-def _extension(name: str) -> Any:
-    """The function, ready to call; None where the library has none of its names."""
-    mangled, arguments, result = _EXTENSIONS[name]
-    function = next((f for f in (getattr(C._lib, n, None) for n in (name, *mangled)) if f is not None), None)
-    if function is not None:
-        function.argtypes, function.restype = arguments, result
-    return function
-
-
-def missing_for_drafts() -> list[str]:
-    """What a drafter needs and this llama.cpp does not have, by name."""
-    params = {field[0] for field in C.llama_context_params._fields_}
-    return [
-        *(name for name in _EXTENSIONS if _extension(name) is None),
-        *(["LLAMA_CONTEXT_TYPE_MTP"] if not hasattr(C, "LLAMA_CONTEXT_TYPE_MTP") else []),
-        *({"ctx_type", "ctx_other"} - params),
-    ]
-
-
 # ── context ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -320,8 +276,8 @@ class Context:
             raise NativeError(
                 f"llama.cpp cannot make a context of {options.context:,} positions{self._log.last()}; try a smaller one"
             )
-        set_hidden = _extension("llama_set_embeddings_nextn")
-        self._get_hidden = _extension("llama_get_embeddings_nextn_ith") if hidden and set_hidden else None
+        set_hidden = extension("llama_set_embeddings_nextn")
+        self._get_hidden = extension("llama_get_embeddings_nextn_ith") if hidden and set_hidden else None
         if set_hidden:
             # Masked: only rows with logits get a hidden row, and only they go through the last layer's second half.
             set_hidden(self._handle, self._get_hidden is not None, True)
