@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from gemma4gguf import bundle
+from gemma4gguf import bundle, newfile
 from gemma4gguf.bundle import DRAFTER, TEXT
 from gemma4gguf.errors import ConversionError, InputError
 
@@ -83,7 +83,7 @@ def convert(
         raise InputError(f"--threads {threads}: expected 1 to 1024")
     importance = None if imatrix is None else read_imatrix(imatrix)
     if out is not None and not dry_run and not Path(out).expanduser().is_dir():
-        bundle.check_output(Path(out).expanduser(), 0, force=force)  # before anything is downloaded
+        newfile.check_output(Path(out).expanduser(), 0, force=force)  # before anything is downloaded
 
     def fetched(done: int, total: int) -> None:
         report(done, total, "download")

@@ -17,8 +17,9 @@ from gguf import GGUFReader
 from gemma4gguf.bundle import DRAFTER, EMBEDDER, TEXT, Bundle, part_of, write_bundle
 from gemma4gguf.cli import cli, run
 from gemma4gguf.errors import ConversionError, FormatError, Gemma4Error, InputError
-from gemma4gguf.export import BUDGETS, TARGETS, Exported, _linked, export
+from gemma4gguf.export import TARGETS, Exported, _linked, export
 from gemma4gguf.image import target_size
+from gemma4gguf.layouts import BUDGETS
 from gemma4gguf.pack import pack
 
 FILES = {"llama.cpp": "{}/{}m.gguf", "lmstudio": "{}/gemma4gguf/m/{}m.gguf", "ollama": "{}/{}m.gguf"}
