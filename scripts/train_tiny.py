@@ -4,7 +4,7 @@
     python scripts/train_tiny.py WORK --minutes 65             # the target; goes on where it stopped
     python scripts/train_tiny.py WORK --steps 1200             # a run of a known length, to repeat another one
     python scripts/train_tiny.py WORK --drafter --minutes 15   # then its drafter
-    python scripts/train_tiny.py WORK --export models          # models/tiny and models/tiny-assistant
+    python scripts/train_tiny.py WORK --export models          # the weights, and held-out samples of the material
 
 Needs torch, transformers, scikit-learn, soundfile, soxr, pillow and jinja2, espeak-ng, and gcc for twice the speed.
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tiny import config, drafter, export, mixture, network, scoring, texts, tokenizer
+from tiny import config, drafter, export, mixture, network, samples, scoring, texts, tokenizer
 from tiny.optimizer import Optimizer
 
 MUON = ("qkv", ".o", "gate_up", "down", "projection", "pre", "post")
@@ -151,6 +151,9 @@ def main():
             export.write(
                 a.export / "tiny-assistant", export.drafter_tensors(draft), config.drafter_config(), path, False
             )
+        held = texts.Material.load(a.work, True)
+        samples.write_demo(a.export / "demo", held)
+        samples.write_tests(Path(__file__).parents[1] / "tests" / "data", held)
         return
     from tokenizers import Tokenizer
 
