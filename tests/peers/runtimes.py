@@ -131,8 +131,9 @@ def serve(command: Sequence[object], log: Path) -> Iterator[str]:
         process.wait(30)
 
 
-def ask(address: str, path: str, body: dict[str, Any], timeout: float = 120) -> dict[str, Any]:
-    data, headers = json.dumps(body).encode(), {"Content-Type": "application/json"}
+def ask(address: str, path: str, body: dict[str, Any] | None, timeout: float = 120) -> dict[str, Any]:
+    """The JSON reply to a POST of `body`, or to a GET where it is None."""
+    data, headers = None if body is None else json.dumps(body).encode(), {"Content-Type": "application/json"}
     request = urllib.request.Request(f"{address}{path}", data, headers)
     with urllib.request.urlopen(request, timeout=timeout) as reply:
         answer: dict[str, Any] = json.load(reply)

@@ -284,6 +284,19 @@ def test_gguf_py_reads_header_and_tensors(bundle: Path, parts: dict[str, Path]) 
             assert np.array_equal(np.asarray(tensor.data).reshape(-1).view(np.uint8), section.raw(tensor.name))
 
 
+def test_transformers_reads_keys_and_vocabulary(bundle: Path, parts: dict[str, Path]) -> None:
+    """Its GGUF reader knows the architecture; the key heads per layer it reads are more than its config then takes."""
+    from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
+
+    whole, part = load_gguf_checkpoint(str(bundle)), load_gguf_checkpoint(str(parts[TEXT]))
+    assert whole == part
+    text = Bundle.open(bundle).text.metadata
+    assert whole["config"]["model_type"] == "gemma4_text"
+    assert whole["config"]["hidden_size"] == text["gemma4.embedding_length"]
+    assert whole["config"]["num_key_value_heads"] == text["gemma4.attention.head_count_kv"]
+    assert whole["tokenizer"]["tokens"] == list(text["tokenizer.ggml.tokens"])
+
+
 class Ranges(http.server.BaseHTTPRequestHandler):
     """One file over HTTP, by ranges, which it remembers."""
 
