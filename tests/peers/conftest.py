@@ -20,6 +20,14 @@ def peers() -> Path:
     return Path(run.stdout.splitlines()[-1])
 
 
+@pytest.fixture(scope="session")
+def node_folder() -> Path:
+    """The JavaScript peers; installed now if they are not there."""
+    run = subprocess.run([ROOT / "scripts" / "peers-node"], stdout=subprocess.PIPE, text=True, check=False)
+    assert run.returncode == 0, "scripts/peers-node failed; its output says why"
+    return Path(run.stdout.splitlines()[-1])
+
+
 class Runner:
     """Runs one of llama.cpp's programs and returns what it printed; a failure shows the end of its log."""
 

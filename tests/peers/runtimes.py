@@ -166,7 +166,3 @@ def node_script(folder: Path, name: str, *arguments: object) -> str:
     )
     assert run.returncode == 0, f"{name} exited with {run.returncode}:\n{run.stderr[-4000:]}"
     return run.stdout
-
-
-def without_end(answer: Ids, job: Job) -> Ids:
-    return answer[:-1] if answer and answer[-1] in job.end else answer
