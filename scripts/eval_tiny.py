@@ -114,7 +114,7 @@ class Bundle:
         assistant = folder.with_name(folder.name + "-assistant")
         path = work / f"tiny-{quant}.gguf"
         convert(folder, path, quant=quant, drafter=assistant if assistant.is_dir() else None, force=True)
-        self.model = Gemma4(path, context=1024, draft=drafts or "off")
+        self.model = Gemma4(path, context=1024, threads=1, draft=drafts or "off")
 
     def answer(self, example):
         sounds = [(s, speech.RATE) for s in example.sounds]
