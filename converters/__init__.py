@@ -100,7 +100,7 @@ def convert(
         sections = [s for s in sections if s.material.architecture != DRAFTER] + [aim(material, drafter_asked)]
 
     path = _out_path(out, origin, chosen)
-    parts = [s.part(threads or os.cpu_count() or 1) for s in sections]
+    parts = [s.part(threads or _cores()) for s in sections]
     layout = bundle.plan_layout(parts)
     plan = _plan(str(source), path, chosen, sections, layout, tuple(notes))
     if dry_run:
@@ -110,6 +110,14 @@ def convert(
     bundle.write_bundle(path, parts, force=force, progress=lambda done: report(done, layout.total, "convert"))
     report(layout.total, layout.total, "convert")  # the gaps between sections are nobody's bytes
     return Conversion(path, plan, layout.total, time.monotonic() - started)
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS and Windows
+        return os.cpu_count() or 1
 
 
 def _read(origin: Origin, *, drafter: bool = False, text_only: bool = False) -> Model:
