@@ -38,6 +38,11 @@ TOWERS = {  # projectors of models that have an encoder, by clip.vision.projecto
     "gemma3nv": "the vision tower of a Gemma 3n",
     "gemma3na": "the audio tower of a Gemma 3n",
 }
+# Keys of the other Gemma 4 models, whose architecture has the same name: not zero there.
+OTHERS = {
+    "embedding_length_per_layer_input": "is a Gemma 4 E2B or E4B (it has per-layer embeddings)",
+    "expert_count": "is the Gemma 4 26B (it has experts)",
+}
 PROJECTORS = ("gemma4uv", "gemma4ua")
 SPLIT = "split."  # keys of llama.cpp's gguf-split: of no meaning in a whole file
 
@@ -135,6 +140,9 @@ def check_text(text: Section) -> None:
         raise FormatError(
             f"{text.path}: is one of {count} parts; join them first with `llama-gguf-split --merge {text.path} OUT`"
         )
+    for key, what in OTHERS.items():
+        if meta.get(f"{TEXT}.{key}"):
+            raise FormatError(f"{text.path}: {what}, expected the 12B, the one whose embedder has no encoder")
     layers = _count(text, "block_count")
     window = meta.get(f"{TEXT}.attention.sliding_window_pattern")
     if not isinstance(window, list) or len(window) != layers:

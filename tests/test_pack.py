@@ -313,6 +313,14 @@ MISFITS: dict[str, tuple[Make, str]] = {
         lambda f: {"text": other(f, changed(text(f), tokens(text(f), [str(i) for i in range(1024)])))},
         "the MTP drafter has another vocabulary than",
     ),
+    "text: an E4B": (
+        lambda f: {"text": other(f, changed(text(f), number(f"{TEXT}.embedding_length_per_layer_input", 256)))},
+        "is a Gemma 4 E2B or E4B .*expected the 12B",
+    ),
+    "text: the 26B": (
+        lambda f: {"text": other(f, changed(text(f), number(f"{TEXT}.expert_count", 128)))},
+        "is the Gemma 4 26B .*expected the 12B",
+    ),
     "text: no layer kinds": (
         lambda f: {"text": other(f, _without_key(text(f), f"{TEXT}.attention.sliding_window_pattern"))},
         "names no kind for each of its 12 layers",
