@@ -122,14 +122,25 @@ def _provenance(section: Section) -> dict[str, Any]:
 # ── what is wrong ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def faults(path: str | Path) -> list[str]:
-    """Everything that is wrong with a file, one line each; empty when it is sound. Reads the whole file."""
+def faults(path: str | Path, progress: Callable[[int, int], None] = lambda done, total: None) -> list[str]:
+    """Everything that is wrong with a file, one line each; empty when it is sound. Reads the whole file twice.
+
+    `progress` is told (bytes done, in all).
+    """
     try:
         bundle = Bundle.open(path)
     except Gemma4Error as error:
         return [str(error)]
+    total, done = 2 * sum(section.size for section in bundle.sections), 0
+
+    def report(n: int) -> None:
+        nonlocal done
+        done += n
+        progress(done, total)
+
     found: list[str] = []
-    for check in (_sections, _bounds, _hashes, _values, _parts, _template, _tokenizer):
+    hashes, values = partial(_hashes, report=report), partial(_values, report=report)
+    for check in (_sections, _bounds, hashes, values, _parts, _template, _tokenizer):
         found += check(bundle)
     return found
 
@@ -162,7 +173,7 @@ def _bounds(bundle: Bundle) -> Iterator[str]:
                 yield f"{_what(section)}: followed by unknown bytes at {end:,}"
 
 
-def _hashes(bundle: Bundle) -> Iterator[str]:
+def _hashes(bundle: Bundle, report: Callable[[int], None]) -> Iterator[str]:
     promised = promises(bundle.text)
     for section in bundle.sections:
         if section.architecture not in promised:
@@ -172,14 +183,17 @@ def _hashes(bundle: Bundle) -> Iterator[str]:
         size, sha = promised[section.architecture]
         if size != section.size:
             yield f"{_what(section)}: {section.size:,} bytes, the bundle says {size:,}"
-        if digest(section) != sha:
+        found = digest(section)
+        report(section.size)
+        if found != sha:
             yield f"{_what(section)}: its SHA-256 is not the one the bundle was written with: bytes changed since"
 
 
-def _values(bundle: Bundle) -> Iterator[str]:
+def _values(bundle: Bundle, report: Callable[[int], None]) -> Iterator[str]:
     """No NaN, no infinity, no broken scale: damage that a file without hashes would hide."""
     for section in bundle.sections:
         for name, info in section.tensors.items():
+            report(info.nbytes)
             if not _finite(section.raw(name), info.type):
                 yield f"{_what(section)}: {name} holds values that are not finite"
 

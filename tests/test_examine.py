@@ -126,7 +126,10 @@ def test_keys_of_another_type_stop_no_summary(mixed: Path, value: object) -> Non
 
 
 def test_sound_bundles_have_no_faults(bundle: Path, mixed: Path, tmp_path: Path) -> None:
-    assert faults(bundle) == []
+    told: list[tuple[int, int]] = []
+    assert faults(bundle, lambda done, total: told.append((done, total))) == []
+    assert told == sorted(told)
+    assert 0.99 < told[-1][0] / told[-1][1] <= 1
     assert faults(mixed) == []
     text = tmp_path / "text.gguf"
     write_bundle(text, [part_of(Bundle.open(mixed).text)])

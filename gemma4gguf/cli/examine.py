@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from ..show import Table, number, size, warn
+from ..show import Progress, Table, number, size, warn
 from .common import common, print_json
 
 
@@ -64,7 +64,8 @@ def verify(file: Path, as_json: bool, debug: bool) -> int:
     """Check a bundle's every byte: sizes, hashes, values, parts, template, tokenizer. Exit status 1 on any fault."""
     from ..examine import faults
 
-    found = faults(file)
+    with Progress(quiet=as_json) as progress:
+        found = faults(file, lambda done, total: progress(done, total, "verify"))
     if as_json:
         print_json({"file": str(file), "faults": found})
     else:
