@@ -12,7 +12,7 @@ from ..show import Progress, Table, number, size, warn
 from .common import common, print_json
 
 
-@click.command()
+@click.command(short_help="Turn a checkpoint into one GGUF file.")
 @click.argument("source")
 @click.argument("out", required=False, type=click.Path(path_type=Path))
 @click.option("--quant", metavar="TYPE", help="Type of the text model's matrices, such as Q4_K_M, Q8_0, BF16.")

@@ -51,7 +51,7 @@ QUESTIONS = (
 )
 
 
-@click.command()
+@click.command(short_help="Convert and question the bundled model.")
 @click.argument("checkpoint", required=False, type=click.Path(path_type=Path))
 @common
 def demo(checkpoint: Path | None, as_json: bool, debug: bool) -> None:

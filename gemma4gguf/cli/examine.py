@@ -11,7 +11,7 @@ from ..show import Progress, Table, number, size, warn
 from .common import common, print_json
 
 
-@click.command()
+@click.command(short_help="Show what a bundle holds.")
 @click.argument("file", type=click.Path(path_type=Path))
 @common
 def inspect(file: Path, as_json: bool, debug: bool) -> None:
@@ -57,7 +57,7 @@ def _told(value: object) -> str:
     return number(value) if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
-@click.command()
+@click.command(short_help="Check every byte of a bundle.")
 @click.argument("file", type=click.Path(path_type=Path))
 @common
 def verify(file: Path, as_json: bool, debug: bool) -> int:
@@ -76,7 +76,7 @@ def verify(file: Path, as_json: bool, debug: bool) -> int:
     return 1 if found else 0
 
 
-@click.command()
+@click.command(short_help="Show what this machine offers.")
 @common
 def doctor(as_json: bool, debug: bool) -> int:
     """Show what this machine offers and what would stop gemma4gguf on it."""

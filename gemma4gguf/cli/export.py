@@ -11,7 +11,7 @@ from ..show import Progress, Table, size, warn
 from .common import common, print_json
 
 
-@click.command()
+@click.command(short_help="Lay out a bundle for other runtimes.")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("--for", "target", required=True, metavar="llama.cpp|lmstudio|ollama", help="Who will read it.")

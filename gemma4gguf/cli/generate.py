@@ -34,7 +34,7 @@ def _medium(path: str) -> str | bytes:
     return _stdin_bytes() if path == STDIN else path
 
 
-@click.command()
+@click.command(short_help="Answer a question about text, pictures, sound.")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("-p", "--prompt", required=True, metavar="TEXT", help="The question; - reads standard input.")
 @click.option("--image", "images", multiple=True, metavar="PATH", help="A picture; may be given several times.")

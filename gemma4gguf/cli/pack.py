@@ -11,7 +11,7 @@ from ..show import Progress, Table, size, warn
 from .common import common, print_json
 
 
-@click.command()
+@click.command(short_help="Join GGUF files from anyone to one bundle.")
 @click.argument("text", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--embedder", type=click.Path(path_type=Path), metavar="FILE", help="Its mmproj file.")
