@@ -156,11 +156,14 @@ def _tensors(section: Section, layers: int, *, keys: bool) -> Iterator[str]:
     yield from _OF_MODEL
     pattern = section.metadata.get(f"{section.architecture}.attention.sliding_window_pattern", [])
     for i in range(layers):
-        yield from (f"blk.{i}.{name}.weight" for name in _OF_LAYER)
+        names = [*_OF_LAYER]
         if keys:
-            yield from (f"blk.{i}.{name}.weight" for name in ("attn_k", "attn_k_norm"))
+            names += ["attn_k", "attn_k_norm"]
             if i < len(pattern) and pattern[i]:  # full layers use the keys as values
-                yield f"blk.{i}.attn_v.weight"
+                names.append("attn_v")
+        if f"blk.{i}.attn_qkv.weight" in section.tensors:  # the three in one, which llama.cpp reads too
+            names = [name for name in names if name not in ("attn_q", "attn_k", "attn_v")]
+        yield from (f"blk.{i}.{name}.weight" for name in names)
 
 
 def _check_whole(section: Section, names: Iterator[str]) -> None:
