@@ -113,6 +113,22 @@ def test_what_a_split_leaves_in_the_keys_goes(bundle: Path, parts: Mapping[str, 
     assert (tmp_path / "out.gguf").read_bytes() == bundle.read_bytes()
 
 
+def test_query_key_and_value_may_be_one_tensor(parts: Mapping[str, Path], tmp_path: Path) -> None:
+    """llama.cpp reads either form, so both are whole models."""
+    text = read_sections(parts[TEXT])[0]
+    apart = [f"blk.0.attn_{name}.weight" for name in "qkv"]
+    raws = {name: text.raw(name).tobytes() for name in text.tensors if name not in apart}
+    raws["blk.0.attn_qkv.weight"] = b"".join(text.raw(name).tobytes() for name in apart)
+    rows = sum(text.tensors[name].shape[0] for name in apart)
+    shapes = {name: info.shape for name, info in text.tensors.items()} | {"blk.0.attn_qkv.weight": (rows, 256)}
+    table = layout([(name, shapes[name], T.F32) for name in raws])
+    fused = Part(
+        TEXT, part_of(text).pairs, table, lambda: [raw + bytes(padded(len(raw)) - len(raw)) for raw in raws.values()]
+    )
+    pack(save(tmp_path / "fused.gguf", fused), tmp_path / "out.gguf", embedder=parts[EMBEDDER], drafter=parts[DRAFTER])
+    assert "blk.0.attn_qkv.weight" in Bundle.open(tmp_path / "out.gguf").text.tensors
+
+
 def test_its_own_source_can_be_replaced(bundle: Path, parts: Mapping[str, Path], tmp_path: Path) -> None:
     """The new file takes the name only when it is whole, so the source may be the output."""
     own = shutil.copy(parts[TEXT], tmp_path / "own.gguf")
