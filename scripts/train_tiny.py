@@ -50,8 +50,8 @@ def scale_at(progress, step, warm=60, hold=0.45):
 class Run:
     """Steps of training with a clock, a log, figures of held-out material, and a file to go on from."""
 
-    def __init__(self, a, model, loss, show, file):
-        self.a, self.model, self.loss, self.show, self.file = a, model, loss, show, file
+    def __init__(self, a, model, loss, show, file, first=0):
+        self.a, self.model, self.loss, self.show, self.file, self.first = a, model, loss, show, file, first
         self.optimizer = Optimizer(model, MUON, a.lr_muon, a.lr_adam, a.decay)
         self.spent, self.step = 0.0, 0
         if file.exists():
@@ -74,7 +74,7 @@ class Run:
             progress = self.step / a.steps if a.steps else self.spent / (a.minutes * 60)
             if progress >= 1:
                 break
-            loss = np.array(team.run(self.step))
+            loss = np.array(team.run(self.first + self.step))
             if np.isfinite(loss).all():
                 losses = loss if losses is None else 0.95 * losses + 0.05 * loss
                 self.optimizer.step(scale_at(progress, self.step))
@@ -167,7 +167,7 @@ def main():
         def show(count):
             return scoring.table(drafter.accepted(model, scoring.held_out(held, tok, count)))
 
-        Run(a, model, drafter.drafter_loss, show, drafter_file).go(material, tok)
+        Run(a, model, drafter.drafter_loss, show, drafter_file, first=10_000).go(material, tok)  # examples of its own
     else:
         model = network.Target()
 

@@ -13,7 +13,13 @@ import torch
 
 from . import batches, network, texts
 
-LATE, LAST = 276, 607  # the steps at which the mixture changes
+# From which step on, how many examples of each kind a step has: what is learnt makes room for what is not.
+MIXTURES = (
+    (0, {"row": 14, "see": 6, "see_two": 1, "hear": 28, "tool": 7, "sums": 36, "talk": 8}),
+    (276, {"row": 11, "see": 13, "see_two": 2, "hear": 28, "tool": 9, "sums": 40, "talk": 10}),
+    (607, {"row": 8, "see": 12, "see_two": 3, "hear": 44, "tool": 12, "sums": 40, "talk": 12}),
+    (849, {"row": 9, "see": 7, "see_two": 3, "hear": 40, "tool": 10, "sums": 64, "talk": 10}),
+)
 
 
 def _thinking_sum(rng, m):
@@ -21,18 +27,15 @@ def _thinking_sum(rng, m):
 
 
 def units_at(step):
-    """A step's units: lists of (generator, examples, weight of the mean loss). First mostly rows of digits."""
-    late = step >= LATE
-    row, see, see_two, tool, sums, talk, hear = (11, 13, 2, 9, 40, 10, 28) if late else (14, 6, 1, 7, 36, 8, 28)
-    if step >= LAST:
-        row, see, see_two, tool, sums, talk, hear = 8, 12, 3, 12, 40, 12, 44
-    hear_weight = 1.2 if late else 1.0
+    """A step's units: lists of (generator, examples, weight of the mean loss)."""
+    n = [counts for first, counts in MIXTURES if step >= first][-1]
+    late, last = step >= MIXTURES[1][0], step >= MIXTURES[3][0]
     return [
-        [(texts.row, row, 1.0)],
-        [(texts.row, row, 1.0), (texts.see, see, 0.8 if late else 0.4)],
-        [(texts.hear, hear, hear_weight), (texts.talk, talk, 0.25), (_thinking_sum, 8, 0.5)],
-        [(texts.use_tool, tool, 0.5), (texts.see_two, see_two, 0.2 if late else 0.1), (texts.plain, 1, 0.05)],
-        [(texts.total, sums, hear_weight), (texts.talk, talk, 0.25)],
+        [(texts.row, n["row"], 1.0)],
+        [(texts.row, n["row"], 1.0), (texts.see, n["see"], 0.8 if late else 0.4)],
+        [(texts.hear, n["hear"], 1.2 if late else 1.0), (texts.talk, n["talk"], 0.25), (_thinking_sum, 8, 0.5)],
+        [(texts.use_tool, n["tool"], 0.5), (texts.see_two, n["see_two"], 0.2 if late else 0.1), (texts.plain, 1, 0.05)],
+        [(texts.total, n["sums"], 3.0 if last else 1.2 if late else 1.0), (texts.talk, n["talk"], 0.25)],
     ]
 
 
