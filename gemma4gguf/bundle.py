@@ -127,7 +127,7 @@ class Bundle:
             )
         if found != [name for name in ORDER if name in found]:
             raise FormatError(
-                f"{path}: sections {', '.join(found)}: expected each of {', '.join(ORDER)} once, in order"
+                f"{path}: sections {', '.join(map(repr, found))}: expected each of {', '.join(ORDER)} once, in order"
             )
         missing = (name for name in promises(sections[0]) if name not in found)
         return cls(path, tuple(sections), tuple(missing))

@@ -30,9 +30,14 @@ def number(n: int) -> str:
     return f"{n:,}"
 
 
+def printable(text: str) -> str:
+    """Text from a file or a name, safe in a terminal and on one line: control characters become U+FFFD."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in text)
+
+
 def warn(message: str) -> None:
     click.secho("warning: ", fg="yellow", bold=True, nl=False, err=True)
-    click.echo(message, err=True)
+    click.echo(printable(message), err=True)
 
 
 def width(text: str) -> int:
@@ -48,7 +53,7 @@ class Table:
         self._rows: list[tuple[str, ...]] = [header]
 
     def row(self, *cells: str) -> None:
-        self._rows.append(cells)
+        self._rows.append(tuple(map(printable, cells)))
 
     def print(self, header: bool = True) -> None:
         """Print it to standard output."""

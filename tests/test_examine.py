@@ -104,6 +104,27 @@ def test_a_person_reads_it_too(mixed: Path, capsys: pytest.CaptureFixture[str]) 
     assert shown.err == ""
 
 
+def test_a_file_cannot_write_on_the_terminal(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Escape sequences and line ends in names from a file are shown as replacement characters."""
+    evil = "\x1b]0;pwned\x07\x1b[2J\nfault: none\u202e"
+    part = keys(Bundle.open(bundle).text, string("general.name", evil) | string(evil, evil))
+    renamed = [replace(t, name=evil) if t.name == "output_norm.weight" else t for t in part.tensors]
+    path = tmp_path / "evil.gguf"
+    write_bundle(path, [replace(part, tensors=renamed)])
+    poke(path, TEXT, evil, b"\xff" * 8)
+    for command in (
+        ["inspect"],
+        ["verify"],
+        ["export", "--for", "lmstudio", str(tmp_path / "out")],
+        ["pack", str(tmp_path / "o")],
+    ):
+        run(cli, [command[0], str(path), *command[1:]])
+        shown = capsys.readouterr()
+        assert "pwned" in shown.out or command[0] not in ("inspect", "verify")
+        assert not set("\x1b\x07\u202e") & set(shown.out + shown.err)
+        assert not [line for line in shown.out.splitlines() if line.startswith("fault: none")]
+
+
 def test_lost_sections_show(mixed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "lost.gguf"
     path.write_bytes(b"".join(Bundle.open(mixed).text.copy()))

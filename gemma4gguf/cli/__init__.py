@@ -14,6 +14,7 @@ import click
 
 from .. import __version__
 from ..errors import Gemma4Error
+from ..show import printable
 from . import convert, demo, examine, export, generate, pack, quality
 
 
@@ -54,7 +55,7 @@ def run(command: click.Command, arguments: Sequence[str] | None = None) -> int:
         if "--debug" in (arguments or sys.argv):
             raise
         click.secho("error: ", fg="red", bold=True, nl=False, err=True)
-        click.echo(str(error), err=True)
+        click.echo(printable(str(error)), err=True)
         return 1
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from ..show import Progress, Table, number, size, warn
+from ..show import Progress, Table, number, printable, size, warn
 from .common import common, print_json
 
 
@@ -70,7 +70,7 @@ def verify(file: Path, as_json: bool, debug: bool) -> int:
         print_json({"file": str(file), "faults": found})
     else:
         for fault in found:
-            click.echo(f"{click.style('fault', fg='red')}  {fault}")
+            click.echo(f"{click.style('fault', fg='red')}  {printable(fault)}")
         if not found:
             click.echo(f"{file}: sound")
     return 1 if found else 0
