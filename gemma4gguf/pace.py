@@ -21,7 +21,7 @@ HOPE = 0.6  # acceptance of a position before anything is known
 WEIGHT = 2.0  # observations that a prior counts for
 MEMORY = 0.95  # what an observation still weighs one observation later
 FADING = 0.995  # the same, per step without drafts: what was true then may not be true now
-ALLOWANCE, INCOME = 0.5, 0.005  # tokens that tests may lose: at first, and per token made
+FIRST, INCOME, SAVED = 0.5, 0.005, 3.0  # tokens that tests may lose: at first, more per token made, at most at once
 STALE = 32  # steps after which a length may be tested again
 BINS = (0.05, 0.15, 0.3, 0.5, 0.7, 0.85, 0.95)  # confidences whose acceptance is counted apart
 
@@ -73,7 +73,7 @@ class Pace:
         self._confidences = [Share() for _ in range(len(BINS) + 1)]
         self._last_checked = [0] * len(self._checks)  # step number
         self._step = 0
-        self._allowance = ALLOWANCE
+        self._allowance = FIRST
         self._testing: int | None = None
         self._refresh()
 
@@ -138,7 +138,7 @@ class Pace:
         self._step += 1
         self._checks[checked].add(seconds)
         self._last_checked[checked] = self._step
-        self._allowance = min(ALLOWANCE, self._allowance + INCOME * (accepted + 1))
+        self._allowance = min(SAVED, self._allowance + INCOME * (accepted + 1))
         if not confidences:
             for share in (*self._positions, *self._confidences):
                 share.fade()

@@ -302,6 +302,15 @@ def test_the_pace_follows_a_change() -> None:
     assert machine.run(pace, 500) > 0.97
 
 
+def test_a_dear_drafter_gets_another_chance() -> None:
+    """Useless for long, then nearly always right: found although every attempt costs more than two tokens."""
+    machine, pace = Machine(FLAT, 0.5, 0.0), Pace(ratio=0.5)
+    assert machine.run(pace, 3000) > 0.985
+    machine.right = 1.0
+    machine.run(pace, 3000)
+    assert machine.run(pace, 500) > 0.9 * machine.best() > 1.3
+
+
 def test_a_first_slow_check_is_not_believed() -> None:
     """A size's first run builds its graph; the next measurement must have a chance."""
     machine, pace = Machine(FLAT, 0.07, 1.0), Pace(ratio=0.07)
