@@ -2,7 +2,7 @@
 """Decoding with and without drafts, against llama-bench and llama-server on parts cut from the same bundle.
 
     benchmarks/decode.py BUNDLE [--peers FOLDER] [--accept 0.7] [--lengths 1,2,3,4] [--tokens 256] [--rounds 3]
-        [--threads N]
+        [--threads N] [--processor]
 
 FOLDER is what scripts/peers prints; without it only our own numbers are taken. Everything is measured once per round,
 one after another, and compared within the round, because a shared machine drifts. Prints one JSON object: tokens per
@@ -12,12 +12,16 @@ With random or unknown weights a drafter's guesses mean nothing, so acceptance i
 instead of the sampler's choice, and guesses agree with it with the given probability a position, while every draft
 step, check and sample is computed as always; llama-server has --spec-synth-rates for the same. `useless` is the
 opposite: no guess is ever right, and what the attempt costs is all that is left.
+
+--processor counts processor seconds instead of those on the wall, on one thread: on a machine with other work to do,
+the only ones that mean something. (llama-bench is then run twice, for its loading to cancel out. Linux only.)
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import socket
 import statistics
@@ -27,6 +31,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +81,8 @@ class Forced:
 class Ours:
     """The runtime, opened once."""
 
-    def __init__(self, bundle: Bundle, threads: int | None, tokens: int) -> None:
+    def __init__(self, bundle: Bundle, threads: int | None, tokens: int, clock: Callable[[], float]) -> None:
+        self.clock = clock
         options = ContextOptions(CONTEXT, threads=threads)
         self.model = Model(bundle.path)
         self.session = Session(Context(self.model, options, hidden=True))
@@ -91,30 +97,36 @@ class Ours:
         self.session.feed([Span(tuple(self.prompt[:PROMPT]))])
         stream = decode(self.session, Script(self.answer), frozenset(), len(self.answer), drafts)
         next(stream)
-        begun = time.perf_counter()
+        begun = self.clock()
         made = sum(1 for _ in stream)
-        return made / (time.perf_counter() - begun)
+        return made / (self.clock() - begun)
 
     def drafted(self, accept: float, pace: Pace, seed: int) -> tuple[float, dict[str, Any]]:
-        drafts = Drafts(Forced(self.drafter, self.answer, accept, seed), pace)
+        drafts = Drafts(Forced(self.drafter, self.answer, accept, seed), pace, self.clock)
         return self.decode(drafts), drafts.report()
 
     def prefill(self) -> float:
         self.session.clear()
-        begun = time.perf_counter()
+        begun = self.clock()
         self.session.feed([Span(tuple(self.prompt))])
-        return PREFILL / (time.perf_counter() - begun)
+        return PREFILL / (self.clock() - begun)
 
 
-def llama_bench(peers: Path, text: Path, threads: int, *test: str) -> float:
-    """Tokens per second of one test of llama-bench."""
-    command = [str(peers / "bin" / "llama-bench"), "-m", str(text), "-t", str(threads), "-r", "1", "-o", "json", *test]
-    out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    return float(json.loads(out)[0]["avg_ts"])
+def llama_bench(peers: Path, text: Path, threads: int, processor: bool, test: str, tokens: int) -> float:
+    """Tokens per second of a test of llama-bench: -p, a prompt, or -n, an answer."""
+
+    def run(count: int) -> tuple[float, float]:
+        command = [str(peers / "bin" / "llama-bench"), "-m", str(text), "-t", str(threads), "-r", "1", "-o", "json"]
+        before = sum(os.times()[2:4])  # of children that have ended
+        out = subprocess.run([*command, "-p", "0", "-n", "0", test, str(count)], check=True, capture_output=True)
+        return float(json.loads(out.stdout)[0]["avg_ts"]), sum(os.times()[2:4]) - before
+
+    speed, seconds = run(tokens)
+    return tokens / 2 / (seconds - run(tokens // 2)[1]) if processor else speed
 
 
 def llama_server(
-    peers: Path, text: Path, drafter: Path, threads: int, tokens: int, length: int, accept: float
+    peers: Path, text: Path, drafter: Path, threads: int, processor: bool, tokens: int, length: int, accept: float
 ) -> float:
     """Tokens per second of llama-server with a fixed draft length, acceptance forced; 0: without drafts."""
     with socket.socket() as free:
@@ -131,11 +143,19 @@ def llama_server(
         _wait(f"http://127.0.0.1:{port}/health", process)
         asked = {"prompt": list(range(300, 300 + PROMPT)), "ignore_eos": True, "temperature": 0, "cache_prompt": False}
         _post(f"http://127.0.0.1:{port}/completion", {**asked, "n_predict": 8})
+        before = _processor_seconds(process)
+        first = _post(f"http://127.0.0.1:{port}/completion", {**asked, "n_predict": 1}) and _processor_seconds(process)
         reply = _post(f"http://127.0.0.1:{port}/completion", {**asked, "n_predict": tokens})
-        return float(reply["timings"]["predicted_per_second"])
+        spent = _processor_seconds(process) - first - (first - before)  # the prompt's share apart
+        return (tokens - 1) / spent if processor else float(reply["timings"]["predicted_per_second"])
     finally:
         process.terminate()
         process.wait()
+
+
+def _processor_seconds(process: subprocess.Popen[bytes]) -> float:
+    fields = Path(f"/proc/{process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _wait(url: str, process: subprocess.Popen[bytes]) -> None:
@@ -173,11 +193,14 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--processor", action="store_true", help="count processor seconds, on one thread")
+    parser.add_argument("--only", default="", help="contestants to measure, separated by commas [all]")
     parser.add_argument("--work", type=Path, help="where the parts are cut to [a temporary folder]")
     given = parser.parse_args()
 
     bundle = Bundle.open(given.bundle)
-    ours = Ours(bundle, given.threads, given.tokens)
+    clock = time.process_time if given.processor else time.perf_counter
+    ours = Ours(bundle, 1 if given.processor else given.threads, given.tokens, clock)
     threads, lengths = ours.session.context.threads, [int(n) for n in given.lengths.split(",") if n]
     pace = Pace(ratio=ours.ratio)
     reports: list[dict[str, Any]] = []
@@ -198,32 +221,35 @@ def main() -> None:
         if given.peers:
             text = cut(bundle, TEXT, Path(folder) / "text.gguf")
             drafter = cut(bundle, DRAFTER, Path(folder) / "drafter.gguf")
-            bench: Callable[..., float] = lambda *test: llama_bench(given.peers, text, threads, *test)  # noqa: E731
+            bench = partial(llama_bench, given.peers, text, threads, given.processor)
             contestants |= {
-                "llama-bench prefill": lambda: bench("-n", "0", "-p", str(PREFILL)),
-                "llama-bench plain": lambda: bench("-p", "0", "-n", str(given.tokens)),
+                "llama-bench prefill": lambda: bench("-p", PREFILL),
+                "llama-bench plain": lambda: bench("-n", given.tokens),
             }
             for n in [0, *lengths]:
                 contestants[f"llama-server {n}"] = lambda n=n: llama_server(  # type: ignore[misc]
-                    given.peers, text, drafter, threads, given.tokens, n, given.accept
+                    given.peers, text, drafter, threads, given.processor, given.tokens, n, given.accept
                 )
+        only = {name for name in given.only.split(",") if name}
+        contestants = {name: measure for name, measure in contestants.items() if not only or name in only}
         ours.decode(None)  # the first run reads the file
         rounds = []
         for number in range(given.rounds):
             speeds = {}
             for name, measure in contestants.items():
-                before = ours.decode(None) if name not in ("plain", "prefill", "llama-bench prefill") else None
+                paired = name not in ("plain", "prefill", "llama-bench prefill") and not given.processor
+                before = ours.decode(None) if paired else None
                 speeds[name] = measure()
                 if before:
-                    speeds[f"plain beside {name}"] = (before + ours.decode(None)) / 2
+                    speeds[f"plain beside {name}"] = 2 / (1 / before + 1 / ours.decode(None))
                 print(f"round {number + 1}: {name} {speeds[name]:.2f}", file=sys.stderr, flush=True)
             rounds.append(speeds)
 
     def ratio(one: str, other: str) -> float | None:
-        return statistics.median(r[one] / r[other] for r in rounds) if other in rounds[0] else None
+        return statistics.median(r[one] / r[other] for r in rounds) if {one, other} <= set(rounds[0]) else None
 
     def beside(name: str) -> float | None:
-        return ratio(name, f"plain beside {name}")
+        return ratio(name, "plain" if given.processor else f"plain beside {name}")
 
     servers = [name for name in rounds[0] if name.startswith("llama-server")]
     best = max(((beside(name) or 0, name) for name in servers), default=(None, None))
