@@ -153,14 +153,21 @@ def hear(rng, m):
     )
 
 
-def held_sum(a, b):
+def rare_sum(a, b):
+    """One sum in ten; the rest has every ones digit beside every other but ten pairs, which only these have."""
     return (a * 7 + b * 13) % 10 == 3
 
 
+def held_sum(a, b):
+    """Half of the rare ones, by their tens, is never trained on."""
+    return rare_sum(a, b) and ((a * 31 + b * 17) // 10) % 2 == 0
+
+
 def total(rng, m, think=False):
+    rare = rng.random() < 0.3
     while True:
         a, b = (int(v) for v in rng.integers(0, 100, 2))
-        if held_sum(a, b) == m.held:
+        if held_sum(a, b) == m.held and (m.held or not rare or rare_sum(a, b)):
             break
     text = pick(rng, SUMS).format(a=a, b=b)
     if not think:
