@@ -117,8 +117,10 @@ def llama_bench(peers: Path, text: Path, threads: int, processor: bool, test: st
 
     def run(count: int) -> tuple[float, float]:
         command = [str(peers / "bin" / "llama-bench"), "-m", str(text), "-t", str(threads), "-r", "1", "-o", "json"]
+        command += ["-p", "0", "-n", "0", test, str(count)]
         before = sum(os.times()[2:4])  # of children that have ended
-        out = subprocess.run([*command, "-p", "0", "-n", "0", test, str(count)], check=True, capture_output=True)
+        command += ["--no-warmup"] if processor else []
+        out = subprocess.run(command, check=True, capture_output=True)
         return float(json.loads(out.stdout)[0]["avg_ts"]), sum(os.times()[2:4]) - before
 
     speed, seconds = run(tokens)
