@@ -34,6 +34,7 @@ class Question:
     image: str | None = None
     audio: str | None = None
     tools: list[dict[str, Any]] = field(default_factory=list)
+    note: str = ""
 
     def messages(self, media: Path) -> list[dict[str, Any]]:
         image = [{"type": "image", "image": media / self.image}] if self.image else []
@@ -45,9 +46,14 @@ class Question:
 
 
 QUESTIONS = (
-    Question("What is in this picture?", image="cat.jpg"),
+    Question("What number is this?", image="digits.png"),
     Question("What is said?", audio="number.wav"),
     Question("What is the weather in Oslo?", tools=[WEATHER]),
+    Question(
+        "What is in this picture?",
+        image="cat.jpg",
+        note="a photograph: prepared as for the 12B, but the bundled model knows no cats",
+    ),
 )
 
 
@@ -86,6 +92,8 @@ def demo(checkpoint: Path | None, as_json: bool, debug: bool) -> None:
                     continue
                 click.echo()
                 click.secho(question.shown(), bold=True)
+                if question.note:
+                    click.secho(f"({question.note})", dim=True)
                 calls = [f"{c.name}({json.dumps(c.arguments, ensure_ascii=False)})" for c in result.tool_calls]
                 click.echo("\n".join(filter(None, [result.text, *calls])) or "(nothing)")
                 click.secho(speed(result), dim=True)
