@@ -1,5 +1,6 @@
-"""The trained tiny model elsewhere: the same text in four runtimes, and right answers about pictures and sound from
-llama-server, started as `export` says. Pictures are given at the reference's size, which llama.cpp leaves as it is.
+"""The trained tiny model elsewhere: the same text in four runtimes; right answers about pictures and sound, and drafts
+that are accepted, from llama-server started as `export` says. Pictures are given at the reference's size, which
+llama.cpp leaves as it is.
 """
 
 from __future__ import annotations
@@ -36,9 +37,11 @@ CONTEXT = 4096
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The trained model, as a bundle."""
+    """The trained model with its drafter."""
     out = tmp_path_factory.mktemp("tiny") / "tiny.gguf"
-    convert(ROOT / "models" / "tiny", out, quant="BF16")
+    convert(
+        ROOT / "models" / "tiny", out, quant="BF16", drafter=ROOT / "models" / "tiny-assistant", drafter_quant="Q8_0"
+    )
     return out
 
 
@@ -135,3 +138,11 @@ def test_llama_server_answers_right(server: str, held: texts.Material, task: str
         if reply["content"].strip() != example.reply.removesuffix("<turn|>").strip()
     ]
     assert COUNT - len(wrong) >= NEEDED, wrong
+
+
+def test_drafts_are_accepted(server: str, tiny: Path, job: Job) -> None:
+    """The printed line drafts with the cut drafter, gains by it, and says the same."""
+    answers = runtimes.complete(server, job)
+    assert [answer["tokens"] for answer in answers] == runtimes.ours(tiny, job)
+    drafted, accepted = (sum(a["timings"].get(key, 0) for a in answers) for key in ("draft_n", "draft_n_accepted"))
+    assert accepted / drafted > 0.5
