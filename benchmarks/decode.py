@@ -10,8 +10,9 @@ second of every contestant in every round, and the ratios, by their median.
 
 With random or unknown weights a drafter's guesses mean nothing, so acceptance is forced: our decoder follows a script
 instead of the sampler's choice, and guesses agree with it with the given probability a position, while every draft
-step, check and sample is computed as always; llama-server has --spec-synth-rates for the same. `useless` is the
-opposite: no guess is ever right, and what the attempt costs is all that is left.
+step, check and sample is computed as always; llama-server has --spec-synth-rates for the same. What a step yields is
+then known, so a speed is the expected tokens of the steps that were made, over their seconds: luck is left out.
+`useless` is the opposite: no guess is ever right, and what the attempt costs is all that is left.
 
 --processor counts processor seconds instead of those on the wall, on one thread: on a machine with other work to do,
 the only ones that mean something. (llama-bench is then run twice, for its loading to cancel out. Linux only.)
@@ -103,13 +104,20 @@ class Ours:
 
     def drafted(self, accept: float, pace: Pace, seed: int) -> tuple[float, dict[str, Any]]:
         drafts = Drafts(Forced(self.drafter, self.answer, accept, seed), pace, self.clock)
-        return self.decode(drafts), drafts.report()
+        speed, report = self.decode(drafts), drafts.report()
+        tokens = sum(steps * expected(length, accept) for length, steps in report["lengths"])
+        return speed * tokens / (len(self.answer) - 1), report
 
     def prefill(self) -> float:
         self.session.clear()
         begun = self.clock()
         self.session.feed([Span(tuple(self.prompt))])
         return PREFILL / (self.clock() - begun)
+
+
+def expected(length: int, accept: float) -> float:
+    """Tokens that a check of so many guesses yields on average."""
+    return sum(accept**i for i in range(length + 1))
 
 
 def llama_bench(peers: Path, text: Path, threads: int, processor: bool, test: str, tokens: int) -> float:
@@ -149,7 +157,10 @@ def llama_server(
         first = _post(f"http://127.0.0.1:{port}/completion", {**asked, "n_predict": 1}) and _processor_seconds(process)
         reply = _post(f"http://127.0.0.1:{port}/completion", {**asked, "n_predict": tokens})
         spent = _processor_seconds(process) - first - (first - before)  # the prompt's share apart
-        return (tokens - 1) / spent if processor else float(reply["timings"]["predicted_per_second"])
+        told: dict[str, float] = reply["timings"]
+        steps = tokens - told.get("draft_n_accepted", 0)
+        speed = (tokens - 1) / spent if processor else told["predicted_per_second"]
+        return speed * steps * expected(length, accept) / tokens
     finally:
         process.terminate()
         process.wait()
