@@ -10,6 +10,8 @@ import standin
 
 from converters import convert
 
+MODELS = Path(__file__).parent.parent / "models"
+
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -43,3 +45,11 @@ def make_bundle(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path, draf
 def bundle(make_bundle: Callable[..., Path]) -> Path:
     """The stand-in with its drafter, all in F32."""
     return make_bundle("F32")
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The trained tiny model with its drafter. Its choices are far from ties, as the stand-in's are not."""
+    out = tmp_path_factory.mktemp("tiny") / "tiny.gguf"
+    convert(MODELS / "tiny", out, quant="Q8_0", drafter=MODELS / "tiny-assistant")
+    return out

@@ -20,26 +20,27 @@ TONE = (np.sin(np.arange(12_345) / 9).astype(np.float32) * 0.5, 16_000)
 
 
 @pytest.fixture(scope="module")
-def model(bundle: Path) -> Iterator[Gemma4]:
-    with Gemma4(bundle, context=2048, image_tokens=70) as model:
+def model(tiny_bundle: Path) -> Iterator[Gemma4]:
+    with Gemma4(tiny_bundle, context=2048, threads=1) as model:
         yield model
 
 
 def test_a_stream_adds_up_to_the_whole_answer(model: Gemma4) -> None:
-    whole = model.generate("Hello there", **GREEDY)
-    chunks = list(model.stream("Hello there", **GREEDY))
+    whole = model.generate("Who are you?", **GREEDY)
+    chunks = list(model.stream("Who are you?", **GREEDY))
     assert "".join(chunk.text for chunk in chunks) == whole.text
     assert [chunk.finish_reason for chunk in chunks[:-1]] == [None] * (len(chunks) - 1)
     last = chunks[-1]
-    assert (last.finish_reason, last.result.text, last.result.tokens.completion) == ("length", whole.text, 12)
+    assert (last.finish_reason, last.result.text) == (whole.finish_reason, whole.text)
     assert whole.text
 
 
-def test_greedy_answers_do_not_depend_on_what_was_asked_before(bundle: Path, model: Gemma4) -> None:
-    prompts = ["One", "Two " * 100, "One and a half", "One"]
+def test_greedy_answers_do_not_depend_on_what_was_asked_before(tiny_bundle: Path, model: Gemma4) -> None:
+    france = "What is the capital of France?"
+    prompts = [france, "Repeat: " + "the red cat " * 60, "What is in this picture?", "What can you do?", france]
     later = [model.generate(p, images=[CAT] * (i == 2), **GREEDY).text for i, p in enumerate(prompts)]
     for i, (prompt, text) in enumerate(zip(prompts, later, strict=True)):
-        with Gemma4(bundle, context=2048, image_tokens=70) as fresh:
+        with Gemma4(tiny_bundle, context=2048, threads=1) as fresh:
             assert fresh.generate(prompt, images=[CAT] * (i == 2), **GREEDY).text == text
 
 
@@ -72,7 +73,7 @@ def test_another_picture_of_the_same_size_is_not_taken_from_the_cache(model: Gem
 
 
 def test_the_seed_decides(model: Gemma4) -> None:
-    how = {"temperature": 1.0, "max_tokens": 12}
+    how = {"temperature": 4.0, "max_tokens": 12}
     model.generate("Hello", **how)  # from here on each call evaluates the same rows, so the arithmetic is the same
     texts = [model.generate("Hello", seed=seed, **how).text for seed in (1, 1, 2, 3)]
     assert texts[0] == texts[1]
@@ -82,9 +83,9 @@ def test_the_seed_decides(model: Gemma4) -> None:
 
 
 def test_a_stop_string_ends_the_answer_before_it(model: Gemma4) -> None:
-    whole = model.generate("Hello there", **GREEDY).text
+    whole = model.generate("Who are you?", **GREEDY).text
     stop = whole[3:6]
-    result = model.generate("Hello there", stop=stop, **GREEDY)
+    result = model.generate("Who are you?", stop=stop, **GREEDY)
     assert result.text == whole[: whole.index(stop)]
     assert result.finish_reason == "stop"
 
@@ -96,13 +97,13 @@ def test_suppressed_tokens_never_appear(model: Gemma4) -> None:
 
 
 def test_an_abandoned_stream_leaves_the_model_usable(model: Gemma4) -> None:
-    expected = model.generate("Hello there", **GREEDY).text
+    expected = model.generate("Who are you?", **GREEDY).text
     for left_after in (1, 3):
-        stream = model.stream("Count to ten", **GREEDY)
+        stream = model.stream("What can you do?", **GREEDY)
         for _ in range(left_after):
             next(stream)
         stream.close()
-        assert model.generate("Hello there", **GREEDY).text == expected
+        assert model.generate("Who are you?", **GREEDY).text == expected
 
 
 def test_exactly_one_bos(model: Gemma4) -> None:
@@ -149,12 +150,12 @@ MISTAKES = {
 @pytest.mark.parametrize("name", MISTAKES)
 def test_mistakes_are_told_in_one_line_and_lose_nothing(model: Gemma4, name: str) -> None:
     kind, action, word = MISTAKES[name]
-    expected = model.generate("Hello there", **GREEDY).text
+    expected = model.generate("Who are you?", **GREEDY).text
     with pytest.raises(kind) as caught:
         action(model)
     assert word in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert model.generate("Hello there", **GREEDY).text == expected
+    assert model.generate("Who are you?", **GREEDY).text == expected
 
 
 def test_opening_mistakes(bundle: Path, tmp_path: Path) -> None:
