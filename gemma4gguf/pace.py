@@ -31,15 +31,17 @@ class Seconds:
 
     def __init__(self) -> None:
         self.seen: deque[float] = deque(maxlen=RECENT)
+        self._median = 0.0
 
     def add(self, seconds: float) -> None:
         self.seen.append(seconds)
+        self._median = sorted(self.seen)[(len(self.seen) - 1) // 2]
 
     def usual(self, expected: float) -> float:
         """`expected` counts as long as there are fewer than two: the first run of a size builds its graph."""
         if len(self.seen) < 2:
             return (sum(self.seen) + expected) / (len(self.seen) + 1)
-        return sorted(self.seen)[(len(self.seen) - 1) // 2]
+        return self._median
 
 
 class Share:
@@ -121,7 +123,7 @@ class Pace:
         if not stale:
             return None
         m = min(stale, key=lambda m: self._last_checked[m])
-        loss = self._rate * self._cost(m) - self._tokens(m)
+        loss = self._rate * self._cost(m) - self._tokens[m]
         if loss > self._allowance:
             return None
         self._allowance -= max(0.0, loss)
@@ -153,26 +155,24 @@ class Pace:
 
     def _refresh(self) -> None:
         """The sums that every choice of the next step needs."""
-        self._check_s = check = [self._checks[0].usual(1.0)]
-        check += [seconds.usual(check[0] * (1 + SLOPE * m)) for m, seconds in enumerate(self._checks) if m]
-        self._draft_s = self._draft.usual(self._ratio * check[0])
-        self._expected: list[float] = []
+        one = self._checks[0].usual(1.0)
+        self._check_s = [seconds.usual(one * (1 + SLOPE * m)) for m, seconds in enumerate(self._checks)]
+        self._draft_s = self._draft.usual(self._ratio * one)
+        self._expected: list[float] = []  # acceptance by position
+        self._tokens = [1.0]  # by length
+        accept, reach = HOPE, 1.0
         for share in self._positions:
-            self._expected.append(share.mean(self._expected[-1] if self._expected else HOPE))
-        self._rate = max(self._tokens(m) / self._cost(m) for m in range(len(check)))
+            accept = share.mean(accept)
+            reach *= accept
+            self._expected.append(accept)
+            self._tokens.append(self._tokens[-1] + reach)
+        self._rate = max(tokens / self._cost(m) for m, tokens in enumerate(self._tokens))
 
     # ── estimates ────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _accept(self, position: int, confidence: float) -> float:
         """How likely a guess is accepted, by what happened to others of that confidence."""
         return self._confidences[bisect(BINS, confidence)].mean(confidence**0.5)
-
-    def _tokens(self, m: int) -> float:
-        tokens = reach = 1.0
-        for share in self._expected[:m]:
-            reach *= share
-            tokens += reach
-        return tokens
 
     def _cost(self, m: int) -> float:
         return self._check_s[m] + m * self._draft_s

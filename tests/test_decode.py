@@ -12,6 +12,7 @@ import cases
 import numpy as np
 import numpy.typing as npt
 import pytest
+from drafters import NEVER, TIE, Scripted, chi_square, chi_square_bound, gap
 
 from gemma4gguf import Gemma4
 from gemma4gguf.bundle import DRAFTER, Bundle
@@ -23,8 +24,6 @@ from gemma4gguf.pace import Pace
 from gemma4gguf.session import Session, Span
 
 GREEDY = Sampling(temperature=0, top_k=0, top_p=1, min_p=0, seed=0)
-NEVER: frozenset[int] = frozenset()
-TIE = 0.05  # logits closer than this may swap places when a batch has another size
 IMAGE, VOCABULARY = 258, 1024  # of the stand-in: see tests/standin.py
 
 PROMPTS = [
@@ -74,20 +73,6 @@ def make_session(weights: Model) -> Iterator[Callable[..., Session]]:
         each.close()
 
 
-class Scripted:
-    """Guesses along a known answer; wrong where `right` says so. It remembers what it was given."""
-
-    def __init__(self, prompt: int, answer: Sequence[int], right: Callable[[int], bool] = lambda i: True) -> None:
-        self.prompt, self.answer, self.right = prompt, answer, right
-        self.given: list[tuple[int, int, npt.NDArray[np.float32]]] = []
-
-    def guesses(self, token: int, hidden: npt.NDArray[np.float32], position: int) -> Iterator[tuple[int, float]]:
-        self.given.append((token, position, hidden.copy()))
-        for i in itertools.count(position - self.prompt + 1):
-            known = self.answer[i] if i < len(self.answer) else 0
-            yield (known if self.right(i) else (known + 1) % VOCABULARY), 0.9
-
-
 ODD_ARE_WRONG = lambda i: i % 2 == 0  # noqa: E731
 THIRDS_ARE_WRONG = lambda i: i % 3 > 0  # noqa: E731
 
@@ -110,10 +95,7 @@ def same(session: Session, prompt: Sequence[int], plain: Sequence[int], other: S
     if list(plain) == list(other):
         return True
     step = next(i for i, (a, b) in enumerate(zip(plain, other, strict=True)) if a != b)
-    session.clear()
-    session.feed([Span((*prompt, *plain[:step]))])
-    best, second = np.sort(session.context.logits())[[-1, -2]]
-    return bool(best - second < TIE)
+    return gap(session, [Span(tuple(prompt))], plain[:step]) < TIE
 
 
 # ── drafts change nothing ────────────────────────────────────────────────────────────────────────────────────────
@@ -185,45 +167,12 @@ def test_the_same_seed_gives_the_same_text(small: Path, small_session: Session) 
 
 def test_sampled_answers_have_the_models_distribution(small_session: Session) -> None:
     """Chi-square of four-token answers against the exact probabilities, with guesses both right and wrong."""
-    session, prompt, samples, top_k, length = small_session, Span((*PROMPTS[3], 7)), 2000, 2, 4
-    session.feed([prompt])
-    expected: dict[tuple[int, ...], float] = {}
-    frontier: dict[tuple[int, ...], float] = {(): 1.0}
-    while frontier:
-        head, reach = frontier.popitem()
-        session.feed([prompt])
-        for token in head:
-            session.step([token])
-        logits = session.context.logits().copy()
-        best = np.argsort(logits)[-top_k:]
-        odds = np.exp(logits[best].astype(np.float64) - logits[best].max())
-        for token, share in zip(best, odds / odds.sum(), strict=True):
-            target = frontier if len(head) < length - 1 else expected
-            target[(*head, int(token))] = reach * float(share)
-
-    class InTurn:
-        """Guesses what follows the token in one of the possible answers, another each time."""
-
-        def __init__(self) -> None:
-            self.turn = itertools.cycle(sorted(expected))
-
-        def guesses(self, token: int, hidden: Any, position: int) -> Iterator[tuple[int, float]]:
-            at = position - len(prompt)
-            answer = next(a for a in self.turn if a[at] == token)
-            yield from ((i, 0.5) for i in (*answer[at + 1 :], 0, 0))
-
-    drafts = Drafts(InTurn(), Pace(2))
-    counts = dict.fromkeys(expected, 0)
-    with Sampler(Sampling(temperature=1, top_k=top_k, top_p=1, min_p=0, seed=20_261_125), []) as sampler:
-        for _ in range(samples):
-            session.feed([prompt])
-            counts[tuple(decode(session, sampler, NEVER, length, drafts))] += 1
+    prompt = Span((*PROMPTS[3], 7))
+    statistic, degrees, odds, drafts = chi_square(small_session, prompt, samples=2000, top_k=2, length=4)
     assert 0.2 < drafts.accepted / drafts.proposed < 0.8
-    statistic = sum((counts[a] - p * samples) ** 2 / (p * samples) for a, p in expected.items())
-    degrees = len(expected) - 1
-    assert len(expected) == top_k**length
-    assert min(expected.values()) * samples > 2
-    assert statistic < degrees * (1 - 2 / (9 * degrees) + 2.326 * (2 / (9 * degrees)) ** 0.5) ** 3  # p > 0.01
+    assert len(odds) == 2**4
+    assert degrees >= 12
+    assert statistic < chi_square_bound(degrees)
 
 
 # ── what the drafter is given ────────────────────────────────────────────────────────────────────────────────────

@@ -375,14 +375,24 @@ class Context:
 
 
 class _Batch:
-    """The arrays behind one `struct llama_batch`, made once: all rows belong to sequence 0."""
+    """One `struct llama_batch` and the arrays it points to, made once: all rows belong to sequence 0."""
 
     def __init__(self, capacity: int) -> None:
-        self._position = np.zeros(capacity, np.int32)
+        self._tokens = np.zeros(capacity, np.int32)
+        self._rows: NDArray[np.float32] | None = None
+        self._positions = np.zeros(capacity, np.int32)
+        self._ramp = np.arange(capacity, dtype=np.int32)
         self._wanted = np.zeros(capacity, np.int8)
         self._counts = np.ones(capacity, np.int32)
-        self._sequence = (C.llama_seq_id * 1)(0)
-        self._sequences = (ctypes.POINTER(C.llama_seq_id) * capacity)(*[self._sequence] * capacity)
+        sequence = (C.llama_seq_id * 1)(0)
+        self._sequences = (ctypes.POINTER(C.llama_seq_id) * capacity)(*[sequence] * capacity)
+        self._token_pointer = _pointer(self._tokens, C.llama_token)
+        self._batch = C.llama_batch(
+            pos=_pointer(self._positions, C.llama_pos),
+            n_seq_id=_pointer(self._counts, ctypes.c_int32),
+            seq_id=ctypes.cast(self._sequences, ctypes.POINTER(ctypes.POINTER(C.llama_seq_id))),
+            logits=_pointer(self._wanted, ctypes.c_int8),
+        )
 
     def fill(
         self,
@@ -392,23 +402,24 @@ class _Batch:
         start: int,
         outputs: int,
     ) -> Any:
-        self._tokens = None if tokens is None else np.ascontiguousarray(tokens, np.int32)  # kept alive for the call
-        self._rows = None if rows is None else np.ascontiguousarray(rows, np.float32)
-        self._position[:n] = np.arange(start, start + n)
-        self._wanted[:n] = 0
-        if outputs:
-            self._wanted[max(0, n - outputs) : n] = 1
-        batch = C.llama_batch()
+        """The struct; it stands until the next call."""
+        batch = self._batch
         batch.n_tokens = n
-        if self._tokens is not None:
-            batch.token = self._tokens.ctypes.data_as(ctypes.POINTER(C.llama_token))
-        if self._rows is not None:
-            batch.embd = self._rows.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
-        batch.pos = self._position.ctypes.data_as(ctypes.POINTER(C.llama_pos))
-        batch.n_seq_id = self._counts.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
-        batch.seq_id = ctypes.cast(self._sequences, ctypes.POINTER(ctypes.POINTER(C.llama_seq_id)))
-        batch.logits = self._wanted.ctypes.data_as(ctypes.POINTER(ctypes.c_int8))
+        batch.token = batch.embd = None
+        if tokens is not None:
+            self._tokens[:n] = tokens
+            batch.token = self._token_pointer
+        if rows is not None:
+            self._rows = np.ascontiguousarray(rows, np.float32)  # kept alive for the call
+            batch.embd = _pointer(self._rows, ctypes.c_float)
+        np.add(self._ramp[:n], start, out=self._positions[:n])
+        self._wanted[: n - outputs] = 0
+        self._wanted[n - outputs : n] = 1
         return batch
+
+
+def _pointer(array: NDArray[Any], kind: Any) -> Any:
+    return array.ctypes.data_as(ctypes.POINTER(kind))
 
 
 # ── sampling ─────────────────────────────────────────────────────────────────────────────────────────────────────
