@@ -156,7 +156,9 @@ class Pace:
     def _refresh(self) -> None:
         """The sums that every choice of the next step needs."""
         one = self._checks[0].usual(1.0)
-        self._check_s = [seconds.usual(one * (1 + SLOPE * m)) for m, seconds in enumerate(self._checks)]
+        self._check_s = check = [one]  # by length; what was not measured costs a little more than one guess less
+        for seconds in self._checks[1:]:
+            check.append(seconds.usual(check[-1] + SLOPE * one))
         self._draft_s = self._draft.usual(self._ratio * one)
         self._expected: list[float] = []  # acceptance by position
         self._tokens = [1.0]  # by length

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Train the tiny Gemma 4 from scratch on two CPU cores.
 
-    python scripts/train_tiny.py WORK --minutes 65             # the target; goes on where it stopped
-    python scripts/train_tiny.py WORK --steps 1200             # a run of a known length, to repeat another one
-    python scripts/train_tiny.py WORK --drafter --minutes 15   # then its drafter
+    python scripts/train_tiny.py WORK --steps 1335             # the target; goes on where it stopped
+    python scripts/train_tiny.py WORK --drafter --steps 244    # then its drafter
+    python scripts/train_tiny.py WORK --minutes 30             # or by the clock
     python scripts/train_tiny.py WORK --export models          # the weights, and held-out samples of the material
 
 Needs torch, transformers, scikit-learn, soundfile, soxr, pillow and jinja2, espeak-ng, and gcc for twice the speed.
