@@ -5,7 +5,7 @@ Out: a draft length, none included. Pure arithmetic: no model, no clock.
 
 The worth of a step that checks m guesses is its expected tokens minus what its time would yield at the best known
 rate. Everything in that sum is measured while decoding, because nothing in it can be known before: a check of four
-tokens costs 1.2 to 2 times one, by the type of the weights, and acceptance changes with the text.
+tokens costs 1.2 to 3 times one, by the type of the weights, and acceptance changes with the text.
 """
 
 from __future__ import annotations

@@ -171,7 +171,7 @@ def memory(work: Path, asked: list[Any], prompts: int) -> bool:
 
 
 def tiny(work: Path) -> Path:
-    return _converted(work, MODELS / "tiny-assistant", work / "drafts-own.gguf")
+    return _converted(MODELS / "tiny-assistant", work / "drafts-own.gguf")
 
 
 def random_drafter(work: Path) -> Path:
@@ -186,12 +186,11 @@ def random_drafter(work: Path) -> Path:
             begin, end = (start + at for at in tensor["data_offsets"])
             data[begin:end] = chance.permutation(np.frombuffer(data[begin:end], np.uint16)).tobytes()
     path.write_bytes(data)
-    return _converted(work, folder, work / "drafts-random.gguf")
+    return _converted(folder, work / "drafts-random.gguf")
 
 
-def _converted(work: Path, drafter: Path, path: Path) -> Path:
-    if not path.exists():
-        convert(MODELS / "tiny", path, quant="F32", drafter=drafter)
+def _converted(drafter: Path, path: Path) -> Path:
+    convert(MODELS / "tiny", path, quant="F32", drafter=drafter, force=True)  # an older one may be of other weights
     return path
 
 
