@@ -5,8 +5,9 @@
         [--threads N] [--processor]
 
 FOLDER is what scripts/peers prints; without it only our own numbers are taken. Everything is measured once per round,
-one after another, and compared within the round, because a shared machine drifts. Prints one JSON object: tokens per
-second of every contestant in every round, and the ratios, by their median.
+one after another, and compared within the round, because a shared machine drifts. Prints one JSON object: milliseconds
+of a check by its number of rows and of a draft step (--rounds 0: only these), tokens per second of every contestant in
+every round, and the ratios, by their median. llama-bench reads the bundle itself, so that both run on the same pages.
 
 With random or unknown weights a drafter's guesses mean nothing, so acceptance is forced: our decoder follows a script
 instead of the sampler's choice, and guesses agree with it with the given probability a position, while every draft
@@ -51,6 +52,7 @@ from gemma4gguf.session import Session, Span  # noqa: E402
 PROMPT = 16  # tokens before the answer
 PREFILL = 512  # llama-bench's pp512
 CONTEXT = 2048
+ROWS, TIMES = (1, 2, 3, 4, 5, 6, 8), 6  # checks that are timed, and how often each
 START_SECONDS = 600  # for a server to load
 
 
@@ -108,6 +110,25 @@ class Ours:
         tokens = sum(steps * expected(length, accept) for length, steps in report["lengths"])
         return speed * tokens / (len(self.answer) - 1), report
 
+    def costs_ms(self) -> dict[str, Any]:
+        """The median time of a check, by its number of rows, each with logits, and of a draft step."""
+        context, check = self.session.context, {}
+        self.session.clear()
+        context.decode(self.prompt[:PROMPT], start=0)
+        for rows in ROWS:
+            check[rows] = self._median_ms(lambda n=rows: context.decode(self.answer[:n], start=PROMPT, outputs=n))  # type: ignore[misc]
+        guesses = self.drafter.guesses(self.answer[0], context.hidden(), PROMPT)
+        return {"draft": self._median_ms(lambda: next(guesses)), "check": check}
+
+    def _median_ms(self, run: Callable[[], object]) -> float:
+        spent = []
+        for _ in range(TIMES + 1):
+            begun = self.clock()
+            run()
+            spent.append(self.clock() - begun)
+            self.session.context.remove(PROMPT)
+        return statistics.median(spent[1:]) * 1e3  # the first builds the graph
+
     def prefill(self) -> float:
         self.session.clear()
         begun = self.clock()
@@ -120,11 +141,11 @@ def expected(length: int, accept: float) -> float:
     return sum(accept**i for i in range(length + 1))
 
 
-def llama_bench(peers: Path, text: Path, threads: int, processor: bool, test: str, tokens: int) -> float:
+def llama_bench(peers: Path, bundle: Path, threads: int, processor: bool, test: str, tokens: int) -> float:
     """Tokens per second of a test of llama-bench: -p, a prompt, or -n, an answer."""
 
     def run(count: int) -> tuple[float, float]:
-        command = [str(peers / "bin" / "llama-bench"), "-m", str(text), "-t", str(threads), "-r", "1", "-o", "json"]
+        command = [str(peers / "bin" / "llama-bench"), "-m", str(bundle), "-t", str(threads), "-r", "1", "-o", "json"]
         command += ["-p", "0", "-n", "0", test, str(count)]
         before = sum(os.times()[2:4])  # of children that have ended
         command += ["--no-warmup"] if processor else []
@@ -234,7 +255,7 @@ def main() -> None:
         if given.peers:
             text = cut(bundle, TEXT, Path(folder) / "text.gguf")
             drafter = cut(bundle, DRAFTER, Path(folder) / "drafter.gguf")
-            bench = partial(llama_bench, given.peers, text, threads, given.processor)
+            bench = partial(llama_bench, given.peers, given.bundle, threads, given.processor)
             contestants |= {
                 "llama-bench prefill": lambda: bench("-p", PREFILL),
                 "llama-bench plain": lambda: bench("-n", given.tokens),
@@ -246,6 +267,7 @@ def main() -> None:
         only = {name for name in given.only.split(",") if name}
         contestants = {name: measure for name, measure in contestants.items() if not only or name in only}
         ours.decode(None)  # the first run reads the file
+        costs = ours.costs_ms()
         rounds = []
         for number in range(given.rounds):
             speeds = {}
@@ -259,12 +281,13 @@ def main() -> None:
             rounds.append(speeds)
 
     def ratio(one: str, other: str) -> float | None:
-        return statistics.median(r[one] / r[other] for r in rounds) if {one, other} <= set(rounds[0]) else None
+        ratios = [r[one] / r[other] for r in rounds if {one, other} <= set(r)]
+        return statistics.median(ratios) if ratios else None
 
     def beside(name: str) -> float | None:
         return ratio(name, "plain" if given.processor else f"plain beside {name}")
 
-    servers = [name for name in rounds[0] if name.startswith("llama-server")]
+    servers = [name for name in contestants if name.startswith("llama-server")]
     best = max(((beside(name) or 0, name) for name in servers), default=(None, None))
     print(
         json.dumps(
@@ -273,6 +296,7 @@ def main() -> None:
                 "threads": threads,
                 "tokens": given.tokens,
                 "accept": given.accept,
+                "ms": costs,
                 "ratios": {
                     "auto / plain": beside("auto"),
                     "useless / plain": beside("useless"),
