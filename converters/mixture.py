@@ -231,7 +231,7 @@ def choose(
     if unmatched:
         raise ConversionError(
             f"--type {', '.join(unmatched)}: matches no tensor of the text model that can change its type; "
-            "--dry-run lists the names"
+            "--dry-run --json lists the names"
         )
     return chosen
 

@@ -101,7 +101,8 @@ def greedy(work: Path, asked: list[Any], kv_type: str) -> bool:
             tally.proposed += drafts.proposed
             tally.accepted += drafts.accepted
             if found != expected:
-                step = next(i for i, (a, b) in enumerate(zip(found, expected, strict=False)) if a != b)
+                pairs = enumerate(zip(found, expected, strict=False))
+                step = next((i for i, (a, b) in pairs if a != b), min(len(found), len(expected)))
                 apart = gap(plain.session, prompt, expected[:step], sorted(plain.rules.suppressed))
                 tally.prompts.add(number)
                 tally.ties.append((number, k, step, round(apart, 4)))

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Make tests/golden: what transformers says about the stand-in checkpoint, so that the tests need no PyTorch.
 
 Run with the `reference` extra installed, after a change of the stand-in or of tests/cases.py:
