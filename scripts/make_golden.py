@@ -115,7 +115,7 @@ def main() -> None:
         answers.append(json.dumps({"case": case.name, "ids": ids}))
         if case.name in DRAFTED:
             token, as_transformers = drafter.draft(inputs, DRAFT_STEPS)
-            again, as_llama = drafter.draft(inputs, DRAFT_STEPS, window_rows=standin.WINDOW - 1)
+            again, as_llama = drafter.draft(inputs, DRAFT_STEPS, window_rows=standin.SMALL.window - 1)
             assert token == again
             drafts |= {
                 f"{case.name}.token": np.int32(token),

@@ -1,23 +1,38 @@
 """The stand-in's tokenizer.json, written by hand: a byte-fallback BPE like the 12B's, with 1024 entries.
 
-Comes in: nothing. Goes out: a vocabulary, its merges and the file as a dict. The special ids are the 12B's, but for
-the media tokens, which sit at the end of this smaller table. Knows nothing about the model.
+Comes in: how large the table is. Goes out: a vocabulary, its merges and the file as a dict. The special ids are the
+12B's, but for the media tokens, which sit at the end of the smaller table. Knows nothing about the model.
 """
 
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
-VOCABULARY = 1024
-BOI, BOA, IMAGE, AUDIO, EOI, EOA, VIDEO = 1016, 1017, 1019, 1020, 1021, 1022, 1023
+
+class Table(NamedTuple):
+    """How many entries, and where the media tokens are."""
+
+    size: int
+    boi: int
+    boa: int
+    image: int
+    audio: int
+    eoi: int
+    eoa: int
+    video: int
+
+
+SMALL = Table(1024, 1016, 1017, 1019, 1020, 1021, 1022, 1023)
+REAL = Table(262144, 255999, 256000, 258880, 258881, 258882, 258883, 258884)
+VOCABULARY, BOI, BOA, IMAGE, AUDIO, EOI, EOA, VIDEO = SMALL
 # fmt: off
 SPECIAL = {
     0: "<pad>", 1: "<eos>", 2: "<bos>", 3: "<unk>", 4: "<mask>", 46: "<|tool>", 47: "<tool|>", 48: "<|tool_call>",
     49: "<tool_call|>", 50: "<|tool_response>", 51: "<tool_response|>", 52: '<|"|>', 98: "<|think|>",
-    100: "<|channel>", 101: "<channel|>", 105: "<|turn>", 106: "<turn|>", BOI: "<|image>", BOA: "<|audio>",
-    IMAGE: "<|image|>", AUDIO: "<|audio|>", EOI: "<image|>", EOA: "<audio|>", VIDEO: "<|video|>",
+    100: "<|channel>", 101: "<channel|>", 105: "<|turn>", 106: "<turn|>",
 }
+MEDIA = ("<|image>", "<|audio>", "<|image|>", "<|audio|>", "<image|>", "<audio|>", "<|video|>")  # in a Table's order
 # fmt: on
 NEWLINES, SPACES, STRIKE, BYTES, CHARACTERS = 107, 138, 212, 238, 494  # where each kind of entry starts
 LONGEST_RUN = 31  # newlines or spaces in one entry
@@ -37,25 +52,29 @@ are here. Answer in one sentence, please. <b>bold</b> <i>text</i> <table> <div c
 and then the next thing."""
 
 
-def vocabulary() -> tuple[dict[str, int], list[list[str]]]:
+def special(table: Table) -> dict[int, str]:
+    return SPECIAL | dict(zip(table[1:], MEDIA, strict=True))
+
+
+def vocabulary(table: Table = SMALL) -> tuple[dict[str, int], list[list[str]]]:
     """Every entry's text and id, and the merges.
 
     Like the 12B's: runs of newlines and of spaces, HTML-like text (212 is `</s>`), the 256 bytes, characters, and
     pieces that merge. Each piece lists every split of it into two entries, the best piece first.
     """
     runs = [(NEWLINES, "\n"), (SPACES, "▁")]
-    entries = SPECIAL | {STRIKE: "</s>"}
+    entries = special(table) | {STRIKE: "</s>"}
     for start, character in runs:
         entries |= {start + n - 1: character * n for n in range(1, LONGEST_RUN + 1)}
     entries |= {BYTES + b: f"<0x{b:02X}>" for b in range(256)}
     entries |= {CHARACTERS + i: character for i, character in enumerate(ALPHABET)}
     strike = ["</", "</s", "</s>"]
     pieces = [p for p in learn_pieces(400) if p not in strike and p not in entries.values()]
-    free = [i for i in range(CHARACTERS + len(ALPHABET), BOI) if i not in entries]
+    free = [i for i in range(CHARACTERS + len(ALPHABET), table.boi) if i not in entries]
     entries |= dict(zip(free, strike[:2] + pieces, strict=False))
-    names = {entries.get(i, f"<unused{i}>"): i for i in range(VOCABULARY)}
+    names = {entries.get(i, f"<unused{i}>"): i for i in range(table.size)}
     mergeable = [c * n for n in range(2, LONGEST_RUN + 1) for _, c in runs] + strike + pieces
-    known = set(entries.values()) - set(SPECIAL.values())
+    known = set(entries.values()) - set(special(table).values())
     splits = [(p[:k], p[k:]) for p in mergeable if p in known for k in range(1, len(p))]
     return names, [[left, right] for left, right in splits if left in known and right in known]
 
@@ -85,16 +104,16 @@ def _join(word: list[str], pair: tuple[str, str]) -> list[str]:
     return out
 
 
-def tokenizer_json() -> dict[str, Any]:
+def tokenizer_json(table: Table = SMALL) -> dict[str, Any]:
     """The file's content. Spaces become U+2581, nothing is split before merging, unknown characters become bytes."""
-    names, merges = vocabulary()
+    names, merges = vocabulary(table)
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
     space = {"String": " "}
     return {
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [{"id": i, "content": text, **flags} for i, text in sorted(SPECIAL.items())],
+        "added_tokens": [{"id": i, "content": text, **flags} for i, text in sorted(special(table).items())],
         "normalizer": {"type": "Replace", "pattern": space, "content": "▁"},
         "pre_tokenizer": {"type": "Split", "pattern": space, "behavior": "MergedWithPrevious", "invert": False},
         "post_processor": None,

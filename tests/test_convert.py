@@ -76,7 +76,7 @@ def test_text_tensors_hold_the_checkpoint_s_values(sections: dict[str, Section],
         "token_embd.weight": values[f"{prefix}embed_tokens.weight"],
         "output_norm.weight": values[f"{prefix}norm.weight"],
     }
-    for i in range(standin.LAYERS):
+    for i in range(standin.SMALL.layers):
         for ours, theirs in TEXT_NAMES.items():
             if ours != "attn_v" or i % 6 != 5:
                 expected[f"blk.{i}.{ours}.weight"] = values[f"{prefix}layers.{i}.{theirs}.weight"]
@@ -88,8 +88,8 @@ def test_text_tensors_hold_the_checkpoint_s_values(sections: dict[str, Section],
 
 
 def test_rotary_factors_turn_a_quarter_of_a_full_layer_s_head(sections: dict[str, Section]) -> None:
-    turning = standin.GLOBAL_HEAD // 2 // 4
-    expected = [1.0] * turning + [1e30] * (standin.GLOBAL_HEAD // 2 - turning)
+    turning = standin.SMALL.global_head // 2 // 4
+    expected = [1.0] * turning + [1e30] * (standin.SMALL.global_head // 2 - turning)
     for architecture in (TEXT, DRAFTER):
         np.testing.assert_array_equal(sections[architecture].array("rope_freqs.weight"), np.array(expected, np.float32))
 
@@ -129,7 +129,7 @@ def test_embedder_s_other_tensors(sections: dict[str, Section], values: dict[str
 
 def test_text_keys(sections: dict[str, Section]) -> None:
     found = sections[TEXT].metadata
-    full = [i % 6 == 5 for i in range(standin.LAYERS)]
+    full = [i % 6 == 5 for i in range(standin.SMALL.layers)]
     expected = {
         "general.architecture": "gemma4",
         "general.type": "model",
@@ -137,24 +137,24 @@ def test_text_keys(sections: dict[str, Section]) -> None:
         "general.sampling.top_k": 64,
         "general.file_type": 0,
         "general.quantization_version": 2,
-        "gemma4.block_count": standin.LAYERS,
-        "gemma4.context_length": standin.CONTEXT,
-        "gemma4.embedding_length": standin.HIDDEN,
-        "gemma4.feed_forward_length": standin.FFN,
-        "gemma4.attention.head_count": standin.HEADS,
+        "gemma4.block_count": standin.SMALL.layers,
+        "gemma4.context_length": standin.SMALL.context,
+        "gemma4.embedding_length": standin.SMALL.hidden,
+        "gemma4.feed_forward_length": standin.SMALL.ffn,
+        "gemma4.attention.head_count": standin.SMALL.heads,
         "gemma4.attention.head_count_kv": [1 if f else 2 for f in full],
-        "gemma4.attention.key_length": standin.GLOBAL_HEAD,
-        "gemma4.attention.value_length": standin.GLOBAL_HEAD,
-        "gemma4.attention.key_length_swa": standin.HEAD,
-        "gemma4.attention.value_length_swa": standin.HEAD,
-        "gemma4.attention.sliding_window": standin.WINDOW,
+        "gemma4.attention.key_length": standin.SMALL.global_head,
+        "gemma4.attention.value_length": standin.SMALL.global_head,
+        "gemma4.attention.key_length_swa": standin.SMALL.head,
+        "gemma4.attention.value_length_swa": standin.SMALL.head,
+        "gemma4.attention.sliding_window": standin.SMALL.window,
         "gemma4.attention.sliding_window_pattern": [not f for f in full],
         "gemma4.attention.shared_kv_layers": 0,
         "gemma4.embedding_length_per_layer_input": 0,
         "gemma4.rope.freq_base": 1e6,
         "gemma4.rope.freq_base_swa": 1e4,
-        "gemma4.rope.dimension_count": standin.GLOBAL_HEAD,
-        "gemma4.rope.dimension_count_swa": standin.HEAD,
+        "gemma4.rope.dimension_count": standin.SMALL.global_head,
+        "gemma4.rope.dimension_count_swa": standin.SMALL.head,
         "gemma4.final_logit_softcapping": standin.SOFTCAP,
         "tokenizer.ggml.model": "gemma4",
         "tokenizer.ggml.bos_token_id": 2,
@@ -164,7 +164,7 @@ def test_text_keys(sections: dict[str, Section]) -> None:
         "tokenizer.ggml.mask_token_id": 4,
         "tokenizer.ggml.add_space_prefix": False,
         "tokenizer.ggml.add_bos_token": True,
-        "tokenizer.ggml.suppress_tokens": [standin.EOA, standin.EOI],
+        "tokenizer.ggml.suppress_tokens": [standin.SMALL.table.eoa, standin.SMALL.table.eoi],
         "gemma4gguf.eos_token_ids": [1, 106, 50],
     }
     assert {k: found.get(k) for k in expected} == expected
@@ -196,7 +196,7 @@ def test_embedder_keys(sections: dict[str, Section]) -> None:
         "clip.vision.projector_type": "gemma4uv",
         "clip.audio.projector_type": "gemma4ua",
         "clip.vision.patch_size": 16,
-        "clip.vision.projection_dim": standin.HIDDEN,
+        "clip.vision.projection_dim": standin.SMALL.hidden,
         "clip.vision.image_mean": [0.0, 0.0, 0.0],
         "clip.vision.image_std": [1.0, 1.0, 1.0],
         "clip.audio.embedding_length": standin.FRAME,
@@ -210,7 +210,7 @@ def test_embedder_keys(sections: dict[str, Section]) -> None:
 def test_drafter(sections: dict[str, Section], drafter: Path) -> None:
     values, section = read_plainly(drafter / "model.safetensors"), sections[DRAFTER]
     found = section.metadata
-    assert found["gemma4-assistant.embedding_length_out"] == standin.HIDDEN
+    assert found["gemma4-assistant.embedding_length_out"] == standin.SMALL.hidden
     assert found["gemma4-assistant.nextn_predict_layers"] == standin.DRAFTER_LAYERS
     assert found["gemma4-assistant.attention.shared_kv_layers"] == standin.DRAFTER_LAYERS
     assert "gemma4-assistant.final_logit_softcapping" not in found

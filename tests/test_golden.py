@@ -92,7 +92,7 @@ def test_golden_logits_are_worth_comparing() -> None:
     values = np.concatenate([LOGITS[f"{name}.logits"] for name in CASES])
     assert values.std() > 0.9
     assert len({row.tobytes() for row in values}) > 0.8 * len(values)  # some cases begin alike
-    assert len(LOGITS["beyond_window.ids"]) > 4 * standin.WINDOW
+    assert len(LOGITS["beyond_window.ids"]) > 4 * standin.SMALL.window
 
 
 def test_token_ids_equal_the_checkpoints_tokenizer(exact: Gemma4) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from gguf import GGMLQuantizationType
 from quantise_peer import FloatArray, importance_of, llama_quantize, write_imatrix_gguf, write_imatrix_legacy
-from standin import write_checkpoint, write_drafter
+from standin import SMALL, write_checkpoint, write_drafter
 
 from converters import MIXTURES, convert
 from gemma4gguf.bundle import DRAFTER, Section, read_sections
@@ -22,7 +23,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("quantise")
     write_checkpoint(path / "model")
     write_drafter(path / "drafter")
-    write_drafter(path / "narrow", hidden=160, ffn=320)  # no width divides into 256
+    no_width_divides = replace(SMALL, drafter_hidden=160, drafter_ffn=320)  # into blocks of 256
+    write_drafter(path / "narrow", sizes=no_width_divides)
     convert(path / "model", path / "bf16.gguf", quant="BF16", text_only=True)
     sums = importance_of(text_of(path / "bf16.gguf"))
     write_imatrix_gguf(path / "imatrix.gguf", sums, COUNT)
