@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from .checks import real, whole
 from .decode import Drafts, decode
 from .errors import ContextError, InputError
 from .native.runtime import Sampler, Sampling, Vocabulary
@@ -43,23 +44,25 @@ class Options:
     top_p: float | None = None
     min_p: float = 0.0
     seed: int | None = None
-    stop: Sequence[str] = ()
+    stop: Sequence[str] | str | None = ()
 
     def __post_init__(self) -> None:
-        limits: list[tuple[str, Callable[[Any], bool], str]] = [
-            ("max_tokens", lambda v: v >= 1, "at least 1"),
-            ("temperature", lambda v: 0 <= v < float("inf"), "0 (greedy) or more"),
-            ("top_k", lambda v: v >= 0, "0 (off) or more"),
-            ("top_p", lambda v: 0 < v <= 1, "above 0, at most 1"),
-            ("min_p", lambda v: 0 <= v <= 1, "0 to 1"),
-            ("seed", lambda v: 0 <= v < 1 << 32, "0 to 4294967295"),
+        limits: list[tuple[str, Callable[..., float], Callable[[float], bool], str]] = [
+            ("max_tokens", whole, lambda v: v >= 1, "a whole number, at least 1"),
+            ("temperature", real, lambda v: 0 <= v < float("inf"), "0 (greedy) or more"),
+            ("top_k", whole, lambda v: 0 <= v < 1 << 31, "a whole number, 0 (off) to 2147483647"),
+            ("top_p", real, lambda v: 0 < v <= 1, "above 0, at most 1"),
+            ("min_p", real, lambda v: 0 <= v <= 1, "0 to 1"),
+            ("seed", whole, lambda v: 0 <= v < 1 << 32, "a whole number, 0 to 4294967295"),
         ]
-        for name, allowed, expected in limits:
+        for name, number, allowed, expected in limits:
             value = getattr(self, name)
-            if value is not None and not (isinstance(value, (int, float)) and allowed(value)):
-                raise InputError(f"{name} is {value!r}, expected {expected}")
-        if isinstance(self.stop, str):
-            object.__setattr__(self, "stop", (self.stop,))
+            if value is not None:
+                object.__setattr__(self, name, number(name, value, allowed, expected))
+        stop = (self.stop,) if isinstance(self.stop, str) else self.stop or ()
+        if not isinstance(stop, (list, tuple)):
+            raise InputError(f"stop is {stop!r}, expected a text or a list of texts")
+        object.__setattr__(self, "stop", tuple(stop))
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Options:
@@ -82,7 +85,11 @@ class Options:
 
 @dataclass(frozen=True)
 class Timings:
-    """Seconds of each stage, and the answer's tokens per second of decoding."""
+    """Seconds of each stage, and the answer's tokens per second of decoding.
+
+    `load_s`: of the weights, in the answer that had to wait for them. `time_to_first_token_s`: from the question, its
+    pictures and sound included, loading and whatever the caller did not counted.
+    """
 
     load_s: float = 0.0
     prefill_s: float = 0.0
@@ -115,7 +122,6 @@ class Rules:
     end: frozenset[int]
     suppressed: frozenset[int]
     visible: frozenset[int]
-    tool_turn_end: int
 
     @classmethod
     def of(cls, vocab: Vocabulary, metadata: Mapping[str, Any]) -> Rules:
@@ -126,7 +132,6 @@ class Rules:
             end=frozenset(int(i) for i in listed),
             suppressed=frozenset([*vocab.suppressed(), *placeholders]),
             visible=frozenset(token_id(vocab, text) for text in VISIBLE),
-            tool_turn_end=token_id(vocab, "<|tool_response>"),
         )
 
 
@@ -141,15 +146,18 @@ def answer(
     stream: ReplyStream,
     drafts: Drafts | None = None,
     load_s: float = 0.0,
+    prepare_s: float = 0.0,
 ) -> Iterator[Chunk]:
     """Answer a prompt with at most `limit` tokens, which must fit (see `room`). `stream` takes the reply apart.
 
-    The last chunk has a finish reason and the result. A generator that is left early stops cleanly.
+    The last chunk has a finish reason and the result. A generator that is left early stops cleanly. `load_s` and
+    `prepare_s`: seconds that went before, the latter part of the time to the first token.
     """
     begun = time.perf_counter()
     tokens = replace(count(spans), reused=session.feed(spans))
     fed = time.perf_counter()
-    first = 0.0
+    first = away = 0.0
+    turn = session.turn
     reason = "length"
     chunks: list[Chunk] = []
     completion = 0
@@ -158,25 +166,28 @@ def answer(
             completion += 1
             first = first or time.perf_counter()
             if token in rules.end:
-                reason = "tool_calls" if token == rules.tool_turn_end else "stop"
+                reason = "stop"
                 break
-            new = stream.feed(vocab.piece(token, special=token in rules.visible))
+            with session.alone(turn):  # a drafted token was made in an earlier step: the model may be closed by now
+                piece = vocab.piece(token, special=token in rules.visible)
+            new = stream.feed(piece)
             chunks += new
+            paused = time.perf_counter()
             yield from new
+            away += time.perf_counter() - paused  # what the caller does with a chunk is not our time
             if stream.stopped:
                 reason = "stop"
                 break
-    done = time.perf_counter()
+    decode_s = time.perf_counter() - first - away
     *new, last = stream.finish(reason)
     yield from new
     chunks += [*new, last]
-    spent = done - first
     timings = Timings(
         load_s=load_s,
         prefill_s=fed - begun,
-        time_to_first_token_s=first - begun,
-        decode_s=spent,
-        tokens_per_s=(completion - 1) / spent if completion > 1 and spent > 0 else 0.0,
+        time_to_first_token_s=prepare_s + first - begun,
+        decode_s=decode_s,
+        tokens_per_s=(completion - 1) / decode_s if completion > 1 and decode_s > 0 else 0.0,
     )
     result = Result(
         text="".join(chunk.text for chunk in chunks),

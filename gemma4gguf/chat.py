@@ -64,7 +64,7 @@ _SPECIAL = re.compile("|".join(map(re.escape, SPECIAL_TOKENS)))  # each begins w
 _CHANNEL_MARK = re.compile(f"({re.escape(CHANNEL)}|{re.escape(CHANNEL_END)})")
 _PLACEHOLDER = re.compile(r"<\|(image|audio|video)\|>")
 _TURN_END = "<turn|>\n"
-_THOUGHT_OPEN = f"{CHANNEL}{THOUGHT}\n"
+THOUGHT_OPEN = f"{CHANNEL}{THOUGHT}\n"
 # Characters that text does not contain: Unicode's noncharacters, then private planes.
 _GUARDS = (*range(0xFDD0, 0xFDF0), *range(0xF0000, 0xFFFFE), *range(0x100000, 0x10FFFE))
 
@@ -154,10 +154,10 @@ def compose(
     guarded = [_guarded_message(message, guard) for message in prepared]
     arguments = (_mapped(declared, lambda text: _guarded(text, guard)), thinking, template)
     text = _render(guarded, *arguments, add_generation_prompt, template_options)
-    if add_generation_prompt and text.endswith((_TURN_END, _TURN_END + _THOUGHT_OPEN)):
-        text = text.removesuffix(_THOUGHT_OPEN) + _opener(thinking, template, template_options)
+    if add_generation_prompt and text.endswith((_TURN_END, _TURN_END + THOUGHT_OPEN)):
+        text = text.removesuffix(THOUGHT_OPEN) + _opener(thinking, template, template_options)
     cut = segments(text, media, guard)
-    return Prompt(text.replace(guard, ""), tuple(cut), text.endswith(_THOUGHT_OPEN))
+    return Prompt(text.replace(guard, ""), tuple(cut), text.endswith(THOUGHT_OPEN))
 
 
 def segments(rendered: str, media: Sequence[Media], guard: str = "") -> list[Segment]:

@@ -7,6 +7,7 @@ question (or at `load`), so that a wrong picture or a missing file is told befor
 from __future__ import annotations
 
 import os
+import threading
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +23,8 @@ from numpy.typing import NDArray
 from .answer import Options, Result, Rules, answer, room
 from .audio import AudioSource
 from .bundle import DRAFTER, EMBEDDER, Bundle
-from .chat import Audio, Image, Prompt, Segment, compose, raw_segments
+from .chat import THOUGHT_OPEN, Audio, Image, Prompt, Segment, compose, raw_segments
+from .checks import listed, whole
 from .decode import Drafts
 from .drafter import Drafter
 from .embedder import Embedder
@@ -51,11 +53,11 @@ class Evaluation:
 class Gemma4:
     """A bundle, ready to answer. Close it, or use it in a `with` block. One question at a time.
 
-    `context`: positions that prompt and answer may have together. `threads`: one per physical core. `gpu_layers`: all
-    of them where there is a GPU. `kv_type`: f32, f16, q8_0, q4_0. `flash_attention`: auto, on, off. `image_tokens`:
-    soft tokens a picture may take (70, 140, 280, 560, 1120). `draft`: tokens that a bundle's drafter proposes at a
-    time, auto (as many as pay), off, or a number; it changes the speed, not the answer. Raises InputError and
-    FormatError at once, NativeError when the weights load.
+    `context`: positions that prompt and answer may have together. `threads`: one per physical core. `gpu_layers`: a
+    number, or auto (the default), all of them where there is a GPU. `kv_type`: f32, f16, bf16, q8_0, q4_0.
+    `flash_attention`: auto, on, off. `image_tokens`: soft tokens a picture may take (70, 140, 280, 560, 1120).
+    `draft`: tokens that a bundle's drafter proposes at a time, auto (as many as pay), off, or a number; it changes the
+    speed, not the answer. Raises InputError and FormatError at once, NativeError when the weights load.
     """
 
     def __init__(
@@ -64,27 +66,33 @@ class Gemma4:
         *,
         context: int | None = None,
         threads: int | None = None,
-        gpu_layers: int | None = None,
+        gpu_layers: int | str | None = None,
         kv_type: str = "f16",
         flash_attention: str = "auto",
         image_tokens: int | None = None,
         draft: str | int = "auto",
         debug: bool = False,
     ) -> None:
-        if draft not in ("auto", "off") and not (isinstance(draft, int) and 0 <= draft <= MOST_DRAFTS):
-            raise InputError(f"draft is {draft!r}, expected auto, off or a number up to {MOST_DRAFTS}")
+        if draft not in ("auto", "off"):
+            draft = whole("draft", draft, lambda v: 0 <= v <= MOST_DRAFTS, f"auto, off or a number up to {MOST_DRAFTS}")
+        if gpu_layers in (None, "auto"):
+            gpu_layers = -1
+        gpu_layers = whole("gpu_layers", gpu_layers, lambda v: v >= -1, "auto or a whole number")
         for name, value, known in (
             ("kv_type", kv_type, KV_TYPES),
             ("flash_attention", flash_attention, FLASH_ATTENTION),
         ):
             if value not in known:
                 raise InputError(f"{name} is {value!r}, expected one of {', '.join(known)}")
-        for name, number in (("context", context), ("threads", threads)):
-            if number is not None and number < 1:
-                raise InputError(f"{name} is {number}, expected at least 1")
+        if context is not None:
+            context = whole("context", context, lambda v: v >= 1, "a whole number, at least 1")
+        if threads is not None:
+            threads = whole("threads", threads, lambda v: v >= 1, "a whole number, at least 1")
         self.bundle = Bundle.open(path)
         metadata = self.bundle.text.metadata
-        self.image_tokens = image_tokens or metadata.get("gemma4gguf.image.max_soft_tokens", DEFAULT_BUDGET)
+        if image_tokens is None:
+            image_tokens = metadata.get("gemma4gguf.image.max_soft_tokens", DEFAULT_BUDGET)
+        self.image_tokens: int = image_tokens
         check_budget(self.image_tokens)
         limit = metadata.get("gemma4.context_length")
         if not isinstance(limit, int) or limit < 1:
@@ -108,8 +116,9 @@ class Gemma4:
         self._pace = Pace()
         self._model: Model | None = None
         self._session: Session | None = None
-        self._scorer: Context | None = None
+        self._scorer: Session | None = None
         self._load_s = 0.0
+        self._opening = threading.Lock()  # held while anything native is made or freed
         self._closed = False
 
     # ── lifetime ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -119,12 +128,16 @@ class Gemma4:
         self._ready()
 
     def close(self) -> None:
-        """Free everything. Using the model afterwards is an error."""
-        self._closed = True
-        for owned in (self._scorer, self._drafter, self._session and self._session.context, self._model):
-            if owned:
-                owned.close()
-        self._scorer = self._drafter = self._session = self._model = None
+        """Free everything, once whoever is at work has done a step. Using the model afterwards is an error."""
+        with self._opening:
+            self._closed = True
+            sessions = [session for session in (self._scorer, self._session) if session]
+            for session in sessions:
+                session.close()
+            for owned in (self._drafter, *(session.context for session in sessions), self._model):
+                if owned:
+                    owned.close()
+            self._scorer = self._drafter = self._session = self._model = None
 
     def __enter__(self) -> Gemma4:
         return self
@@ -133,19 +146,28 @@ class Gemma4:
         self.close()
 
     def _ready(self) -> tuple[Model, Session]:
-        if self._closed:
-            raise InputError("this model is closed; open it again")
-        if self._model is None or self._session is None:
-            started = time.perf_counter()
-            with ExitStack() as undo:  # a part that cannot be made takes the others with it
-                model = undo.enter_context(Model(self.bundle.path, gpu_layers=self._gpu_layers, debug=self._debug))
-                context = undo.enter_context(Context(model, self._context_options, hidden=bool(self._draft)))
-                if self._draft:
-                    self._load_drafter(context)
-                undo.pop_all()
-            self._model, self._session = model, Session(context)
-            self._load_s = time.perf_counter() - started
-        return self._model, self._session
+        with self._opening:
+            if self._closed:
+                raise InputError("this model is closed; open it again")
+            if self._model is None or self._session is None:
+                started = time.perf_counter()
+                with ExitStack() as undo:  # a part that cannot be made takes the others with it
+                    model = undo.enter_context(Model(self.bundle.path, gpu_layers=self._gpu_layers, debug=self._debug))
+                    context = undo.enter_context(Context(model, self._context_options, hidden=bool(self._draft)))
+                    if self._draft:
+                        self._load_drafter(context)
+                    undo.pop_all()
+                self._model, self._session = model, Session(context)
+                self._load_s = time.perf_counter() - started
+            return self._model, self._session
+
+    def _scoring(self, model: Model) -> Session:
+        """A cache of its own, which gives logits at every position."""
+        with self._opening:
+            if self._scorer is None:
+                options = replace(self._context_options, outputs=self._context_options.batch)
+                self._scorer = Session(Context(model, options))
+            return self._scorer
 
     def _load_drafter(self, context: Context) -> None:
         """Where drafts are no more than welcome, whatever hinders them is a warning."""
@@ -197,7 +219,8 @@ class Gemma4:
             return self.stream_chat(_one_turn(prompt, images, audio, system), thinking=thinking, **how)
         if system is not None or thinking:
             raise InputError("a raw prompt has no template for system or thinking; write them into the prompt")
-        return self._answer(Prompt(prompt, tuple(raw_segments(prompt, images, audio)), False), how)
+        parts = raw_segments(prompt, listed("images", images), listed("audio", audio))
+        return self._answer(Prompt(prompt, tuple(parts), prompt.endswith(THOUGHT_OPEN)), how)
 
     def chat(
         self,
@@ -231,7 +254,7 @@ class Gemma4:
     ) -> Evaluation:
         """Ids and logits at every position of a prompt, for scoring. Leaves the conversation's cache alone."""
         if raw:
-            parts: Sequence[Segment] = raw_segments(prompt, images, audio)
+            parts: Sequence[Segment] = raw_segments(prompt, listed("images", images), listed("audio", audio))
         else:
             parts = compose(_one_turn(prompt, images, audio, None), template=self.template).segments
         model, _ = self._ready()
@@ -239,17 +262,17 @@ class Gemma4:
         total, held = sum(map(len, prepared)), self._context_options.context
         if total > held:
             raise ContextError(f"the prompt has {total:,} tokens and the context holds {held:,}; ask for a larger one")
-        if self._scorer is None:
-            self._scorer = Context(model, replace(self._context_options, outputs=self._context_options.batch))
-        self._scorer.clear()
         logits = np.empty((total, model.vocab.size), np.float32)
-        start = 0
-        for span, part in pieces(prepared, self._scorer.options.batch):
-            rows = part.stop - part.start
-            evaluate(self._scorer, span, part, start=start, outputs=rows)
-            for i in range(rows):
-                logits[start + i] = self._scorer.logits(i)
-            start += rows
+        scorer, start = self._scoring(model), 0
+        with scorer.alone():
+            context = scorer.context
+            context.clear()
+            for span, part in pieces(prepared, context.options.batch):
+                rows = part.stop - part.start
+                evaluate(context, span, part, start=start, outputs=rows)
+                for i in range(rows):
+                    logits[start + i] = context.logits(i)
+                start += rows
         return Evaluation(np.fromiter((i for span in prepared for i in span.ids), np.int32, total), logits)
 
     # ── the way there ────────────────────────────────────────────────────────────────────────────────────────────
@@ -267,16 +290,28 @@ class Gemma4:
     def _answer(self, prompt: Prompt, given: Mapping[str, Any]) -> Iterator[Chunk]:
         """Everything that can be wrong is told here, before the first chunk is asked for."""
         how, metadata = Options.of(given), self.bundle.text.metadata
-        stream = ReplyStream(how.stop, ReplyParser(prompt.thinking_open))
+        stream = ReplyStream(how.stop or (), ReplyParser(prompt.thinking_open))
         self._check_media(prompt.segments)
         model, session = self._ready()
+        started = time.perf_counter()
         prepared = self._spans(prompt.segments, model)
         limit = min(how.max_tokens or session.context.size, room(session, prepared))
         rules = Rules.of(model.vocab, metadata)
         sampling = how.sampling(metadata)
         drafts = Drafts(self._drafter, self._pace) if self._drafter else None
+        load_s, self._load_s = self._load_s, 0.0
+        prepare_s = time.perf_counter() - started
         return answer(
-            session, model.vocab, rules, prepared, sampling, limit, stream=stream, drafts=drafts, load_s=self._load_s
+            session,
+            model.vocab,
+            rules,
+            prepared,
+            sampling,
+            limit,
+            stream=stream,
+            drafts=drafts,
+            load_s=load_s,
+            prepare_s=prepare_s,
         )
 
     def _spans(self, parts: Sequence[Segment], model: Model) -> list[Span]:
@@ -293,9 +328,9 @@ def _one_turn(
 ) -> list[dict[str, Any]]:
     """A conversation of one question, media where the model card advises: pictures, text, sound."""
     content = [
-        *({"type": "image", "image": image} for image in images),
+        *({"type": "image", "image": image} for image in listed("images", images)),
         {"type": "text", "text": prompt},
-        *({"type": "audio", "audio": clip} for clip in audio),
+        *({"type": "audio", "audio": clip} for clip in listed("audio", audio)),
     ]
     head = [] if system is None else [{"role": "system", "content": system}]
     return [*head, {"role": "user", "content": content}]

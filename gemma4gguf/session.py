@@ -53,6 +53,7 @@ class Session:
         self.turn = 0
         self._held: list[Key] = []
         self._busy = threading.Lock()
+        self._closed = False
 
     @property
     def length(self) -> int:
@@ -64,7 +65,7 @@ class Session:
         """Positions free."""
         return self.context.size - len(self._held)
 
-    def feed(self, spans: Sequence[Span], progress: Callable[[int, int], None] = lambda done, total: None) -> int:
+    def feed(self, spans: Sequence[Span]) -> int:
         """Make the cache hold exactly `spans`, with logits for the last position. Returns the positions reused."""
         wanted = [key for span in spans for key in span.entries()]
         if not wanted:
@@ -78,20 +79,29 @@ class Session:
                 done = self.length + part.stop - part.start
                 evaluate(self.context, span, part, start=self.length, outputs=int(done == len(wanted)))
                 self._held += span.entries()[part]
-                progress(done, len(wanted))
         return reused
 
     @contextmanager
     def alone(self, turn: int | None = None) -> Iterator[None]:
-        """Nobody else uses the cache in this block, nor has anybody fed it since `turn`. Raises InputError."""
-        if not self._busy.acquire(blocking=False):
-            raise InputError("the model is at work for another thread; ask one question at a time")
+        """Nobody else uses the cache in this block, or closes it, nor has fed it since `turn`. Raises InputError."""
+        free = self._busy.acquire(blocking=False)
         try:
+            if self._closed:
+                raise InputError("this model is closed; open it again")
+            if not free:
+                raise InputError("the model is at work for another thread; ask one question at a time")
             if turn is not None and turn != self.turn:
                 raise InputError("another question was asked before this answer ended; finish or close a stream first")
             yield
         finally:
-            self._busy.release()
+            if free:
+                self._busy.release()
+
+    def close(self) -> None:
+        """Whatever is asked from now on, by a stream left open too, is an InputError. Waits for whoever is at work."""
+        self._closed = True
+        with self._busy:
+            pass
 
     def step(self, tokens: Sequence[int]) -> None:
         """Evaluate token ids after what is held, each with logits (row i of the context's last call)."""

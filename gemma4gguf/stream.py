@@ -77,26 +77,6 @@ class StopStrings:
         return held
 
 
-class TextStream:
-    """Bytes to text up to a stop string: for raw prompts, whose output is not taken apart."""
-
-    def __init__(self, stop: str | Iterable[str] = ()) -> None:
-        self._characters = Characters()
-        self._stops = StopStrings(stop)
-
-    @property
-    def stopped(self) -> bool:
-        """A stop string was found: make no more tokens."""
-        return self._stops.stopped
-
-    def feed(self, data: bytes) -> str:
-        return self._stops.feed(self._characters.feed(data))
-
-    def finish(self) -> str:
-        """The rest. Nothing may be fed after this."""
-        return self._stops.feed(self._characters.finish()) + self._stops.finish()
-
-
 class ReplyStream:
     """Bytes to chunks: whole characters, thoughts and tool calls taken apart, stop strings looked for in the text.
 
@@ -133,12 +113,12 @@ class ReplyStream:
             if self._stops.stopped:
                 break
             if delta.kind == "text":
-                chunk = Chunk(text=self._stops.feed(delta.text))
-            elif delta.kind == "thought":
-                chunk = Chunk(thought=delta.text)
-            else:
-                chunk = Chunk(tool_calls=(delta.call,) if delta.call else ())
+                chunks.append(Chunk(text=self._stops.feed(delta.text)))
+                continue
+            chunks.append(Chunk(text=self._stops.finish()))  # text that a thought or a call interrupts ends there
+            if delta.kind == "thought":
+                chunks.append(Chunk(thought=delta.text))
+            elif delta.call:
+                chunks.append(Chunk(tool_calls=(delta.call,)))
                 self._called = True
-            if chunk != Chunk():
-                chunks.append(chunk)
-        return chunks
+        return [chunk for chunk in chunks if chunk != Chunk()]

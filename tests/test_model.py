@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +14,7 @@ import pytest
 
 from gemma4gguf import Gemma4
 from gemma4gguf.answer import Options
+from gemma4gguf.bundle import Bundle
 from gemma4gguf.errors import ContextError, FormatError, InputError, NativeError
 from gemma4gguf.image import soft_tokens
 
@@ -139,6 +143,14 @@ MISTAKES = {
     "no such role": (InputError, lambda m: m.chat([{"role": "boss", "content": "Hi"}]), "boss"),
     "placeholders": (InputError, lambda m: m.generate("<|image|>", raw=True), "image"),
     "raw and system": (InputError, lambda m: m.generate("Hi", raw=True, system="x"), "raw"),
+    "half a token": (InputError, lambda m: m.generate("Hi", max_tokens=2.5), "max_tokens"),
+    "half a seed": (InputError, lambda m: m.generate("Hi", seed=1.5), "seed"),
+    "top_k of 33 bits": (InputError, lambda m: m.generate("Hi", top_k=(1 << 32) + 1), "top_k"),
+    "stop that is none": (InputError, lambda m: m.generate("Hi", stop=5), "stop"),
+    "a picture in place of a list": (InputError, lambda m: m.generate("Hi", images=np.zeros((40, 9, 3))), "images"),
+    "a path in place of a list": (InputError, lambda m: m.generate("Hi", images=str(CAT)), "images"),
+    "a clip in place of a list": (InputError, lambda m: m.generate("Hi", audio=TONE), "audio"),
+    "one in place of a list, raw": (InputError, lambda m: m.evaluate("<|image|>", images=CAT, raw=True), "images"),
     "web address": (
         InputError,
         lambda m: m.chat([{"role": "user", "content": [{"type": "image", "url": "https://example.com/a.png"}]}]),
@@ -165,7 +177,11 @@ def test_opening_mistakes(bundle: Path, tmp_path: Path) -> None:
         ({"kv_type": "q3"}, "q8_0"),
         ({"flash_attention": "maybe"}, "auto"),
         ({"image_tokens": 100}, "280"),
+        ({"image_tokens": 0}, "280"),
         ({"threads": 0}, "threads"),
+        ({"threads": "4"}, "threads"),
+        ({"context": 300.5}, "context"),
+        ({"gpu_layers": "all"}, "gpu_layers"),
     ):
         with pytest.raises(InputError, match=word):
             Gemma4(bundle, **how)  # type: ignore[arg-type]
@@ -201,6 +217,108 @@ def test_a_closed_model_says_so(bundle: Path) -> None:
     model.close()
     with pytest.raises(InputError, match="closed"):
         model.generate("Hi")
+
+
+@pytest.mark.parametrize("draft", ["off", 3])
+def test_a_stream_of_a_closed_model_says_so(tiny_bundle: Path, draft: str | int) -> None:
+    with Gemma4(tiny_bundle, threads=1, draft=draft) as model:
+        suspended, unstarted = model.stream("Who are you?", **GREEDY), model.stream("Who are you?", **GREEDY)
+        next(suspended)
+    for stream in (suspended, unstarted):
+        with pytest.raises(InputError, match="closed"):
+            list(stream)
+
+
+def together(*actions: Callable[[], object]) -> list[object]:
+    """What each returns or raises, started at the same moment on threads of their own."""
+    start = threading.Barrier(len(actions))
+
+    def run(action: Callable[[], object]) -> object:
+        start.wait()
+        try:
+            return action()
+        except Exception as error:
+            return error
+
+    with ThreadPoolExecutor(len(actions)) as pool:
+        return list(pool.map(run, actions))
+
+
+def test_closing_while_another_thread_asks(tiny_bundle: Path) -> None:
+    for delay in (0, 0.01, 0.05, 0.1):
+        model = Gemma4(tiny_bundle, threads=1, draft=2)
+
+        def ask(model: Gemma4 = model) -> object:
+            while True:
+                model.generate("Who are you?", **GREEDY)
+
+        def close(model: Gemma4 = model, delay: float = delay) -> object:
+            time.sleep(delay)
+            return model.close()
+
+        asked, closed = together(ask, close)
+        assert isinstance(asked, (InputError, NativeError))
+        assert "closed" in str(asked)
+        assert closed is None
+
+
+def test_threads_share_one_copy_of_the_weights_and_take_turns(tiny_bundle: Path) -> None:
+    with Gemma4(tiny_bundle, threads=1, draft=3) as expected:
+        text, logits = expected.generate("Who are you?", **GREEDY).text, expected.evaluate("Who are you?").logits
+    for _ in range(5):
+        with Gemma4(tiny_bundle, threads=1, draft=3) as model:
+            made: list[object] = []
+            load = model._load_drafter
+            model._load_drafter = lambda context, load=load, made=made: (made.append(context), load(context))[1]  # type: ignore[method-assign, misc, func-returns-value]
+            for answer in together(*[lambda m=model: m.generate("Who are you?", **GREEDY).text] * 3):  # type: ignore[misc]
+                assert answer == text or "another" in str(answer)
+            for answer in together(*[lambda m=model: m.evaluate("Who are you?").logits] * 3):  # type: ignore[misc]
+                assert "another thread" in str(answer) or np.array_equal(answer, logits)  # type: ignore[arg-type]
+            assert len(made) == 1
+
+
+def test_a_thought_that_the_raw_prompt_opens_is_a_thought(model: Gemma4) -> None:
+    chat = "<|turn>user\nWhat is 47 + 38?<turn|>\n<|turn>model\n<|channel>thought\n"
+    result = model.generate(chat, raw=True, temperature=0, max_tokens=60)
+    assert result.thought
+    assert "<channel|>" not in result.text
+
+
+def test_times_leave_out_what_the_caller_does(model: Gemma4) -> None:
+    model.generate("Who are you?", **GREEDY)
+    begun = time.perf_counter()
+    timings = None
+    for chunk in model.stream("Who are you?", **GREEDY):
+        time.sleep(0.05)
+        timings = chunk.result and chunk.result.timings
+    assert timings
+    waited = time.perf_counter() - begun
+    assert timings.decode_s < waited - 0.05 * (GREEDY["max_tokens"] - 2)
+    assert timings.load_s == 0, "an earlier answer waited for the weights"
+
+
+def test_numbers_of_any_library_and_no_stop_at_all(model: Gemma4) -> None:
+    result = model.generate("Who are you?", temperature=np.float32(0), max_tokens=np.int64(3), stop=None)
+    assert result.tokens.completion == 3
+
+
+def test_damaged_weights_are_told_whatever_the_temperature(tiny_bundle: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "nan.gguf"
+    data = bytearray(tiny_bundle.read_bytes())
+    norm = Bundle.open(tiny_bundle).text.raw("output_norm.weight").tobytes()
+    at = data.index(norm)
+    data[at : at + len(norm)] = np.full(len(norm) // 4, np.nan, "<f4").tobytes()
+    broken.write_bytes(data)
+    with Gemma4(broken, threads=1) as model:
+        for temperature in (0, 1):
+            with pytest.raises(NativeError, match="no finite logit"):
+                model.generate("Hi", temperature=temperature, max_tokens=4)
+
+
+def test_a_temperature_next_to_zero_is_greedy(model: Gemma4) -> None:
+    greedy = model.generate("Who are you?", **GREEDY).text
+    for temperature in (1e-39, 1e-300, 1e-7):
+        assert model.generate("Who are you?", temperature=temperature, max_tokens=12).text == greedy
 
 
 def test_options_are_checked_where_they_are_made() -> None:

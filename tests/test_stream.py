@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import random
+from collections.abc import Iterable, Sequence
 
 import pytest
 
 from gemma4gguf.errors import InputError
 from gemma4gguf.reply import ReplyParser, ToolCall, parse_reply
-from gemma4gguf.stream import Characters, Chunk, ReplyStream, StopStrings, TextStream
+from gemma4gguf.stream import Characters, Chunk, ReplyStream, StopStrings
 
 CHARACTERS = ["a", "b", " ", "\n", "é", "ß", "日", "本", "👋", "👩‍👩‍👧", "e\u0301", "\u0000", "\uffff", "🇳🇴"]
 BROKEN = [b"\xff", b"\xc3", b"\xe6\x97", b"\xf0\x9f\x91", b"\x80", b"\xed\xa0\x80", b"\xc0\xaf", b"\xf4\x90\x80\x80"]
@@ -58,6 +60,13 @@ def test_characters_do_not_depend_on_the_cut() -> None:
         assert text == data.decode("utf-8", errors="replace")
 
 
+def streamed(pieces: Iterable[bytes], stops: Sequence[str]) -> tuple[str, bool]:
+    """The text up to a stop string, and whether there was one."""
+    characters, found = Characters(), StopStrings(stops)
+    text = "".join(found.feed(characters.feed(piece)) for piece in pieces)
+    return text + found.feed(characters.finish()) + found.finish(), found.stopped
+
+
 @pytest.mark.parametrize(
     ("stops", "text", "expected"),
     [
@@ -76,11 +85,9 @@ def test_characters_do_not_depend_on_the_cut() -> None:
 def test_stop_strings(stops: list[str], text: str, expected: str) -> None:
     assert stopped_at_once(text, stops) == expected
     for size in (1, 2, 100):
-        stream = TextStream(stops)
         data = text.encode()
-        given = "".join(stream.feed(data[at : at + size]) for at in range(0, len(data), size)) + stream.finish()
-        assert given == expected
-        assert stream.stopped == (expected != text)
+        given = streamed((data[at : at + size] for at in range(0, len(data), size)), stops)
+        assert given == (expected, expected != text)
 
 
 def test_only_what_may_begin_a_stop_string_is_held_back() -> None:
@@ -97,21 +104,34 @@ def test_streams_do_not_depend_on_the_cut() -> None:
     for _ in range(1500):
         text = "".join(random_.choices(alphabet, k=random_.randrange(20)))
         stops = ["".join(random_.choices(alphabet, k=random_.randrange(1, 4))) for _ in range(random_.randrange(4))]
-        stream = TextStream(stops)
-        given = "".join(stream.feed(piece) for piece in cut(text.encode(), random_)) + stream.finish()
-        assert given == stopped_at_once(text, stops)
-        assert stream.stopped == any(stop in text for stop in stops)
+        given = streamed(cut(text.encode(), random_), stops)
+        assert given == (stopped_at_once(text, stops), any(stop in text for stop in stops))
 
 
 @pytest.mark.parametrize("stops", ["", [""], ["a", ""], [1], [None], [b"a"]])
 def test_stop_strings_that_are_none(stops: object) -> None:
     with pytest.raises(InputError, match=r"stop\[\d\]: expected a text of at least one character"):
-        TextStream(stops)  # type: ignore[arg-type]
+        StopStrings(stops)  # type: ignore[arg-type]
 
 
 def test_one_stop_string_may_stand_alone() -> None:
-    stream = TextStream("end")
-    assert stream.feed(b"the end") == "the "
+    assert StopStrings("end").feed("the end") == "the "
+
+
+def test_a_stop_string_does_not_reach_across_a_call_or_a_thought() -> None:
+    written = "a<|tool_call>call:f{a:1}<tool_call|>b<|channel>thought\nx\n<channel|>c"
+    for size in (1, 100):
+        chunks = chunks_of(written, ReplyStream(["ab", "bc", "abc"]), size)
+        assert [(c.text, bool(c.tool_calls), c.thought) for c in chunks if c.text or c.tool_calls or c.thought] == [
+            ("a", False, ""), ("", True, ""), ("b", False, ""), ("", False, "x"), ("c", False, "")
+        ]  # fmt: skip
+
+
+def test_an_answer_that_calls_nothing_ends_for_another_reason() -> None:
+    """The model's end token for a tool's turn may also follow a broken call: there is nothing to answer to."""
+    for written in ("text", "<|tool_call>call:f{a:<tool_call|>"):
+        *_, last = chunks_of(written, ReplyStream(), 100)
+        assert last.finish_reason == "stop"
 
 
 CALL = ToolCall("f", {"a": 1}, "call_0")
@@ -157,6 +177,18 @@ def test_finish_reasons() -> None:
     assert chunks_of("", ReplyStream(), 1) == [Chunk(finish_reason="stop")]
 
 
+def stopped_in_a_run(text: str, opened: bool, stops: list[str]) -> str:
+    """The reply's text up to a stop string that lies within one run of it, between thoughts and calls."""
+    parser, given = ReplyParser(opened), ""
+    deltas = parser.feed(text) + parser.finish()
+    for is_text, run in itertools.groupby(deltas, lambda delta: delta.kind == "text"):
+        whole = "".join(delta.text for delta in run)
+        given += (cut_short := stopped_at_once(whole, stops)) if is_text else ""
+        if is_text and cut_short != whole:
+            break
+    return given
+
+
 def test_replies_do_not_depend_on_the_cut() -> None:
     random_ = random.Random(3)
     alphabet = ["<|channel>thought\n", "<channel|>", "<|tool_call>call:f{a:1}<tool_call|>", "<", "a", "é", "👋", " "]
@@ -168,7 +200,7 @@ def test_replies_do_not_depend_on_the_cut() -> None:
         chunks = [chunk for piece in cut(text.encode(), random_) for chunk in stream.feed(piece)]
         chunks += stream.finish("stop")
         reply = parse_reply(text, opened)
-        assert "".join(chunk.text for chunk in chunks) == stopped_at_once(reply.text, stops)
+        assert "".join(chunk.text for chunk in chunks) == stopped_in_a_run(text, opened, stops)
         if not stops:
             assert "".join(chunk.thought for chunk in chunks) == reply.thought
             assert tuple(call for chunk in chunks for call in chunk.tool_calls) == reply.tool_calls

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -116,6 +117,7 @@ class Model:
         NativeError.
         """
         self._handle: Any = None
+        self.lock = threading.Lock()  # held while the vocabulary is read, and while all is freed
         log = _library(debug)
         params = C.llama_model_default_params()
         params.n_gpu_layers = -1 if gpu_layers is None else gpu_layers
@@ -127,10 +129,8 @@ class Model:
             self._handle = C.llama_model_load_from_file(os.fsencode(path), params)
         if not self._handle:
             raise NativeError(f"{path}: llama.cpp cannot load this model{log.last()}")
-        self.vocab = Vocabulary(C.llama_model_get_vocab(self._handle))
+        self.vocab = Vocabulary(self)
         self.n_embd = int(C.llama_model_n_embd_out(self._handle))
-        self.n_ctx_train = int(C.llama_model_n_ctx_train(self._handle))
-        self.n_layer = int(C.llama_model_n_layer(self._handle))
         self.n_swa = int(C.llama_model_n_swa(self._handle))
 
     @property
@@ -140,9 +140,10 @@ class Model:
         return self._handle
 
     def close(self) -> None:
-        handle, self._handle = self._handle, None
-        if handle:
-            C.llama_model_free(handle)
+        with self.lock:
+            handle, self._handle = self._handle, None
+            if handle:
+                C.llama_model_free(handle)
 
     def __enter__(self) -> Model:
         return self
@@ -178,12 +179,16 @@ class _c_file:  # noqa: N801 - reads as a function
 
 
 class Vocabulary:
-    """Token ids and bytes, in both directions."""
+    """Token ids and bytes, in both directions. Any thread may ask, as long as the model is open."""
 
-    def __init__(self, handle: Any) -> None:
-        self._handle = handle
-        self.size = int(C.llama_vocab_n_tokens(handle))
-        self.bos = int(C.llama_vocab_bos(handle))
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self.size = int(C.llama_vocab_n_tokens(self._handle))
+        self.bos = int(C.llama_vocab_bos(self._handle))
+
+    @property
+    def _handle(self) -> Any:
+        return C.llama_model_get_vocab(self._model.handle)
 
     def tokenize(self, text: str, *, special: bool) -> list[int]:
         """Ids of `text`, without BOS. `special`: text such as `<|turn>` becomes its own token, else plain text."""
@@ -191,7 +196,8 @@ class Vocabulary:
         room = len(raw) + 8
         out = (C.llama_token * room)()
         # int32_t llama_tokenize(vocab, text, text_len, tokens, n_tokens_max, add_special, parse_special);
-        n = C.llama_tokenize(self._handle, raw, len(raw), out, room, False, special)
+        with self._model.lock:
+            n = C.llama_tokenize(self._handle, raw, len(raw), out, room, False, special)
         if n < 0:
             raise NativeError(f"llama.cpp cannot tokenise a text of {len(raw):,} bytes")
         return list(out[:n])
@@ -202,20 +208,23 @@ class Vocabulary:
         while True:
             buffer = ctypes.create_string_buffer(room)
             # int32_t llama_token_to_piece(vocab, token, buf, length, lstrip, special);
-            n = C.llama_token_to_piece(self._handle, token, buffer, room, 0, special)
+            with self._model.lock:
+                n = C.llama_token_to_piece(self._handle, token, buffer, room, 0, special)
             if n >= 0:
                 return buffer.raw[:n]
             room = -n
 
     def text(self, token: int) -> str:
         """A token's entry in the vocabulary, as stored."""
-        return str((C.llama_vocab_get_text(self._handle, token) or b"").decode("utf-8", "replace"))
+        with self._model.lock:
+            return str((C.llama_vocab_get_text(self._handle, token) or b"").decode("utf-8", "replace"))
 
     def suppressed(self) -> list[int]:
         """Ids that the model must never emit, as its file lists them."""
         count = ctypes.c_int32(0)
-        pointer = C.llama_vocab_get_suppress_tokens(self._handle, ctypes.byref(count))
-        return [int(pointer[i]) for i in range(count.value)]
+        with self._model.lock:
+            pointer = C.llama_vocab_get_suppress_tokens(self._handle, ctypes.byref(count))
+            return [int(pointer[i]) for i in range(count.value)]
 
 
 # ── context ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -281,7 +290,6 @@ class Context:
         if set_hidden:
             # Masked: only rows with logits get a hidden row, and only they go through the last layer's second half.
             set_hidden(self._handle, self._get_hidden is not None, True)
-        self._memory = C.llama_get_memory(self._handle)
         self._batch = _Batch(options.batch)
         self._width = int(C.llama_model_n_embd_inp(model.handle))
         self._rows = range(0)  # of the last call, those with logits
@@ -350,6 +358,10 @@ class Context:
         if not pointer:
             raise NativeError(f"batch row {row} has no logits")
         return np.ctypeslib.as_array(pointer, (width,))
+
+    @property
+    def _memory(self) -> Any:
+        return C.llama_get_memory(self.handle)
 
     def remove(self, start: int) -> bool:
         """Forget every position from `start` on; False where the cache cannot."""
@@ -436,8 +448,11 @@ class Sampling:
     seed: int
 
 
+GREEDY = 1e-6  # temperatures below overflow float32 and mean the likeliest token anyway
+
+
 class Sampler:
-    """One id out of one row of logits, by llama.cpp's own chain; greedy when the temperature is 0.
+    """One id out of one row of logits, by llama.cpp's own chain; greedy when the temperature is 0 or next to it.
 
     The order is transformers' (temperature, top-k, top-p, min-p); top-k goes first because it commutes with
     temperature and shortens the rest. `suppressed` ids are never chosen, in any mode.
@@ -446,7 +461,7 @@ class Sampler:
     def __init__(self, how: Sampling, suppressed: Iterable[int]) -> None:
         self._suppressed = np.asarray(sorted(set(suppressed)), np.int64)
         self._chain: Any = None
-        if how.temperature <= 0:
+        if how.temperature < GREEDY:
             return
         _library()
         self._chain = C.llama_sampler_chain_init(C.llama_sampler_chain_default_params())
@@ -465,10 +480,10 @@ class Sampler:
         """Choose from batch row `row` of the context's last call; the chain's random state moves on by one."""
         logits = context.logits(row)
         logits[self._suppressed] = -np.inf
+        best = int(logits.argmax())  # a NaN, where there is one
+        if not np.isfinite(logits[best]):
+            raise NativeError("the model computed no finite logit; the file may be damaged (`gemma4gguf verify`)")
         if self._chain is None:
-            best = int(logits.argmax())
-            if not np.isfinite(logits[best]):
-                raise NativeError("the model computed no finite logit; the file may be damaged (`gemma4gguf verify`)")
             return best
         return int(C.llama_sampler_sample(self._chain, context.handle, row))
 
