@@ -68,7 +68,9 @@ def export(
     bundle = Bundle.open(file)
     if bundle.missing:
         raise FormatError(f"{bundle.path}: {bundle.absence(bundle.missing[0])}")
-    budget = image_tokens or bundle.text.metadata.get("gemma4gguf.image.max_soft_tokens", DEFAULT_BUDGET)
+    budget = image_tokens
+    if budget is None:
+        budget = bundle.text.metadata.get("gemma4gguf.image.max_soft_tokens", DEFAULT_BUDGET)
     check_budget(budget)
     job = Job(bundle, safe(bundle.path.stem), Path(folder), budget, link)
     orders, commands, notes = PLANS[target](job)
@@ -143,15 +145,18 @@ def _make(order: Order, source: Path, *, force: bool, progress: Callable[[int], 
 
 def _linked(source: Path, path: Path) -> bool:
     """Give the whole bundle a second name; False where the file system cannot."""
-    partial = path.with_name(f".{path.name}.partial")
+    if path.exists() and not path.is_symlink() and path.samefile(source):
+        return True  # renaming one name of a file to another would do nothing, and leave both
+    link = path.with_name(f".{path.name}.link")
     try:
-        partial.unlink(missing_ok=True)
-        partial.hardlink_to(source.resolve())
-        partial.replace(path)
+        link.unlink(missing_ok=True)
+        link.hardlink_to(source.resolve())
+        link.replace(path)
     except OSError:
-        with suppress(OSError):
-            partial.unlink()
         return False
+    finally:
+        with suppress(OSError):
+            link.unlink()
     return True
 
 

@@ -5,6 +5,9 @@ The files are small and made here, byte by byte where it matters; no model is lo
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import os
 import random
 import resource
 import struct
@@ -603,6 +606,32 @@ def test_what_a_killed_run_left_is_used_again(tmp_path: Path, whole: Path) -> No
     write_bundle(tmp_path / "a.gguf", PARTS)
     assert (tmp_path / "a.gguf").read_bytes() == whole.read_bytes()
     assert not (tmp_path / ".a.gguf.partial").exists()
+
+
+def test_a_symbolic_link_is_written_through_and_a_device_never(tmp_path: Path, whole: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    link, pipe = tmp_path / "link.gguf", tmp_path / "pipe.gguf"
+    link.symlink_to(tmp_path / "disk" / "a.gguf")
+    write_bundle(link, PARTS, force=True)
+    assert link.is_symlink()
+    assert (tmp_path / "disk" / "a.gguf").read_bytes() == whole.read_bytes()
+    os.mkfifo(pipe)
+    with pytest.raises(ConversionError, match="no ordinary file"):
+        write_bundle(pipe, PARTS, force=True)
+    assert pipe.is_fifo()
+
+
+@pytest.mark.parametrize("call", ["flock", "fsync of the folder"])
+def test_file_systems_that_can_do_less(tmp_path: Path, whole: Path, call: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    if call == "flock":
+        monkeypatch.setattr(fcntl, "flock", refuse)
+    else:
+        monkeypatch.setattr("gemma4gguf.newfile._sync_folder", refuse)
+    write_bundle(tmp_path / "a.gguf", PARTS)
+    assert (tmp_path / "a.gguf").read_bytes() == whole.read_bytes()
 
 
 def test_progress_counts_every_byte_once(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from gemma4gguf.errors import ConversionError, FormatError, Gemma4Error, InputEr
 from gemma4gguf.export import TARGETS, Exported, _linked, export
 from gemma4gguf.image import target_size
 from gemma4gguf.layouts import BUDGETS
+from gemma4gguf.newfile import new_file
 from gemma4gguf.pack import pack
 
 FILES = {"llama.cpp": "{}/{}m.gguf", "lmstudio": "{}/gemma4gguf/m/{}m.gguf", "ollama": "{}/{}m.gguf"}
@@ -79,6 +80,21 @@ def test_a_link_takes_no_room_where_a_text_model_is_enough(model: Path, tmp_path
         assert made["m.gguf"].how == how
         assert made["m.gguf"].path.samefile(model) == (how == "linked")
         assert made["mmproj-m.gguf"].how == "cut"
+
+
+def test_again_and_again_leaves_the_bundle_alone(model: Path, tmp_path: Path) -> None:
+    """A bundle's second name is never written through, whatever an earlier run left."""
+    original = model.read_bytes()
+    for target in ("llama.cpp", "llama.cpp", "ollama", "llama.cpp"):
+        export(model, tmp_path, target, force=True)
+        assert not [path for path in tmp_path.rglob(".*") if path.is_file()]
+    os.link(model, tmp_path / ".other.gguf.partial")  # as earlier versions left it
+    with new_file(tmp_path / "other.gguf", 1, force=True) as out:
+        out.write(b"x")
+    os.link(model, tmp_path / "named.gguf")
+    with new_file(tmp_path / "named.gguf", 1, force=True) as out:
+        out.write(b"x")
+    assert model.read_bytes() == original
 
 
 def test_where_nothing_can_be_linked_it_is_cut(model: Path, tmp_path: Path) -> None:
