@@ -15,15 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gemma4gguf import bundle, newfile
-from gemma4gguf.bundle import DRAFTER, TEXT
-from gemma4gguf.errors import ConversionError, InputError
+from gemma4gguf.bundle import DRAFTER, TEXT, Section, planned_section
+from gemma4gguf.errors import ConversionError, FormatError, InputError
+from gemma4gguf.sections import check_drafter
 
 from . import mixture
 from .checkpoint import read_checkpoint
 from .gguf_source import read_gguf
 from .imatrix import ImportanceMatrix, read_imatrix
 from .mixture import MIXTURES, Mixture
-from .model import Material, Model
+from .model import Model
 from .plan import Aimed, Plan, PlannedSection, PlannedTensor, aim
 from .safetensors import listed
 from .source import Origin, locate
@@ -96,11 +97,12 @@ def convert(
     if drafter is not None:
         drafter_origin = locate(drafter, fetched, plan_only=dry_run)
         material = _read(drafter_origin, drafter=True).sections[0]
-        _check_drafter(model, material, drafter_origin)
         sections = [s for s in sections if s.material.architecture != DRAFTER] + [aim(material, drafter_asked)]
 
     path = _out_path(out, origin, chosen)
     parts = [s.part(threads or _cores()) for s in sections]
+    if drafter is not None:
+        _check_drafter(planned_section(parts[0], origin.path), planned_section(parts[-1], drafter_origin.path))
     layout = bundle.plan_layout(parts)
     plan = _plan(str(source), path, chosen, sections, layout, tuple(notes))
     if dry_run:
@@ -144,16 +146,11 @@ def _uncovered(model: Model, importance: ImportanceMatrix | None) -> list[str]:
     return [f"{importance.path.name} says nothing about {listed(list(missing), 4)}"] if missing else []
 
 
-def _check_drafter(model: Model, drafter: Material, origin: Origin) -> None:
-    """A drafter reads the target's hidden states: their widths must agree."""
-    text = model.section(TEXT)
-    assert text is not None
-    hidden = next((s.shape[-1] for s in text.sources if s.name == "token_embd.weight"), None)
-    wanted = next((s.shape[0] for s in drafter.sources if s.name == "nextn.post_projection.weight"), None)
-    if hidden != wanted:
-        raise ConversionError(
-            f"{origin.path}: drafts for a model of hidden size {wanted}, the source has {hidden}; take its own drafter"
-        )
+def _check_drafter(text: Section, drafter: Section) -> None:
+    try:
+        check_drafter(text, drafter)
+    except FormatError as error:
+        raise ConversionError(str(error)) from None
 
 
 def _plan(

@@ -11,7 +11,7 @@ import hashlib
 import mmap
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -148,7 +148,7 @@ class Bundle:
 
     def absence(self, architecture: str) -> str:
         """Why a section is not there, and the cure, for messages."""
-        what = NAMES[architecture]
+        what = NAMES.get(architecture, f"section {architecture!r}")
         if architecture in self.missing:
             return (
                 f"the {what} that this file once had is gone: another tool rewrote the file, or it is one part of a "
@@ -165,12 +165,12 @@ def promises(text: Section) -> dict[str, tuple[int, str]]:
     kinds = (str, int, str)
     for values, kind in zip(lists, kinds, strict=True):
         if not isinstance(values, (list, LazyStrings)) or not all(type(value) is kind for value in values):
-            raise FormatError(f"{text.path}: the keys {KEY}* are damaged; pack the file again with `gemma4gguf pack`")
+            raise FormatError(f"{text.path}: the keys {KEY}* are damaged; get the file again, or convert again")
     names, sizes, digests = lists
     if not len(names) == len(sizes) == len(digests) == len(set(names)):
         raise FormatError(
             f"{text.path}: names {len(names)} sections, {len(sizes)} sizes and {len(digests)} hashes; "
-            "pack it again with `gemma4gguf pack`"
+            "get the file again, or convert again"
         )
     return {name: (size, sha) for name, size, sha in zip(names, sizes, digests, strict=True)}
 
@@ -273,6 +273,12 @@ def part_of(section: Section) -> Part:
 
     part = Part(section.architecture, header.pairs, tensors, data, header.alignment)
     return part
+
+
+def planned_section(part: Part, path: Path) -> Section:
+    """What a part will be once it is written, for checks beforehand: keys and tensor table, without the data."""
+    header = read_header(encode_header(part.pairs.values(), [], part.alignment), 0, str(path))
+    return Section(path, part.architecture, 0, 0, replace(header, tensors={t.name: t for t in part.tensors}))
 
 
 def _bundle_pairs(parts: Sequence[Part], sizes: Sequence[int], digests: Sequence[str]) -> list[bytes]:

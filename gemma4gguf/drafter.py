@@ -8,29 +8,19 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .bundle import DRAFTER, NAMES, TEXT, Section
-from .errors import FormatError, NativeError
+from .bundle import Section
+from .errors import NativeError
 from .native.extensions import missing_for_drafts
 from .native.runtime import Context, ContextOptions, Model
-
-# What the drafter reads of the target's last two layers, and the width it takes and gives: keys under each
-# architecture's name. A drafter made for another model would end the process in llama.cpp.
-SHARED_KEYS = (
-    "attention.key_length",
-    "attention.value_length",
-    "attention.key_length_swa",
-    "attention.value_length_swa",
-    "attention.sliding_window",
-)
+from .sections import check_drafter
 
 
 class Drafter:
@@ -44,7 +34,7 @@ class Drafter:
         missing = missing_for_drafts()
         if missing:
             raise NativeError(f"this llama.cpp cannot draft: it lacks {', '.join(missing)}")
-        check_fit(section, text)
+        check_drafter(text, section)  # one made for another model would end the process in llama.cpp
         options = target.options
         with in_place(section) as (path, offset):
             self._model = Model(path, offset=offset, gpu_layers=gpu_layers)
@@ -86,40 +76,6 @@ class Drafter:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
-
-
-def check_fit(section: Section, text: Section) -> None:
-    """Raise FormatError where a drafter was made for another model than the text section's."""
-    own, target = section.metadata, text.metadata
-    heads, target_heads = (_heads(m, name) for m, name in ((own, DRAFTER), (target, TEXT)))
-    pattern = own.get(f"{DRAFTER}.attention.sliding_window_pattern") or []
-    layers = [target_heads[-2 if sliding else -1] for sliding in pattern] if len(target_heads) > 1 else []
-    pairs: list[tuple[str, Any, Any]] = [
-        ("width", own.get(f"{DRAFTER}.embedding_length_out"), target.get(f"{TEXT}.embedding_length")),
-        ("vocabulary", _vocabulary(section), _vocabulary(text)),
-        ("key and value heads", heads, layers),
-        *((key, own.get(f"{DRAFTER}.{key}"), target.get(f"{TEXT}.{key}")) for key in SHARED_KEYS),
-    ]
-    for what, found, expected in pairs:
-        if found is None or found != expected:
-            raise FormatError(
-                f"{section.path}: the {NAMES[DRAFTER]} does not fit the text model: "
-                f"{what} {found}, expected {expected}; convert with the drafter of this very model"
-            )
-
-
-def _heads(metadata: Mapping[str, Any], name: str) -> list[int]:
-    """Key and value heads of each layer; one number stands for all of them."""
-    heads = metadata.get(f"{name}.attention.head_count_kv")
-    layers = metadata.get(f"{name}.block_count")
-    if isinstance(heads, int) and isinstance(layers, int):
-        return [heads] * layers
-    return [int(h) for h in heads] if heads is not None else []
-
-
-def _vocabulary(section: Section) -> int | None:
-    embedding = section.tensors.get("token_embd.weight")
-    return embedding.shape[0] if embedding else None
 
 
 class in_place:  # noqa: N801 - reads as a function

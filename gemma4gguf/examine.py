@@ -33,11 +33,12 @@ from .bundle import (
     promises,
 )
 from .chat import SPECIAL_TOKENS, render
-from .container import LazyStrings, padded
-from .errors import Gemma4Error
+from .container import padded
+from .errors import FormatError, Gemma4Error
 from .native import quantizer
 from .native.runtime import Model, Vocabulary
-from .pack import check_drafter, check_embedder, check_text
+from .pack import check_embedder
+from .sections import check_drafter, check_text, check_vocabulary, vocabulary
 
 _SHOWN = {
     "layers": "block_count",
@@ -63,7 +64,7 @@ def summary(bundle: Bundle) -> dict[str, Any]:
         "sections": [_section(section) for section in bundle.sections],
         "missing": list(bundle.missing),
         "model": {name: text.get(f"{TEXT}.{key}") for name, key in _SHOWN.items()},
-        "vocabulary": len(_vocabulary(bundle.text)),
+        "vocabulary": len(_tokens(bundle.text)),
         "chat_template_sha256": hashlib.sha256(template.encode()).hexdigest() if isinstance(template, str) else None,
         "end_tokens": _end_tokens(bundle.text),
         "sampling": {name: _short(text.get(f"general.sampling.{name}")) for name in _SAMPLING},
@@ -101,13 +102,15 @@ def _file_type(number: object) -> str | None:
 
 
 def _end_tokens(text: Section) -> list[str]:
-    ids, tokens = text.metadata.get("gemma4gguf.eos_token_ids"), _vocabulary(text)
+    ids, tokens = text.metadata.get("gemma4gguf.eos_token_ids"), _tokens(text)
     return [tokens[i] for i in ids if type(i) is int and 0 <= i < len(tokens)] if isinstance(ids, list) else []
 
 
-def _vocabulary(text: Section) -> Sequence[str]:
-    tokens = text.metadata.get("tokenizer.ggml.tokens")
-    return tokens if isinstance(tokens, LazyStrings) else ()
+def _tokens(text: Section) -> Sequence[str]:
+    try:
+        return vocabulary(text)
+    except FormatError:  # a summary tells what is there
+        return ()
 
 
 def _provenance(section: Section) -> dict[str, Any]:
@@ -239,8 +242,9 @@ _CONVERSATIONS: tuple[tuple[str, list[dict[str, Any]], dict[str, Any]], ...] = (
 
 def _tokenizer(bundle: Bundle) -> Iterator[str]:
     try:
+        check_vocabulary(bundle.text)
         with Model(bundle.path, vocab_only=True) as model:
-            yield from _round_trip(model.vocab, _vocabulary(bundle.text))
+            yield from _round_trip(model.vocab, vocabulary(bundle.text))
     except Gemma4Error as error:
         yield f"tokenizer: {error}"
 

@@ -34,6 +34,7 @@ from .native.runtime import FLASH_ATTENTION, KV_TYPES, Context, ContextOptions, 
 from .pace import Pace
 from .prompt import spans
 from .reply import ReplyParser
+from .sections import check_vocabulary
 from .session import Session, Span, evaluate, pieces
 from .stream import Chunk, ReplyStream
 
@@ -151,6 +152,7 @@ class Gemma4:
                 raise InputError("this model is closed; open it again")
             if self._model is None or self._session is None:
                 started = time.perf_counter()
+                check_vocabulary(self.bundle.text)
                 with ExitStack() as undo:  # a part that cannot be made takes the others with it
                     model = undo.enter_context(Model(self.bundle.path, gpu_layers=self._gpu_layers, debug=self._debug))
                     context = undo.enter_context(Context(model, self._context_options, hidden=bool(self._draft)))

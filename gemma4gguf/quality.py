@@ -28,6 +28,7 @@ from .errors import InputError
 from .image import DEFAULT_BUDGET, ImageSource
 from .native.runtime import Context, ContextOptions, Model
 from .prompt import BOS, spans, token_id
+from .sections import check_vocabulary
 from .session import Span, evaluate, pieces
 
 WINDOW = 512  # tokens that see each other
@@ -134,6 +135,7 @@ def read_text(path: Path) -> str:
 
 
 def _check_pair(base: Bundle, other: Bundle) -> None:
+    check_vocabulary(base.text)
     for key in ("gemma4.block_count", "gemma4.embedding_length", "tokenizer.ggml.tokens"):
         if base.text.metadata.get(key) != other.text.metadata.get(key):
             raise InputError(

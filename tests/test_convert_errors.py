@@ -160,6 +160,16 @@ def test_a_drafter_as_the_model_and_a_model_as_the_drafter(folder: Path, drafter
     fails(folder, "not a drafter", drafter=folder)
 
 
+@pytest.mark.parametrize("key", ["sliding_window", "rope_parameters"])
+def test_a_drafter_that_would_draft_in_vain(folder: Path, tmp_path: Path, key: str) -> None:
+    other = standin.write_drafter(tmp_path / "other")
+    config = json.loads((other / "config.json").read_text())["text_config"]
+    config |= {"sliding_window": 32} if key == "sliding_window" else {}
+    config["rope_parameters"]["sliding_attention"]["rope_theta"] *= 1 if key == "sliding_window" else 10
+    edit_json(other / "config.json", text_config=config)
+    fails(folder, "not one model", drafter=other)
+
+
 def test_a_drafter_of_another_size(folder: Path, tmp_path: Path) -> None:
     other = standin.write_drafter(tmp_path / "other")
     edit_json(other / "config.json", backbone_hidden_size=512)
@@ -172,7 +182,7 @@ def test_a_drafter_of_another_size(folder: Path, tmp_path: Path) -> None:
         return header, data
 
     edit_weights(other, edit)
-    fails(folder, "hidden size 512", "256", drafter=other)
+    fails(folder, "width 512", "256", drafter=other)
 
 
 def test_an_adapter_folder(folder: Path, tmp_path: Path) -> None:

@@ -20,13 +20,14 @@ from gemma4gguf import Gemma4
 from gemma4gguf.bundle import DRAFTER, Bundle, Section
 from gemma4gguf.chat import raw_segments
 from gemma4gguf.cli import cli
-from gemma4gguf.drafter import Drafter, check_fit, in_place
+from gemma4gguf.drafter import Drafter, in_place
 from gemma4gguf.embedder import Embedder
 from gemma4gguf.errors import FormatError, InputError, NativeError
 from gemma4gguf.native import extensions, runtime
 from gemma4gguf.native.runtime import Context, ContextOptions, Model
 from gemma4gguf.pace import LONGEST, Pace
 from gemma4gguf.prompt import spans
+from gemma4gguf.sections import check_drafter
 from gemma4gguf.session import Session
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "drafts.npz")
@@ -120,31 +121,32 @@ def altered(section: Section, **values: Any) -> Section:
 @pytest.mark.parametrize(
     ("values", "word"),
     [
-        ({"embedding_length_out": 512}, "width 512, expected 256"),
-        ({"attention.key_length": 64}, "attention.key_length 64, expected 128"),
+        ({"embedding_length_out": 512}, "width 512, .* has 256"),
+        ({"attention.key_length": 64}, "attention.key_length: 64, 128"),
         ({"attention.value_length_swa": 32}, "value_length_swa"),
-        ({"attention.sliding_window": 32}, "sliding_window 32, expected 64"),
-        ({"attention.head_count_kv": [2, 2, 2, 2]}, r"heads \[2, 2, 2, 2\], expected \[2, 2, 2, 1\]"),
-        ({"attention.head_count_kv": 2}, r"heads \[2, 2, 2, 2\]"),
-        ({"attention.head_count_kv": None}, "heads"),
-        ({"attention.sliding_window_pattern": [True] * 4}, "heads"),
+        ({"attention.sliding_window": 32}, "sliding_window: 32, 64"),
+        ({"rope.freq_base": None}, "rope.freq_base: None"),
+        ({"attention.head_count_kv": [2, 2, 2, 2]}, "layer 3 is full with 2 key heads"),
+        ({"attention.head_count_kv": 2}, "layer 3 is full with 2 key heads"),
+        ({"attention.head_count_kv": None}, "None key heads"),
+        ({"attention.sliding_window_pattern": [True] * 4}, "layer 3 is sliding with 1 key heads"),
     ],
 )
 def test_a_drafter_of_another_model_is_refused_before_c_sees_it(
     opened: Bundle, values: dict[str, Any], word: str
 ) -> None:
     section = opened.require(DRAFTER)
-    check_fit(section, opened.text)
+    check_drafter(opened.text, section)
     with pytest.raises(FormatError, match=word):
-        check_fit(altered(section, **values), opened.text)
+        check_drafter(opened.text, altered(section, **values))
 
 
 def test_another_vocabulary_is_refused(opened: Bundle) -> None:
     section = opened.require(DRAFTER)
     tensors = {**section.tensors}
     tensors["token_embd.weight"] = replace(tensors["token_embd.weight"], shape=(1000, 128))
-    with pytest.raises(FormatError, match="vocabulary 1000, expected 1024"):
-        check_fit(replace(section, header=replace(section.header, tensors=tensors)), opened.text)
+    with pytest.raises(FormatError, match=r"token_embd.weight has shape \[1000, 128\], expected \[1024, 128\]"):
+        check_drafter(opened.text, replace(section, header=replace(section.header, tensors=tensors)))
 
 
 @pytest.mark.parametrize("name", list(extensions._EXTENSIONS))

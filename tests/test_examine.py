@@ -262,6 +262,14 @@ FAULTS: dict[str, tuple[dict[str, Callable[[Section], Part]], str]] = {
         {name: lambda s: keys(s, renamed(s, "<|think|>", "<think>")) for name in (TEXT, DRAFTER)},
         r"there is no token <\|think\|>",
     ),
+    "a token twice": (  # llama.cpp ends the process over this, and over the next
+        {name: lambda s: keys(s, renamed(s, "<|think|>", "<bos>")) for name in (TEXT, DRAFTER)},
+        "tokenizer: .*1 of its 1,024 tokens are there twice",
+    ),
+    "another kind of vocabulary": (
+        {TEXT: lambda s: keys(s, string("tokenizer.ggml.model", "bert"))},
+        "tokenizer.ggml.model is 'bert'",
+    ),
     "no merges": (
         {TEXT: lambda s: keys(s, {}, "tokenizer.ggml.merges")},
         "tokenizer: ",
@@ -328,6 +336,7 @@ def test_a_bundle_that_says_something_else(bundle: Path, tmp_path: Path, key: st
     (tmp_path / "a.gguf").write_bytes(raw)
     found = faults(tmp_path / "a.gguf")
     assert any(message in fault for fault in found), found
+    assert run(cli, ["inspect", str(tmp_path / "a.gguf")]) in (0, 1)
 
 
 def test_what_does_not_open_is_one_fault(tmp_path: Path) -> None:

@@ -12,10 +12,10 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 ORDER = (  # noqa: SIM905 - a line of words reads better than a column
-    "errors checks newfile container bundle native image audio embedder template messages reply chat session pace "
-    "drafter decode stream prompt answer model layouts export pack quality examine doctor show cli"
+    "errors checks newfile container bundle sections native image audio embedder template messages reply chat session "
+    "pace drafter decode stream prompt answer model layouts export pack quality examine doctor show cli"
 ).split()
-BELOW_CONVERTERS = {"errors", "newfile", "container", "bundle", "native"}
+BELOW_CONVERTERS = {"errors", "newfile", "container", "bundle", "sections", "native"}
 SOURCES = sorted([*ROOT.glob("gemma4gguf/**/*.py"), *ROOT.glob("converters/**/*.py")])
 
 
