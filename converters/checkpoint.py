@@ -63,6 +63,8 @@ def read_checkpoint(origin: Origin, *, drafter: bool = False, text_only: bool = 
             + ("--text-only leaves it out" if config.kind == "unified" else "this checkpoint is a language model alone")
             + "; the bundle reads text and cannot see pictures or hear sound"
         )
+    if tokenizer.template is None:
+        notes.append("NO CHAT TEMPLATE in the checkpoint: gemma4gguf uses its own, other runtimes may not chat")
     named = [origin.name, str(files.config.get("_name_or_path") or "")]
     trained_for = "Q4_0" if any(QAT.search(name) for name in named) else None
     return Model(tuple(sections), tuple(notes), trained_for)

@@ -25,6 +25,7 @@ EMBEDDER_PREFIXES = ("model.", "")
 ANCHOR = "embed_tokens.weight"
 UNROTATED = 1e30  # a frequency divided by this turns nothing
 # Left in checkpoints by some tools; computed from the config, never weights.
+SHOWN = 12  # problems in one message
 BUFFERS = (".rotary_emb.inv_freq", ".attention.masked_bias", ".rotary_emb.original_inv_freq", "embed_scale")
 
 
@@ -244,6 +245,7 @@ def _check(where: str, problems: list[str], left: Mapping[str, Stored]) -> None:
     if unknown:
         problems = [*problems, f"no place for {listed(unknown, 200)}"]
     if problems:
+        shown = [*problems[:SHOWN], *([f"and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else [])]
         raise ConversionError(
-            f"{where}: {len(problems)} tensor problems: {'; '.join(problems)}; take the checkpoint as it was published"
+            f"{where}: {len(problems)} tensor problems: {'; '.join(shown)}; take the checkpoint as it was published"
         )

@@ -46,11 +46,13 @@ def read_gguf(origin: Origin, *, drafter: bool = False, text_only: bool = False)
             found = ", ".join(NAMES.get(a, repr(a)) for a in by_name)
             raise ConversionError(f"{origin.path}: holds no MTP drafter, only: {found}; give the drafter's own file")
         return Model((_requantised(by_name[DRAFTER]),))
-    carried = [by_name[a] for a in (EMBEDDER, DRAFTER) if a in by_name and not text_only]
+    left_out = {EMBEDDER} if text_only else set()
+    carried = [by_name[a] for a in (EMBEDDER, DRAFTER) if a in by_name and a not in left_out]
     notes = [f"the {NAMES[s.architecture]} of {origin.path.name} is carried over unchanged" for s in carried]
     if EMBEDDER not in (s.architecture for s in carried):
         why = "--text-only leaves it out" if text_only else f"{origin.path.name}: {bundle.absence(EMBEDDER)}"
         notes.append(f"NO EMBEDDER: {why}; the bundle reads text and cannot see pictures or hear sound")
+    notes += [f"{origin.path.name}: {bundle.absence(name)}" for name in bundle.missing if name != EMBEDDER]
     parts = (_requantised(by_name[TEXT]), *(Material(s.architecture, (), _no_pairs, carried=s) for s in carried))
     named = [origin.name, str(by_name[TEXT].metadata.get("general.name") or "").replace(" ", "-")]
     trained_for = "Q4_0" if any(QAT.search(name) for name in named) else None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import mmap
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -116,9 +116,9 @@ def _read_gguf(path: Path, data: mmap.mmap) -> ImportanceMatrix:
                 raise ConversionError(f"{path}: {tensor} has {counts.size} experts; it belongs to another model")
             count = np.float32(np.rint(counts[0]))
             values[tensor] = sums / count if count > 0 else np.ones_like(sums)
-    datasets = header.metadata.get("imatrix.datasets") or [None]
-    chunks = header.metadata.get("imatrix.chunk_count")
-    return ImportanceMatrix(path, values, _text(datasets[0]), chunks if isinstance(chunks, int) else 0)
+    datasets, chunks = (header.metadata.get(f"imatrix.{key}") for key in ("datasets", "chunk_count"))
+    first = datasets[0] if isinstance(datasets, Sequence) and datasets else None
+    return ImportanceMatrix(path, values, _text(first), chunks if type(chunks) is int and chunks > 0 else 0)
 
 
 def _text(value: object) -> str | None:

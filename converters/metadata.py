@@ -189,11 +189,12 @@ def parameters(sources: Iterable[Source]) -> int:
 def _general(files: Files, sources: Sequence[Source]) -> Pairs:
     """general.sampling.*, general.name and the rest of a model card, by the rules of gguf's own reader of them."""
     total = parameters(sources)
+    name = files.name.encode("utf-8", "replace").decode()  # a folder's name may be any bytes
     try:
         card = gguf.Metadata.load_model_card(files.folder)
     except Exception:  # a model card is prose: a damaged one stops nothing
         card = {}
-    found = gguf.Metadata.apply_metadata_heuristic(gguf.Metadata(), card, dict(files.config), Path(files.name), total)
+    found = gguf.Metadata.apply_metadata_heuristic(gguf.Metadata(), card, dict(files.config), Path(name), total)
     for field, key, kind in SAMPLING:
         value: Any = files.generation.get(key)
         if value is None:
@@ -202,7 +203,7 @@ def _general(files: Files, sources: Sequence[Source]) -> Pairs:
             path = files.folder / "generation_config.json"
             raise ConversionError(f"{path}: {key} is {value!r:.80}, expected a number; take it from the base model")
         setattr(found, field, kind(value))
-    found.name = found.name or files.name
+    found.name = found.name or name
     if files.repo is not None:
         found.source_repo_url = f"https://huggingface.co/{files.repo}"
     found.size_label = found.size_label or gguf.size_label(total, total, 0, 0)
@@ -225,11 +226,17 @@ def _collected(writer: gguf.GGUFWriter) -> Iterator[tuple[str, bytes]]:
     for key, value in writer.kv_data[0].items():
         if key == "general.architecture":
             continue
-        if value.type is not Type.ARRAY:
+        if value.type is Type.STRING:
+            yield key, encode_pair(key, Type.STRING, _word(value.value))
+        elif value.type is not Type.ARRAY:
             yield key, encode_pair(key, value.type, value.value)
-        elif value.value:
-            kind = value.sub_type or Type.get_type(value.value[0])
-            yield key, encode_array(key, kind, list(value.value))
+        elif value.value:  # tags, languages, data sets
+            yield key, encode_array(key, Type.STRING, [_word(each) for each in value.value])
+
+
+def _word(value: Any) -> str:
+    """What a model card's author wrote: YAML makes numbers of versions and years, and False of Norwegian."""
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
 
 
 def _pairs(architecture: str, kind: str, general: Pairs, lines: Iterable[Line]) -> Pairs:

@@ -209,6 +209,7 @@ def choose(
     tied = all(name != "output.weight" for name, _ in tensors)
     seen: dict[str, int] = {}
     used: set[str] = set()
+    hidden: set[str] = set()
     chosen = {}
     for name, shape in ordered:
         if not quantisable(name, shape):
@@ -217,6 +218,7 @@ def choose(
         override = next((o for o in overrides if o.pattern.search(name)), None)
         if override is not None:
             used.add(override.text)
+            hidden |= {o.text for o in overrides if o.pattern.search(name)}
             kind = override.type
         elif asked.default in FLOATS:
             kind = asked.default
@@ -228,6 +230,8 @@ def choose(
             kind = _by_rule(name, shape, sort, asked, place, tied)
         chosen[name] = fitted(kind, shape[-1])
     unmatched = [o.text for o in overrides if o.text not in used]
+    if shadowed := [text for text in unmatched if text in hidden]:
+        raise ConversionError(f"--type {shadowed[0]}: all that it matches is taken by an earlier --type; put it first")
     if unmatched:
         raise ConversionError(
             f"--type {', '.join(unmatched)}: matches no tensor of the text model that can change its type; "

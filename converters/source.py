@@ -71,6 +71,8 @@ def locate(source: str | Path, report: Report = lambda done, total: None, *, pla
         _check_folder(path)
         return Origin(path, path.resolve().name)
     text = str(source)
+    if path.suffix == ".gguf" or (len(path.parts) > 1 and Path(path.parts[0]).exists()):  # meant for this disk
+        raise InputError(f"{source}: no such folder or file")
     if not HUB_ID.fullmatch(text) or isinstance(source, Path):
         raise InputError(f"{source}: no such folder or file, and not a Hub id such as google/gemma-4-12B-it")
     name, _, revision = text.partition("@")
@@ -130,7 +132,8 @@ def _hub_errors(name: str, revision: str) -> Iterator[None]:
     except (OSError, errors.HfHubHTTPError, errors.SafetensorsParsingError, ValueError) as error:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise ConversionError(
-            f"{name}: cannot be downloaded ({reason}); run the same command again, it goes on where it stopped"
+            f"{name}: no such folder here, and it cannot be downloaded ({reason}); "
+            "run the same command again, it goes on where it stopped"
         ) from None
 
 

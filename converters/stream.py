@@ -58,16 +58,16 @@ def pieces(targets: Sequence[Target], threads: int) -> Iterator[Bytes]:
     scratch = threading.local()
     pool = ThreadPoolExecutor(threads, "quantise")
     waiting: deque[Future[Bytes]] = deque()
-    try:
-        with quantizer.quantizer():
+    with quantizer.quantizer():
+        try:
             for target, start, stop in jobs:
                 waiting.append(pool.submit(_slab, scratch, target, start, stop))
                 if len(waiting) > threads * AHEAD:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
-    finally:  # also when nobody wants the rest: Ctrl-C, a full disk
-        pool.shutdown(wait=True, cancel_futures=True)
+        finally:  # also when nobody wants the rest: Ctrl-C, a full disk
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _jobs(target: Target) -> Iterator[tuple[Target, int, int]]:

@@ -102,7 +102,8 @@ def only(path: str | os.PathLike[str], architecture: str) -> Section:
     wanted = f"expected {a_kind(architecture)} (architecture {architecture!r}) for {OPTIONS[architecture]}"
     if found == TEXT and len(sections) > 1:
         raise FormatError(
-            f"{path}: is a whole bundle, {wanted}; cut its parts out first with `gemma4gguf export {path} DIR`"
+            f"{path}: is a whole bundle, {wanted}; "
+            f"cut its parts out first with `gemma4gguf export {path} DIR --for llama.cpp`"
         )
     if found != architecture:
         raise FormatError(f"{path}: holds {a_kind(found)}, {wanted}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -323,6 +324,52 @@ def test_a_language_model_s_class_with_its_eyes_keeps_them(tmp_path: Path, bundl
 # ── choices ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+CARD = """---
+version: 1.0
+author: 2024
+name: 12
+tags: [2024, text]
+language: [en, no]
+license_link: 2020-01-01
+---
+"""
+
+
+def test_a_model_card_is_prose(tmp_path: Path) -> None:
+    """What YAML takes for numbers, dates and No is what somebody wrote."""
+    folder = standin.write_checkpoint(tmp_path / "card")
+    (folder / "README.md").write_text(CARD)
+    general = Bundle.open(convert(folder, tmp_path / "a.gguf", quant="Q8_0").path).text.metadata  # type: ignore[arg-type]
+    assert [general[f"general.{key}"] for key in ("version", "author", "license.link")] == ["1.0", "2024", "2020-01-01"]
+    assert [list(general[f"general.{key}"]) for key in ("tags", "languages")] == [["2024", "text"], ["en", "no"]]
+
+
+def test_a_folder_s_name_may_be_any_bytes(tmp_path: Path) -> None:
+    folder = standin.write_checkpoint(tmp_path / os.fsdecode(b"caf\xe9"))
+    done = convert(folder, tmp_path / "a.gguf", quant="Q8_0")
+    assert done.path is not None
+    assert "caf" in Bundle.open(done.path).text.metadata["general.name"].lower()
+
+
+def test_a_missing_template_is_told(tmp_path: Path) -> None:
+    folder = standin.write_checkpoint(tmp_path / "mute")
+    (folder / "chat_template.jinja").unlink()
+    assert any("NO CHAT TEMPLATE" in note for note in convert(folder, tmp_path / "a.gguf", dry_run=True).plan.notes)
+
+
+def test_text_only_leaves_a_gguf_its_drafter_and_what_is_lost_is_told(
+    tmp_path: Path, make_bundle: Callable[..., Path]
+) -> None:
+    whole = make_bundle("BF16")
+    done = convert(whole, tmp_path / "text.gguf", quant="Q8_0", text_only=True)
+    assert [section.architecture for section in done.plan.sections] == [TEXT, DRAFTER]
+    stripped = tmp_path / "stripped.gguf"
+    stripped.write_bytes(whole.read_bytes()[: Bundle.open(whole).text.size])
+    notes = convert(stripped, tmp_path / "again.gguf", quant="Q8_0", dry_run=True).plan.notes
+    assert any("NO EMBEDDER" in note for note in notes)
+    assert any("the MTP drafter that this file once had is gone" in note for note in notes)
+
+
 def test_quantisation_aware_checkpoints_default_to_their_type(tmp_path: Path) -> None:
     folder = standin.write_checkpoint(tmp_path / "gemma-4-12B-it-qat-q4_0-unquantized")
     done = convert(folder, tmp_path / "out.gguf", dry_run=True)
@@ -355,7 +402,7 @@ def test_a_gguf_source_carries_its_other_sections(
     changed = convert(source, tmp_path / "other.gguf", quant="Q4_0", drafter=drafter, drafter_quant="Q4_0")
     assert [s.quant for s in changed.plan.sections] == ["Q4_0", "as in the source", "Q4_0"]
     bare = convert(source, tmp_path / "bare.gguf", quant="Q4_0", text_only=True)
-    assert [s.architecture for s in bare.plan.sections] == [TEXT]
+    assert [s.architecture for s in bare.plan.sections] == [TEXT, DRAFTER]
 
 
 def test_a_drafter_inside_a_bundle(tmp_path: Path, checkpoint: Path, make_bundle: Callable[..., Path]) -> None:

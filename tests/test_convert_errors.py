@@ -219,6 +219,7 @@ def test_a_model_that_lost_its_embedder(folder: Path) -> None:
 def test_sources_that_are_not_there(tmp_path: Path) -> None:
     fails(tmp_path / "nowhere", "no such folder or file")
     fails("no/such/folder", "no such folder or file", there=tmp_path / "x")
+    fails("parts/nope.gguf", "no such folder or file", there=tmp_path / "x")  # and the network is not asked
     (tmp_path / "notes.txt").write_text("hello")
     fails(tmp_path / "notes.txt", "no GGUF")
     (tmp_path / "empty").mkdir()
