@@ -14,7 +14,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from .errors import Gemma4Error
-from .native import runtime
 
 PACKAGES = {  # what must be there, and the versions it must begin with
     "llama-cpp-python": "0.3.36",
@@ -24,6 +23,8 @@ PACKAGES = {  # what must be there, and the versions it must begin with
     "soundfile": "",
     "soxr": "",
     "huggingface-hub": "",
+    "click": "",
+    "jinja2": "",
 }
 
 
@@ -41,7 +42,6 @@ def examine() -> list[Finding]:
         Finding("system", f"{platform.system()} {platform.machine()}"),
         *_packages(),
         *_llama(),
-        Finding("threads", f"{runtime.default_threads()} of {os.cpu_count()} logical processors"),
         Finding("memory", _memory()),
         Finding("free disk here", f"{shutil.disk_usage(Path.cwd()).free / 1e9:.1f} GB"),
     ]
@@ -61,6 +61,8 @@ def _packages() -> list[Finding]:
 
 def _llama() -> list[Finding]:
     try:
+        from .native import runtime  # may fail, and that is what we are asked
+
         features = [part.strip() for part in runtime.system_info().split("|") if "= 1" in part]
         return [
             Finding("llama.cpp", runtime.version()),
@@ -68,8 +70,9 @@ def _llama() -> list[Finding]:
             Finding(
                 "gpu", "can be used" if runtime.supports_gpu() else "none in this build: decoding on the processor"
             ),
+            Finding("threads", f"{runtime.default_threads()} of {os.cpu_count()} logical processors"),
         ]
-    except (Gemma4Error, OSError) as error:
+    except (Gemma4Error, ImportError, OSError, RuntimeError) as error:
         return [Finding("llama.cpp", "does not start", str(error))]
 
 

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 import soundfile
@@ -63,7 +64,7 @@ WRONG = {
     "no prompt": (["generate", "{bundle}"], 2, "--prompt"),
     "two readers": (["generate", "{bundle}", "-p", "-", "--image", "-"], 2, "standard input"),
     "not a number": (["generate", "{bundle}", "-p", "x", "--seed", "abc"], 2, "abc"),
-    "gpu layers": (["generate", "{bundle}", "-p", "x", "--gpu-layers", "many"], 2, "auto"),
+    "gpu layers": (["generate", "{bundle}", "-p", "x", "--gpu-layers", "many"], 1, "auto"),
     "no such file": (["generate", "nowhere.gguf", "-p", "x"], 1, "nowhere.gguf: no such file"),
     "no such picture": (["generate", "{bundle}", "-p", "x", "--image", "nowhere.png"], 1, "nowhere.png"),
     "a folder": (["inspect", "{folder}"], 1, "is a folder"),
@@ -158,6 +159,82 @@ def test_a_reader_that_goes_away_is_no_error(bundle: Path) -> None:
     )
     assert b"Traceback" not in shown.stderr
     assert b"Exception" not in shown.stderr
+    assert shown.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("redirected", "status", "message"),
+    [
+        ("> /dev/full", 1, "error: No space left on device"),
+        ("<&- -p -", 1, "error: standard input is closed"),
+        (">&-", 0, ""),
+    ],
+)
+def test_streams_that_are_not_there(bundle: Path, redirected: str, status: int, message: str) -> None:
+    command = subprocess.list2cmdline([*COMMAND, "generate", str(bundle), "-p", "x", "--max-tokens", "20"])
+    shown = subprocess.run(["bash", "-c", f"{command} {redirected}"], capture_output=True, text=True, check=False)
+    assert (shown.returncode, shown.stderr.strip()) == (status, message)
+
+
+def test_characters_that_a_log_cannot_hold(tiny_bundle: Path) -> None:
+    """Windows gives a redirected program an encoding of 256 characters; JSON stays whole, text loses what it must."""
+    old = {**os.environ, "PYTHONIOENCODING": "cp1252"}
+    command = [*COMMAND, "inspect", str(tiny_bundle)]
+    assert subprocess.run(command, env=old, capture_output=True, check=True).stdout
+    said = subprocess.run([sys.executable, "-c", SAYS], env=old, capture_output=True, check=True).stdout
+    text, escaped = said.splitlines()
+    assert (text, json.loads(escaped)) == ("café ?".encode("cp1252"), "café 日")
+
+
+SAYS = """
+import click
+from gemma4gguf.cli import common, run
+run(click.Command("c", callback=lambda: (click.echo("café 日"), common.print_json("café 日"))), [])
+"""
+
+
+def test_a_thought_and_the_answer_have_lines_of_their_own(tiny_bundle: Path) -> None:
+    command = [*COMMAND, "generate", str(tiny_bundle), "-p", "What is 47 + 38?", "--thinking", "--temperature", "0"]
+    shown = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True)
+    thought, answer = shown.stdout.splitlines()
+    assert thought
+    assert answer == "47 + 38 = 85"
+
+
+@pytest.mark.parametrize("wish", ["", "1"])
+def test_no_color(bundle: Path, tmp_path: Path, wish: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", wish)
+    asked = []
+    run(click.Command("c", callback=lambda: asked.append(click.get_current_context().color)), [])
+    assert asked == [False if wish else None]
+
+
+@pytest.mark.parametrize(
+    "stub", ["raise OSError('libgomp.so.1: cannot open shared object file')", "raise ImportError('no such module')"]
+)
+def test_a_broken_installation_is_a_finding(bundle: Path, tmp_path: Path, stub: str) -> None:
+    (tmp_path / "llama_cpp").mkdir()
+    (tmp_path / "llama_cpp" / "__init__.py").write_text(stub)
+    broken = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    for arguments, word in (["doctor"], "does not start"), (["generate", str(bundle), "-p", "x"], "doctor"):
+        shown = subprocess.run([*COMMAND, *arguments], env=broken, capture_output=True, text=True, check=False)
+        assert shown.returncode == 1
+        assert word in shown.stdout + shown.stderr
+        assert "Traceback" not in shown.stderr
+
+
+def test_both_commands_have_the_same_short_help(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in (cli, cli.commands["convert"]):
+        assert run(command, ["-h"]) == 0
+        assert capsys.readouterr().out.startswith("Usage:")
+
+
+def test_a_system_s_error_names_the_file(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(cli, ["inspect", str(tmp_path / ("x" * 300))]) == 1
+    shown = capsys.readouterr().err
+    assert shown.startswith("error: ")
+    assert "File name too long" in shown
+    assert shown.count("\n") == 1
 
 
 def test_a_table_in_a_narrow_window_keeps_its_columns(

@@ -6,9 +6,11 @@ One module a command (or a few alike); here what they share. The only place that
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import click
 
@@ -17,8 +19,10 @@ from ..errors import Gemma4Error
 from ..show import printable
 from . import convert, demo, examine, export, generate, pack, quality
 
+SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+
+@click.group()
 @click.version_option(__version__, prog_name="gemma4gguf")
 def cli() -> None:
     """Gemma 4 12B in one GGUF file: convert it, look into it, and ask it about text, pictures and sound.
@@ -34,11 +38,17 @@ for module in (convert, generate, examine, pack, export, quality, demo):
 
 def run(command: click.Command, arguments: Sequence[str] | None = None) -> int:
     """Run a click command as a program would: the exit status, with the failure told on standard error."""
+    color = False if os.environ.get("NO_COLOR") else None  # https://no-color.org; click does not know it
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # where a terminal or a log cannot show a character
     try:
-        status = command.main(args=arguments, standalone_mode=False)
+        status = command.main(args=arguments, standalone_mode=False, color=color, **SETTINGS)
         return status if isinstance(status, int) else 0
     except click.exceptions.Exit as done:
         return done.exit_code
+    except SystemExit:  # click's, when the reader of our output went away, as `head` does
+        return 0
     except click.UsageError as error:
         error.show()
         return 2
@@ -48,15 +58,19 @@ def run(command: click.Command, arguments: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         error.show()
         return 1
-    except BrokenPipeError:  # the reader of our output went away, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except Gemma4Error as error:
+    except (Gemma4Error, OSError) as error:
         if "--debug" in (arguments or sys.argv):
             raise
-        click.secho("error: ", fg="red", bold=True, nl=False, err=True)
-        click.echo(printable(str(error)), err=True)
+        click.secho("error: ", fg="red", bold=True, nl=False, err=True, color=color)
+        click.echo(printable(_told(error)), err=True)
         return 1
+
+
+def _told(error: Gemma4Error | OSError) -> str:
+    """One line; of the system's errors, such as a full disk or a folder that may not be read, with the file's name."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error)
 
 
 def main() -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
 import click
+
+from ..errors import InputError
 
 
 def common(command: Any) -> Any:
@@ -15,4 +18,12 @@ def common(command: Any) -> Any:
 
 
 def print_json(value: Any) -> None:
-    click.echo(json.dumps(value, ensure_ascii=False, indent=2, default=str))
+    ascii_only = (sys.stdout.encoding or "").lower().replace("-", "") != "utf8" if sys.stdout else True
+    click.echo(json.dumps(value, ensure_ascii=ascii_only, indent=2, default=str))
+
+
+def standard_input() -> bytes:
+    """All of it. Raises InputError where there is none."""
+    if sys.stdin is None:
+        raise InputError("standard input is closed")
+    return sys.stdin.buffer.read()

@@ -74,6 +74,9 @@ def demo(checkpoint: Path | None, as_json: bool, debug: bool) -> None:
         raise InputError(
             f"{source}: the demo's model is not part of an installed package; run it in a clone of the repository"
         )
+    for name in filter(None, (medium for question in QUESTIONS for medium in (question.image, question.audio))):
+        if not (MODELS / "demo" / name).is_file():
+            raise InputError(f"{MODELS / 'demo' / name}: not there; run the demo in a clone of the repository")
     drafter = source.with_name(f"{source.name}-assistant")
     report = []
     with tempfile.TemporaryDirectory(prefix="gemma4gguf-demo-") as folder:
@@ -82,7 +85,7 @@ def demo(checkpoint: Path | None, as_json: bool, debug: bool) -> None:
         if not as_json:
             parts = ", ".join(section.architecture for section in done.plan.sections)
             click.echo(f"Converted {source.name} to one file: {size(done.size)} in {done.seconds:.1f} s ({parts})")
-        with Gemma4(done.path, context=4096) as model:
+        with Gemma4(done.path, context=4096, debug=debug) as model:
             for question in QUESTIONS:
                 result = model.chat(
                     question.messages(MODELS / "demo"), tools=question.tools or None, temperature=0, max_tokens=64

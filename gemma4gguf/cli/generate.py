@@ -13,12 +13,13 @@ from typing import Any
 import click
 
 from ..show import warn
-from .common import common, print_json
+from .common import common, print_json, standard_input
 
 STDIN = "-"
 OPENING = (
     "context",
     "threads",
+    "gpu_layers",
     "kv_type",
     "flash_attention",
     "image_tokens",
@@ -26,12 +27,8 @@ OPENING = (
 )  # options of the model, not the answer
 
 
-def _stdin_bytes() -> bytes:
-    return sys.stdin.buffer.read()
-
-
 def _medium(path: str) -> str | bytes:
-    return _stdin_bytes() if path == STDIN else path
+    return standard_input() if path == STDIN else path
 
 
 @click.command(short_help="Answer a question about text, pictures, sound.")
@@ -47,14 +44,14 @@ def _medium(path: str) -> str | bytes:
 @click.option("--temperature", type=float, metavar="T", help="0 is greedy [the model's own].")
 @click.option("--top-k", type=int, metavar="K", help="Choose among the K likeliest [the model's own].")
 @click.option("--top-p", type=float, metavar="P", help="Choose among the likeliest that make up P [the model's own].")
-@click.option("--min-p", type=float, metavar="P", help="Leave out what is P times less likely than the best.")
+@click.option("--min-p", type=float, metavar="P", help="Leave out what is less than P times as likely as the best.")
 @click.option("--seed", type=int, metavar="N", help="The same seed gives the same answer.")
 @click.option("--stop", multiple=True, metavar="TEXT", help="End before this text; may be given several times.")
 @click.option("--context", type=int, metavar="N", help="Tokens that prompt and answer may have together [8192].")
 @click.option("--threads", type=int, metavar="N", help="Processor threads [physical cores].")
 @click.option("--gpu-layers", metavar="N|auto", default="auto", show_default=True, help="Layers on the GPU.")
-@click.option("--kv-type", metavar="TYPE", default="f16", show_default=True, help="Cache type: f16, q8_0, q4_0, f32.")
-@click.option("--flash-attention", metavar="auto|on|off", default="auto", show_default=True)
+@click.option("--kv-type", metavar="TYPE", default="f16", show_default=True, help="Cache: f16, bf16, q8_0, q4_0, f32.")
+@click.option("--flash-attention", metavar="auto|on|off", default="auto", show_default=True, help="A leaner attention.")
 @click.option("--draft", metavar="auto|off|N", default="auto", show_default=True, help="Tokens drafted at a time.")
 @common
 def generate(
@@ -83,16 +80,16 @@ def generate(
         raise click.UsageError("standard input (-) can be read only once")
     how = {name: value for name, value in given.items() if value is not None}
     opening = {name: how.pop(name) for name in OPENING if name in how}
-    opening["gpu_layers"] = _gpu_layers(how.pop("gpu_layers"))
-    opening["draft"] = int(opening["draft"]) if opening["draft"].isdecimal() else opening["draft"]
+    for name in ("gpu_layers", "draft"):  # a number or a word
+        opening[name] = int(opening[name]) if opening[name].isdecimal() else opening[name]
     if prompt == STDIN:
-        prompt = _stdin_bytes().decode("utf-8", "replace").removesuffix("\n")
+        prompt = standard_input().decode("utf-8", "replace").removesuffix("\n")
     with warnings.catch_warnings(), Gemma4(file, debug=debug, **opening) as model:
         warnings.showwarning = lambda message, *_: warn(str(message))
         for name in model.bundle.missing:
             warn(f"{file}: {model.bundle.absence(name)}")
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # in C for seconds at a time: end at once, nothing can be lost
-        result, shown = None, ""
+        result, shown, thought = None, "", ""
         for chunk in model.stream(
             prompt,
             images=[_medium(path) for path in images],
@@ -104,9 +101,13 @@ def generate(
         ):
             result = chunk.result
             if not as_json:
-                click.echo(click.style(chunk.thought, dim=True), nl=False, err=True)
+                if chunk.thought:
+                    click.secho(chunk.thought, dim=True, nl=False, err=True)
+                if chunk.text and thought:
+                    click.echo(err=True)  # the answer begins on a line of its own
+                    thought = ""
                 click.echo(chunk.text, nl=False)
-                sys.stdout.flush()
+            thought += chunk.thought
             shown += chunk.text
         assert result is not None
         if as_json:
@@ -118,14 +119,6 @@ def generate(
             click.echo(f"{call.name}({json.dumps(call.arguments, ensure_ascii=False)})")
         if sys.stderr.isatty():
             click.secho(speed(result), dim=True, err=True)
-
-
-def _gpu_layers(text: str) -> int | None:
-    if text == "auto":
-        return None
-    if not text.isdecimal():
-        raise click.BadParameter(f"{text!r} is neither a number nor auto", param_hint="--gpu-layers")
-    return int(text)
 
 
 def speed(result: Any) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 from typing import Any
 
-import llama_cpp.llama_cpp as C
+from .library import C
 
 # From llama-ext.h. Each has three possible names: that of C, and what Itanium's and Microsoft's C++ make of it.
 _EXTENSIONS: dict[str, tuple[list[str], list[Any], Any]] = {
