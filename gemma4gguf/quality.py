@@ -9,13 +9,14 @@ time; the reference's predictions wait in a temporary file.
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,8 +77,14 @@ class Passage:
         return len(self.ids) - 1 - self.first
 
 
-def measure(
-    path: str | os.PathLike[str],
+def measure(path: str | os.PathLike[str], reference: str | os.PathLike[str], **how: Any) -> Quality:
+    """Compare one bundle with a reference of the same model, such as its BF16 or Q8_0. `how`: see `compare`."""
+    (found,) = compare([path], reference, **how)
+    return found
+
+
+def compare(
+    paths: Sequence[str | os.PathLike[str]],
     reference: str | os.PathLike[str],
     *,
     text: str | None = None,
@@ -87,41 +94,55 @@ def measure(
     threads: int | None = None,
     gpu_layers: int | None = None,
     progress: Progress = lambda done, total: None,
-) -> Quality:
-    """Compare a bundle with a reference of the same model, such as its BF16 or Q8_0.
+) -> Iterator[Quality]:
+    """Compare bundles, one after another, with a reference of the same model, which is evaluated once.
 
     `text` None takes a fixed one; `windows` is how many of its windows count, None all. Each picture and clip is
-    followed by a beginning of the text. `progress` is told (positions computed, positions in all, over both models).
+    followed by a beginning of the text. `progress` is told (positions computed, positions in all, over all models).
 
-    Raises InputError when the two are different models or the text is shorter than one window.
+    Raises InputError, before any work, when two are different models or the reference's predictions (a float32 for
+    each position and token) do not fit the folder of temporary files; also when the text is shorter than one window.
     """
     text = files(__package__).joinpath(TEXT).read_text(encoding="utf-8") if text is None else text
-    base, other = Bundle.open(reference), Bundle.open(path)
-    _check_pair(base, other)
+    base, others = Bundle.open(reference), [Bundle.open(path) for path in paths]
     media = [raw_segments(f"<|image|>{text[:MEDIUM_TEXT]}", [image]) for image in images]
     media += [raw_segments(f"<|audio|>{text[:MEDIUM_TEXT]}", [], [clip]) for clip in audio]
-    with ExitStack() as stack:
+    for other in others:
+        _check_pair(base, other)
         if media:
             other.require(EMBEDDER)
-        store = stack.enter_context(tempfile.TemporaryFile())
-        passages, done = [], 0
+    with tempfile.TemporaryFile() as store:
+        done = 0
         with Model(base.path, gpu_layers=gpu_layers) as model:
             passages = _passages(model, base, text, media, windows)
-            total = 2 * sum(p.counted for p in passages)
+            positions = sum(p.counted for p in passages)
+            total = (1 + len(others)) * positions
+            _check_room(4 * positions * model.vocab.size)
             for row in _predictions(model, passages, threads):
                 store.write(row.data)
                 progress(done := done + 1, total)
-        store.seek(0)
-        scores = []
-        with Model(other.path, gpu_layers=gpu_layers) as model:
-            if media:  # soft tokens of its own: the embedder may differ too
-                passages = _passages(model, other, text, media, windows)
-            targets = [i for p in passages for i in p.ids[p.first + 1 :]]
-            for row, target in zip(_predictions(model, passages, threads), targets, strict=True):
-                kept = np.frombuffer(store.read(row.nbytes), np.float32)
-                scores.append(_score(kept, row, target))
-                progress(done := done + 1, total)
-    return _summary(np.array(scores), np.array([p.media for p in passages for _ in range(p.counted)]))
+        for other in others:
+            store.seek(0)
+            scores = []
+            with Model(other.path, gpu_layers=gpu_layers) as model:
+                if media:  # soft tokens of its own: the embedder may differ too
+                    passages = _passages(model, other, text, media, windows)
+                targets = [i for p in passages for i in p.ids[p.first + 1 :]]
+                for row, target in zip(_predictions(model, passages, threads), targets, strict=True):
+                    kept = np.frombuffer(store.read(row.nbytes), np.float32)
+                    scores.append(_score(kept, row, target))
+                    progress(done := done + 1, total)
+            yield _summary(np.array(scores), np.array([p.media for p in passages for _ in range(p.counted)]))
+
+
+def _check_room(size: int) -> None:
+    folder = tempfile.gettempdir()
+    free = shutil.disk_usage(folder).free
+    if size > free:
+        raise InputError(
+            f"the reference's predictions take {size:,} bytes in {folder} and {free:,} are free; "
+            "count fewer windows (windows=, --windows) or set TMPDIR to another folder"
+        )
 
 
 def read_text(path: Path) -> str:

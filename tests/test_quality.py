@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
-from importlib.resources import files
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,9 @@ from converters import convert
 from gemma4gguf import Gemma4
 from gemma4gguf.cli import cli, run
 from gemma4gguf.errors import Gemma4Error, InputError
-from gemma4gguf.quality import TEXT, WINDOW, measure
+from gemma4gguf.quality import TEXT, WINDOW, compare, measure
 
-SOME = files("gemma4gguf").joinpath(TEXT).read_text(encoding="utf-8")[:4000]
+SOME = resources.files("gemma4gguf").joinpath(TEXT).read_text(encoding="utf-8")[:4000]
 FEW = {"windows": 1, "threads": 1}
 
 
@@ -102,6 +103,29 @@ def test_what_cannot_be_compared(make_bundle: Callable[..., Path], tmp_path: Pat
     convert(standin.write_checkpoint(tmp_path / "same"), tmp_path / "blind.gguf", quant="F32", text_only=True)
     with pytest.raises(Gemma4Error, match="embedder"):
         measure(tmp_path / "blind.gguf", base, text=SOME, images=[Image.new("RGB", (96, 96))], threads=1)
+
+
+def test_everything_is_checked_before_any_work(
+    make_bundle: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[object] = []
+    with pytest.raises(InputError, match="no such file"):
+        list(
+            compare(
+                [make_bundle("F32"), tmp_path / "nowhere.gguf"], make_bundle("F32"), progress=lambda *x: told.append(x)
+            )
+        )
+    full = shutil.disk_usage(tmp_path)._replace(free=1_000_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: full)
+    with pytest.raises(InputError, match=r"1,044,480 bytes .* TMPDIR"):
+        measure(make_bundle("F32"), make_bundle("F32"), windows=1, progress=lambda *x: told.append(x))
+    assert not told
+
+
+def test_several_at_once_are_what_each_is_alone(make_bundle: Callable[..., Path]) -> None:
+    bundles, base = [make_bundle("Q4_0"), make_bundle("Q8_0")], make_bundle("F32")
+    together = list(compare(bundles, base, text=SOME, windows=1, threads=1))
+    assert together == [measure(bundle, base, text=SOME, windows=1, threads=1) for bundle in bundles]
 
 
 def test_command(make_bundle: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

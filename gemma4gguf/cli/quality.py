@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -45,24 +44,21 @@ def quality(
 
     gemma4gguf quality gemma-Q4_K_M.gguf gemma-Q4_0.gguf --reference gemma-Q8_0.gguf
     """
-    from ..quality import measure, read_text
+    from ..quality import compare, read_text
 
-    given = None if text is None else read_text(text)
-    found = []
-    for file in files:
-        with Progress(quiet=as_json) as progress:
-            result = measure(
-                file,
-                reference,
-                text=given,
-                images=images,
-                audio=audio,
-                windows=windows,
-                threads=threads,
-                gpu_layers=gpu_layers,
-                progress=_teller(progress, file),
-            )
-        found.append((file, result))
+    with Progress(quiet=as_json) as progress:
+        results = compare(
+            files,
+            reference,
+            text=None if text is None else read_text(text),
+            images=images,
+            audio=audio,
+            windows=windows,
+            threads=threads,
+            gpu_layers=gpu_layers,
+            progress=lambda done, total: progress(done, total, "quality", _positions),
+        )
+        found = list(zip(files, results, strict=True))
     if as_json:
         print_json({"reference": str(reference), "bundles": [{"file": str(f)} | asdict(r) for f, r in found]})
         return
@@ -73,10 +69,6 @@ def quality(
         table.row(file.name, f"{file.stat().st_size / 1e9:.2f} GB", *numbers, f"{r.perplexity_ratio:.4f}", media)
     table.print()
     click.echo(f"{number(found[0][1].positions)} positions against {reference.name}")
-
-
-def _teller(progress: Progress, file: Path) -> Callable[[int, int], None]:
-    return lambda done, total: progress(done, total, file.name, _positions)
 
 
 COMMANDS = (quality,)
