@@ -18,7 +18,8 @@ from gemma4gguf.bundle import Bundle
 from gemma4gguf.errors import ContextError, FormatError, InputError, NativeError
 from gemma4gguf.image import soft_tokens
 
-CAT = Path(__file__).parent.parent / "models" / "demo" / "cat.jpg"
+MODELS = Path(__file__).parent.parent / "models"
+CAT = MODELS / "demo" / "cat.jpg"
 GREEDY = {"temperature": 0, "max_tokens": 12}
 TONE = (np.sin(np.arange(12_345) / 9).astype(np.float32) * 0.5, 16_000)
 
@@ -319,6 +320,20 @@ def test_a_temperature_next_to_zero_is_greedy(model: Gemma4) -> None:
     greedy = model.generate("Who are you?", **GREEDY).text
     for temperature in (1e-39, 1e-300, 1e-7):
         assert model.generate("Who are you?", temperature=temperature, max_tokens=12).text == greedy
+
+
+def test_the_example_in_the_readme_runs(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    readme = (MODELS.parent / "README.md").read_text(encoding="utf-8")
+    code = readme.split("```python\n")[1].split("```")[0]
+    named = {"gemma.gguf": tiny_bundle, "cat.jpg": CAT, "note.wav": MODELS / "demo" / "number.wav"}
+    for name, path in named.items():
+        assert name in code
+        (tmp_path / name).symlink_to(path)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "README.md", "exec"), {})
+    assert capsys.readouterr().out.strip()
 
 
 def test_options_are_checked_where_they_are_made() -> None:
