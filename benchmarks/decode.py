@@ -45,7 +45,9 @@ sys.path[:0] = [str(ROOT)]
 from gemma4gguf.bundle import DRAFTER, TEXT, Bundle  # noqa: E402
 from gemma4gguf.decode import Drafts, decode  # noqa: E402
 from gemma4gguf.drafter import Drafter  # noqa: E402
-from gemma4gguf.native.runtime import Context, ContextOptions, Model, Sampler, Sampling  # noqa: E402
+from gemma4gguf.native.context import Context, ContextOptions  # noqa: E402
+from gemma4gguf.native.model import Model  # noqa: E402
+from gemma4gguf.native.sampler import Sampler, Sampling  # noqa: E402
 from gemma4gguf.pace import Pace  # noqa: E402
 from gemma4gguf.session import Session, Span  # noqa: E402
 

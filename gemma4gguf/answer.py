@@ -15,7 +15,8 @@ from typing import Any
 from .checks import real, whole
 from .decode import Drafts, decode
 from .errors import ContextError, InputError
-from .native.runtime import Sampler, Sampling, Vocabulary
+from .native.model import Vocabulary
+from .native.sampler import Sampler, Sampling
 from .prompt import PLACEHOLDERS, Tokens, count, token_id
 from .reply import ToolCall
 from .session import Session, Span

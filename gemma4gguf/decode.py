@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from .native.runtime import Context
+from .native.context import Context
 from .pace import Pace
 from .session import Session
 

@@ -61,16 +61,16 @@ def _packages() -> list[Finding]:
 
 def _llama() -> list[Finding]:
     try:
-        from .native import runtime  # may fail, and that is what we are asked
+        from .native import library  # may fail, and that is what we are asked
 
-        features = [part.strip() for part in runtime.system_info().split("|") if "= 1" in part]
+        features = [part.strip() for part in library.system_info().split("|") if "= 1" in part]
         return [
-            Finding("llama.cpp", runtime.version()),
+            Finding("llama.cpp", library.version()),
             Finding("processor", ", ".join(f.split(" = ")[0].replace("CPU : ", "") for f in features) or "no extras"),
             Finding(
-                "gpu", "can be used" if runtime.supports_gpu() else "none in this build: decoding on the processor"
+                "gpu", "can be used" if library.supports_gpu() else "none in this build: decoding on the processor"
             ),
-            Finding("threads", f"{runtime.default_threads()} of {os.cpu_count()} logical processors"),
+            Finding("threads", f"{library.default_threads()} of {os.cpu_count()} logical processors"),
         ]
     except (Gemma4Error, ImportError, OSError, RuntimeError) as error:
         return [Finding("llama.cpp", "does not start", str(error))]

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from .bundle import Section
 from .errors import NativeError
+from .native.context import Context, ContextOptions
 from .native.extensions import missing_for_drafts
-from .native.runtime import Context, ContextOptions, Model
+from .native.model import Model
 from .sections import check_drafter
 
 

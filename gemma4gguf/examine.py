@@ -36,7 +36,7 @@ from .chat import SPECIAL_TOKENS, render
 from .container import padded
 from .errors import FormatError, Gemma4Error
 from .native import quantizer
-from .native.runtime import Model, Vocabulary
+from .native.model import Model, Vocabulary
 from .pack import check_embedder
 from .sections import check_drafter, check_text, check_vocabulary, vocabulary
 

@@ -30,7 +30,8 @@ from .drafter import Drafter
 from .embedder import Embedder
 from .errors import ContextError, FormatError, InputError, NativeError
 from .image import DEFAULT_BUDGET, ImageSource, check_budget
-from .native.runtime import FLASH_ATTENTION, KV_TYPES, Context, ContextOptions, Model
+from .native.context import FLASH_ATTENTION, KV_TYPES, Context, ContextOptions
+from .native.model import Model
 from .pace import Pace
 from .prompt import spans
 from .reply import ReplyParser

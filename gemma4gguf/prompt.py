@@ -19,7 +19,7 @@ from .chat import Audio, Image, Segment, Text
 from .embedder import Embedder
 from .errors import FormatError
 from .image import patchify
-from .native.runtime import Vocabulary
+from .native.model import Vocabulary
 from .session import Span
 
 BOS = "<bos>"

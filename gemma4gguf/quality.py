@@ -27,7 +27,8 @@ from .chat import Segment, raw_segments
 from .embedder import Embedder
 from .errors import InputError
 from .image import DEFAULT_BUDGET, ImageSource
-from .native.runtime import Context, ContextOptions, Model
+from .native.context import Context, ContextOptions
+from .native.model import Model
 from .prompt import BOS, spans, token_id
 from .sections import check_vocabulary
 from .session import Span, evaluate, pieces

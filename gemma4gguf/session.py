@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import ContextError, InputError
-from .native.runtime import Context
+from .native.context import Context
 
 Key = int | tuple[bytes, int]  # what one position holds: a token id, or a row of some medium by content
 

@@ -40,7 +40,7 @@ from gemma4gguf import Gemma4  # noqa: E402
 from gemma4gguf.answer import Rules  # noqa: E402
 from gemma4gguf.chat import raw_segments  # noqa: E402
 from gemma4gguf.decode import Drafts, decode  # noqa: E402
-from gemma4gguf.native.runtime import Sampler, Sampling  # noqa: E402
+from gemma4gguf.native.sampler import Sampler, Sampling  # noqa: E402
 from gemma4gguf.pace import Pace  # noqa: E402
 from gemma4gguf.session import Span  # noqa: E402
 

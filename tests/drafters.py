@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gemma4gguf.decode import Drafts, decode
-from gemma4gguf.native.runtime import Sampler, Sampling
+from gemma4gguf.native.sampler import Sampler, Sampling
 from gemma4gguf.pace import Pace
 from gemma4gguf.session import Session, Span
 

@@ -19,7 +19,9 @@ from gemma4gguf.bundle import DRAFTER, Bundle
 from gemma4gguf.decode import Drafts, decode
 from gemma4gguf.drafter import Drafter
 from gemma4gguf.errors import ContextError, InputError, NativeError
-from gemma4gguf.native.runtime import Context, ContextOptions, Model, Sampler, Sampling
+from gemma4gguf.native.context import Context, ContextOptions
+from gemma4gguf.native.model import Model
+from gemma4gguf.native.sampler import Sampler, Sampling
 from gemma4gguf.pace import Pace
 from gemma4gguf.session import Session, Span
 

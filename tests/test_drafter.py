@@ -23,8 +23,10 @@ from gemma4gguf.cli import cli
 from gemma4gguf.drafter import Drafter, in_place
 from gemma4gguf.embedder import Embedder
 from gemma4gguf.errors import FormatError, InputError, NativeError
-from gemma4gguf.native import extensions, runtime
-from gemma4gguf.native.runtime import Context, ContextOptions, Model
+from gemma4gguf.native import context as native_context
+from gemma4gguf.native import extensions
+from gemma4gguf.native.context import Context, ContextOptions
+from gemma4gguf.native.model import Model
 from gemma4gguf.pace import LONGEST, Pace
 from gemma4gguf.prompt import spans
 from gemma4gguf.sections import check_drafter
@@ -156,7 +158,7 @@ def test_a_library_without_a_function_decodes_without_drafts(
     with Gemma4(bundle, context=512, threads=1, draft="off") as model:
         expected = model.generate("Hello there", **GREEDY)
     there = extensions.extension
-    for module in (extensions, runtime):
+    for module in (extensions, native_context):
         monkeypatch.setattr(module, "extension", lambda asked: None if asked == name else there(asked))
     with Gemma4(bundle, context=512, threads=1) as model, pytest.warns(UserWarning, match="lacks") as told:
         result = model.generate("Hello there", **GREEDY)

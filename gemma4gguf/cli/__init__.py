@@ -22,7 +22,7 @@ from . import convert, demo, examine, export, generate, pack, quality
 SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
-@click.group()
+@click.group(context_settings=SETTINGS)
 @click.version_option(__version__, prog_name="gemma4gguf")
 def cli() -> None:
     """Gemma 4 12B in one GGUF file: convert it, look into it, and ask it about text, pictures and sound.

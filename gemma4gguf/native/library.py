@@ -1,6 +1,16 @@
-"""llama-cpp-python's bindings, as `C`. Raises NativeError where they do not load."""
+"""llama.cpp itself: its bindings as `C`, started once, its log kept off the terminal, and what it says of the machine.
+
+Importing this raises NativeError where llama-cpp-python does not load.
+"""
 
 from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from collections import deque
+from pathlib import Path
+from typing import Any
 
 from ..errors import NativeError
 
@@ -10,4 +20,72 @@ except (ImportError, OSError, RuntimeError) as error:  # not installed, built fo
     reason = " ".join(str(error).split())
     raise NativeError(f"llama.cpp does not load ({reason}); `gemma4gguf doctor` looks at the installation") from error
 
-__all__ = ["C"]
+__all__ = ["C", "default_threads", "started", "supports_gpu", "system_info", "version"]
+
+_ERROR = 3  # enum ggml_log_level
+_CONTINUED = 5
+
+
+class _Log:
+    """Keeps llama.cpp's lines off the terminal, and the last complaints for our own messages."""
+
+    def __init__(self) -> None:
+        self.echo = False
+        self.errors: deque[str] = deque(maxlen=4)
+        self._level = 0
+        self._callback = C.llama_log_callback(self._write)  # kept: C holds only its address
+        C.llama_log_set(self._callback, ctypes.c_void_p(0))
+
+    def _write(self, level: int, text: bytes, _: Any) -> None:
+        level = self._level if level == _CONTINUED else level
+        self._level = level
+        if self.echo:
+            sys.stderr.write(text.decode("utf-8", "replace"))
+        elif level >= _ERROR and text.strip():
+            self.errors.append(text.decode("utf-8", "replace").strip())
+
+    def last(self) -> str:
+        text = "; ".join(self.errors)
+        self.errors.clear()
+        return f" ({text})" if text else ""
+
+
+_log: _Log | None = None
+
+
+def started(debug: bool = False) -> _Log:
+    """Start llama.cpp once; `debug` lets its log lines through to standard error."""
+    global _log
+    if _log is None:
+        _log = _Log()
+        C.llama_backend_init()
+    _log.echo = _log.echo or debug
+    return _log
+
+
+def system_info() -> str:
+    """What llama.cpp says of this machine: instruction sets and devices."""
+    started()
+    return str(C.llama_print_system_info().decode())
+
+
+def version() -> str:
+    return str(C.llama_version().decode())
+
+
+def supports_gpu() -> bool:
+    started()
+    return bool(C.llama_supports_gpu_offload())
+
+
+def default_threads() -> int:
+    """Physical cores that this process may use: a second thread on a core slows decoding down."""
+    try:
+        allowed = os.sched_getaffinity(0)
+    except AttributeError:  # macOS and Windows
+        return max(1, os.cpu_count() or 1)
+    topology = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
+    try:
+        return len({Path(topology.format(cpu)).read_text() for cpu in allowed}) or 1
+    except OSError:
+        return len(allowed)

@@ -23,7 +23,7 @@ import numpy as np
 from gemma4gguf import Gemma4
 from gemma4gguf.answer import Rules
 from gemma4gguf.decode import decode
-from gemma4gguf.native.runtime import Sampler, Sampling
+from gemma4gguf.native.sampler import Sampler, Sampling
 from gemma4gguf.session import Span
 
 GREEDY = Sampling(temperature=0, top_k=0, top_p=1, min_p=0, seed=0)

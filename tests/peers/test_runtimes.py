@@ -26,7 +26,7 @@ from gemma4gguf import Bundle, Gemma4, render
 from gemma4gguf.answer import Rules
 from gemma4gguf.chat import raw_segments
 from gemma4gguf.decode import decode
-from gemma4gguf.native.runtime import Sampler, Sampling
+from gemma4gguf.native.sampler import Sampler, Sampling
 from gemma4gguf.prompt import spans
 
 STEPS = 16

@@ -1,0 +1,228 @@
+"""A KV cache and what computes on it, as a handle.
+
+In: token ids or embedding rows with their positions. Out: logits and hidden rows. Who calls keeps positions in order.
+A context manager; a failure in C becomes a NativeError.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InputError, NativeError
+from .extensions import extension
+from .library import C, default_threads, started
+from .model import Model
+
+KV_TYPES = {"f32": 0, "f16": 1, "bf16": 30, "q8_0": 8, "q4_0": 2}  # enum ggml_type
+FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}  # enum llama_flash_attn_type
+
+
+@dataclass(frozen=True)
+class ContextOptions:
+    """How much a context holds and how it computes.
+
+    `context` positions; `batch` rows at most in one call, computed `micro_batch` at a time; `outputs` rows with
+    logits at most in one call; `threads` None: one per physical core; `kv_type` and `flash_attention`: keys of
+    KV_TYPES and FLASH_ATTENTION.
+    """
+
+    context: int
+    batch: int = 512
+    micro_batch: int = 512
+    outputs: int = 16
+    threads: int | None = None
+    kv_type: str = "f16"
+    flash_attention: str = "auto"
+
+
+class Context:
+    """A KV cache and what computes on it: one sequence, positions 0, 1, 2 and on.
+
+    `decode` evaluates rows; `logits` and `hidden` read what the last call computed, as views that the next call
+    overwrites.
+    """
+
+    def __init__(
+        self, model: Model, options: ContextOptions, *, hidden: bool = False, target: Context | None = None
+    ) -> None:
+        """Make it. `hidden`: keep hidden rows too. `target`: the context whose cache a drafter reads, and whose
+        cache is EMPTIED here; close the drafter's context first. Raises NativeError.
+        """
+        self._handle: Any = None
+        self._log = started()
+        if options.kv_type in ("q8_0", "q4_0") and options.flash_attention == "off":
+            raise InputError(f"a {options.kv_type} cache needs flash attention; leave it on auto or choose f16")
+        params = C.llama_context_default_params()
+        threads = options.threads or default_threads()
+        params.n_ctx = max(options.context, options.batch)  # llama.cpp would shrink the batch to the context
+        params.n_batch = options.batch
+        params.n_ubatch = options.micro_batch
+        params.n_outputs_max = options.outputs
+        params.n_threads = params.n_threads_batch = threads
+        params.type_k = params.type_v = KV_TYPES[options.kv_type]
+        params.flash_attn_type = FLASH_ATTENTION[options.flash_attention]
+        params.no_perf = True
+        params.swa_full = False  # sliding layers hold their window and a batch, not the whole context
+        if target is not None:
+            params.ctx_type = C.LLAMA_CONTEXT_TYPE_MTP
+            params.ctx_other = target.handle
+        self.model, self.options, self.threads = model, options, threads
+        self._handle = C.llama_init_from_model(model.handle, params)
+        if not self._handle:
+            raise NativeError(
+                f"llama.cpp cannot make a context of {options.context:,} positions{self._log.last()}; try a smaller one"
+            )
+        set_hidden = extension("llama_set_embeddings_nextn")
+        self._get_hidden = extension("llama_get_embeddings_nextn_ith") if hidden and set_hidden else None
+        if set_hidden:
+            # Masked: only rows with logits get a hidden row, and only they go through the last layer's second half.
+            set_hidden(self._handle, self._get_hidden is not None, True)
+        self._batch = _Batch(options.batch)
+        self._width = int(C.llama_model_n_embd_inp(model.handle))
+        self._rows = range(0)  # of the last call, those with logits
+
+    @property
+    def handle(self) -> Any:
+        if not self._handle:
+            raise NativeError("the context is closed")
+        return self._handle
+
+    @property
+    def size(self) -> int:
+        """Positions that it may hold: what was asked for (llama.cpp rounds up, so there is never less)."""
+        return self.options.context
+
+    def decode(
+        self,
+        tokens: Sequence[int] | NDArray[np.int32] | None = None,
+        rows: NDArray[np.float32] | None = None,
+        *,
+        start: int,
+        outputs: int = 1,
+        causal: bool = True,
+    ) -> None:
+        """Evaluate token ids [n], embedding rows float32 [n, width], or (a drafter) both, at `start`, `start`+1 and on.
+
+        The last `outputs` rows get logits. `causal` False: the rows see each other both ways (sliding layers), so
+        all of them must fit one micro-batch. Raises NativeError; the cache is then as good as lost: `clear` it.
+        """
+        n = len(tokens) if tokens is not None else len(rows) if rows is not None else 0
+        if n == 0 or n > self.options.batch or (not causal and n > self.options.micro_batch):
+            raise NativeError(
+                f"a batch of {n} rows, expected 1 to {self.options.batch} (micro-batch {self.options.micro_batch})"
+            )
+        if outputs > min(n, self.options.outputs):
+            raise NativeError(f"logits of {outputs} rows, expected at most {min(n, self.options.outputs)}")
+        if rows is not None and rows.shape != (n, self._width):
+            raise NativeError(f"embedding rows {list(rows.shape)}, expected {[n, self._width]}")
+        self._rows = range(0)
+        batch = self._batch.fill(tokens, rows, n, start, outputs)
+        if not causal:
+            C.llama_set_causal_attn(self.handle, False)
+        try:
+            status = C.llama_decode(self.handle, batch)
+        finally:
+            if not causal:
+                C.llama_set_causal_attn(self.handle, True)
+        if status != 0:
+            reason = "no room is left in the context" if status == 1 else f"status {status}"
+            raise NativeError(f"llama.cpp could not evaluate {n} rows at position {start}: {reason}{self._log.last()}")
+        self._rows = range(n - outputs, n)
+
+    def logits(self, row: int = -1) -> NDArray[np.float32]:
+        """float32 [vocabulary] of batch row `row` of the last call (-1: the last one). A view."""
+        return self._row(C.llama_get_logits_ith, row, self.model.vocab.size)
+
+    def hidden(self, row: int = -1) -> NDArray[np.float32]:
+        """float32 [width] of the same row: after a model's last norm; a drafter's, for its next step. A view."""
+        if self._get_hidden is None:
+            raise NativeError("this context keeps no hidden rows")
+        return self._row(self._get_hidden, row, self.model.n_embd)
+
+    def _row(self, get: Callable[[Any, int], Any], row: int, width: int) -> NDArray[np.float32]:
+        at = row if row >= 0 else self._rows.stop + row
+        pointer = get(self.handle, at) if at in self._rows else None
+        if not pointer:
+            raise NativeError(f"batch row {row} has no logits")
+        return np.ctypeslib.as_array(pointer, (width,))
+
+    @property
+    def _memory(self) -> Any:
+        return C.llama_get_memory(self.handle)
+
+    def remove(self, start: int) -> bool:
+        """Forget every position from `start` on; False where the cache cannot."""
+        return bool(C.llama_memory_seq_rm(self._memory, 0, start, -1))
+
+    def clear(self) -> None:
+        C.llama_memory_clear(self._memory, False)
+
+    def first_position(self) -> int:
+        """The smallest position that every layer still holds (sliding layers forget old ones); -1 when empty."""
+        return int(C.llama_memory_seq_pos_min(self._memory, 0))
+
+    def close(self) -> None:
+        handle, self._handle = self._handle, None
+        if handle:
+            C.llama_free(handle)
+
+    def __enter__(self) -> Context:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+
+class _Batch:
+    """One `struct llama_batch` and the arrays it points to, made once: all rows belong to sequence 0."""
+
+    def __init__(self, capacity: int) -> None:
+        self._tokens = np.zeros(capacity, np.int32)
+        self._rows: NDArray[np.float32] | None = None
+        self._positions = np.zeros(capacity, np.int32)
+        self._ramp = np.arange(capacity, dtype=np.int32)
+        self._wanted = np.zeros(capacity, np.int8)
+        self._counts = np.ones(capacity, np.int32)
+        sequence = (C.llama_seq_id * 1)(0)
+        self._sequences = (ctypes.POINTER(C.llama_seq_id) * capacity)(*[sequence] * capacity)
+        self._token_pointer = _pointer(self._tokens, C.llama_token)
+        self._batch = C.llama_batch(
+            pos=_pointer(self._positions, C.llama_pos),
+            n_seq_id=_pointer(self._counts, ctypes.c_int32),
+            seq_id=ctypes.cast(self._sequences, ctypes.POINTER(ctypes.POINTER(C.llama_seq_id))),
+            logits=_pointer(self._wanted, ctypes.c_int8),
+        )
+
+    def fill(
+        self,
+        tokens: Sequence[int] | NDArray[np.int32] | None,
+        rows: NDArray[np.float32] | None,
+        n: int,
+        start: int,
+        outputs: int,
+    ) -> Any:
+        """The struct; it stands until the next call."""
+        batch = self._batch
+        batch.n_tokens = n
+        batch.token = batch.embd = None
+        if tokens is not None:
+            self._tokens[:n] = tokens
+            batch.token = self._token_pointer
+        if rows is not None:
+            self._rows = np.ascontiguousarray(rows, np.float32)  # kept alive for the call
+            batch.embd = _pointer(self._rows, ctypes.c_float)
+        np.add(self._ramp[:n], start, out=self._positions[:n])
+        self._wanted[: n - outputs] = 0
+        self._wanted[n - outputs : n] = 1
+        return batch
+
+
+def _pointer(array: NDArray[Any], kind: Any) -> Any:
+    return array.ctypes.data_as(ctypes.POINTER(kind))

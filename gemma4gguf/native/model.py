@@ -1,0 +1,142 @@
+"""The weights and the vocabulary of one GGUF, as a handle.
+
+In: a path, perhaps with a byte offset. Out: what a context computes with, and token ids of text. A context manager; a
+failure in C becomes a NativeError.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+from types import TracebackType
+from typing import Any
+
+from ..errors import NativeError
+from .library import C, started
+
+
+class Model:
+    """The weights and the vocabulary of one GGUF, at byte `offset` of a file. Shared by its contexts."""
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        offset: int = 0,
+        gpu_layers: int | None = None,
+        vocab_only: bool = False,
+        debug: bool = False,
+    ) -> None:
+        """Load it. `gpu_layers` None: all of them where a GPU can be used. `vocab_only`: no weights. Raises
+        NativeError.
+        """
+        self._handle: Any = None
+        self.lock = threading.Lock()  # held while the vocabulary is read, and while all is freed
+        log = started(debug)
+        params = C.llama_model_default_params()
+        params.n_gpu_layers = -1 if gpu_layers is None else gpu_layers
+        params.vocab_only = vocab_only
+        if offset:
+            with _c_file(path, offset) as file:
+                self._handle = C.llama_model_load_from_file_ptr(file, params)
+        else:
+            self._handle = C.llama_model_load_from_file(os.fsencode(path), params)
+        if not self._handle:
+            raise NativeError(f"{path}: llama.cpp cannot load this model{log.last()}")
+        self.vocab = Vocabulary(self)
+        self.n_embd = int(C.llama_model_n_embd_out(self._handle))
+        self.n_swa = int(C.llama_model_n_swa(self._handle))
+
+    @property
+    def handle(self) -> Any:
+        if not self._handle:
+            raise NativeError("the model is closed")
+        return self._handle
+
+    def close(self) -> None:
+        with self.lock:
+            handle, self._handle = self._handle, None
+            if handle:
+                C.llama_model_free(handle)
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+
+class _c_file:  # noqa: N801 - reads as a function
+    """A C FILE pointer to `path`, already at `offset`."""
+
+    def __init__(self, path: str | os.PathLike[str], offset: int) -> None:
+        self._c = ctypes.CDLL(None) if os.name == "posix" else ctypes.cdll.msvcrt
+        # FILE * fopen(const char * path, const char * mode);
+        self._c.fopen.restype = ctypes.c_void_p
+        self._c.fopen.argtypes = [ctypes.c_char_p, ctypes.c_char_p]
+        # int fseeko(FILE * file, off_t offset, int whence);  (_fseeki64 on Windows)
+        self._seek = self._c.fseeko if os.name == "posix" else self._c._fseeki64
+        self._seek.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int]
+        # int fclose(FILE * file);
+        self._c.fclose.argtypes = [ctypes.c_void_p]
+        self._path, self._offset, self._file = path, offset, None
+
+    def __enter__(self) -> Any:
+        self._file = self._c.fopen(os.fsencode(self._path), b"rb")
+        if not self._file or self._seek(self._file, self._offset, 0) != 0:
+            raise NativeError(f"{self._path}: cannot be opened at byte {self._offset:,}")
+        return self._file
+
+    def __exit__(self, *_: object) -> None:
+        if self._file:
+            self._c.fclose(self._file)
+
+
+class Vocabulary:
+    """Token ids and bytes, in both directions. Any thread may ask, as long as the model is open."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self.size = int(C.llama_vocab_n_tokens(self._handle))
+        self.bos = int(C.llama_vocab_bos(self._handle))
+
+    @property
+    def _handle(self) -> Any:
+        return C.llama_model_get_vocab(self._model.handle)
+
+    def tokenize(self, text: str, *, special: bool) -> list[int]:
+        """Ids of `text`, without BOS. `special`: text such as `<|turn>` becomes its own token, else plain text."""
+        raw = text.encode("utf-8", "surrogatepass")
+        room = len(raw) + 8
+        out = (C.llama_token * room)()
+        # int32_t llama_tokenize(vocab, text, text_len, tokens, n_tokens_max, add_special, parse_special);
+        with self._model.lock:
+            n = C.llama_tokenize(self._handle, raw, len(raw), out, room, False, special)
+        if n < 0:
+            raise NativeError(f"llama.cpp cannot tokenise a text of {len(raw):,} bytes")
+        return list(out[:n])
+
+    def piece(self, token: int, *, special: bool) -> bytes:
+        """The bytes a token stands for; nothing for a control token unless `special`."""
+        room = 64
+        while True:
+            buffer = ctypes.create_string_buffer(room)
+            # int32_t llama_token_to_piece(vocab, token, buf, length, lstrip, special);
+            with self._model.lock:
+                n = C.llama_token_to_piece(self._handle, token, buffer, room, 0, special)
+            if n >= 0:
+                return buffer.raw[:n]
+            room = -n
+
+    def text(self, token: int) -> str:
+        """A token's entry in the vocabulary, as stored."""
+        with self._model.lock:
+            return str((C.llama_vocab_get_text(self._handle, token) or b"").decode("utf-8", "replace"))
+
+    def suppressed(self) -> list[int]:
+        """Ids that the model must never emit, as its file lists them."""
+        count = ctypes.c_int32(0)
+        with self._model.lock:
+            pointer = C.llama_vocab_get_suppress_tokens(self._handle, ctypes.byref(count))
+            return [int(pointer[i]) for i in range(count.value)]
