@@ -213,11 +213,10 @@ def _post(url: str, body: dict[str, Any]) -> Any:
         return json.load(reply)
 
 
-def cut(bundle: Bundle, architecture: str, path: Path) -> Path:
+def cut(bundle: Bundle, architecture: str, path: Path) -> None:
     with path.open("wb") as out:
         for piece in bundle.require(architecture).copy():
             out.write(piece)
-    return path
 
 
 def main() -> None:
@@ -255,8 +254,7 @@ def main() -> None:
             "prefill": ours.prefill,
         }
         if given.peers:
-            text = cut(bundle, TEXT, Path(folder) / "text.gguf")
-            drafter = cut(bundle, DRAFTER, Path(folder) / "drafter.gguf")
+            text, drafter = Path(folder) / "text.gguf", Path(folder) / "drafter.gguf"
             bench = partial(llama_bench, given.peers, given.bundle, threads, given.processor)
             contestants |= {
                 "llama-bench prefill": lambda: bench("-p", PREFILL),
@@ -268,6 +266,9 @@ def main() -> None:
                 )
         only = {name for name in given.only.split(",") if name}
         contestants = {name: measure for name, measure in contestants.items() if not only or name in only}
+        if any(name.startswith("llama-server") for name in contestants):
+            cut(bundle, TEXT, text)
+            cut(bundle, DRAFTER, drafter)
         ours.decode(None)  # the first run reads the file
         costs = ours.costs_ms()
         rounds = []

@@ -24,8 +24,8 @@ TEXT_PREFIXES = ("model.language_model.", "language_model.model.", "language_mod
 EMBEDDER_PREFIXES = ("model.", "")
 ANCHOR = "embed_tokens.weight"
 UNROTATED = 1e30  # a frequency divided by this turns nothing
-# Left in checkpoints by some tools; computed from the config, never weights.
 SHOWN = 12  # problems in one message
+# Left in checkpoints by some tools; computed from the config, never weights.
 BUFFERS = (".rotary_emb.inv_freq", ".attention.masked_bias", ".rotary_emb.original_inv_freq", "embed_scale")
 
 

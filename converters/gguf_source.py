@@ -46,8 +46,7 @@ def read_gguf(origin: Origin, *, drafter: bool = False, text_only: bool = False)
             found = ", ".join(NAMES.get(a, repr(a)) for a in by_name)
             raise ConversionError(f"{origin.path}: holds no MTP drafter, only: {found}; give the drafter's own file")
         return Model((_requantised(by_name[DRAFTER]),))
-    left_out = {EMBEDDER} if text_only else set()
-    carried = [by_name[a] for a in (EMBEDDER, DRAFTER) if a in by_name and a not in left_out]
+    carried = [by_name[a] for a in ((DRAFTER,) if text_only else (EMBEDDER, DRAFTER)) if a in by_name]
     notes = [f"the {NAMES[s.architecture]} of {origin.path.name} is carried over unchanged" for s in carried]
     if EMBEDDER not in (s.architecture for s in carried):
         why = "--text-only leaves it out" if text_only else f"{origin.path.name}: {bundle.absence(EMBEDDER)}"

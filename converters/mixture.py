@@ -215,11 +215,11 @@ def choose(
         if not quantisable(name, shape):
             chosen[name] = T.F32
             continue
-        override = next((o for o in overrides if o.pattern.search(name)), None)
-        if override is not None:
-            used.add(override.text)
-            hidden |= {o.text for o in overrides if o.pattern.search(name)}
-            kind = override.type
+        matching = [o for o in overrides if o.pattern.search(name)]
+        if matching:
+            used.add(matching[0].text)
+            hidden.update(o.text for o in matching[1:])
+            kind = matching[0].type
         elif asked.default in FLOATS:
             kind = asked.default
         else:
