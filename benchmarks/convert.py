@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-sys.path[:0] = [str(ROOT)]
+sys.path.insert(0, str(ROOT))
 
 from converters import MIXTURES  # noqa: E402
 

@@ -40,16 +40,16 @@ from typing import Any
 import numpy as np
 
 ROOT = Path(__file__).parent.parent
-sys.path[:0] = [str(ROOT)]
+sys.path.insert(0, str(ROOT))
 
-from gemma4gguf.bundle import DRAFTER, TEXT, Bundle  # noqa: E402
-from gemma4gguf.decode import Drafts, decode  # noqa: E402
-from gemma4gguf.drafter import Drafter  # noqa: E402
+from gemma4gguf.bundle.reading import DRAFTER, TEXT, Bundle  # noqa: E402
 from gemma4gguf.native.context import Context, ContextOptions  # noqa: E402
-from gemma4gguf.native.model import Model  # noqa: E402
 from gemma4gguf.native.sampler import Sampler, Sampling  # noqa: E402
-from gemma4gguf.pace import Pace  # noqa: E402
-from gemma4gguf.session import Session, Span  # noqa: E402
+from gemma4gguf.native.weights import Model  # noqa: E402
+from gemma4gguf.runtime.decode import Drafts, decode  # noqa: E402
+from gemma4gguf.runtime.drafter import Drafter  # noqa: E402
+from gemma4gguf.runtime.pace import Pace  # noqa: E402
+from gemma4gguf.runtime.session import Session, Span  # noqa: E402
 
 PROMPT = 16  # tokens before the answer
 PREFILL = 512  # llama-bench's pp512

@@ -16,9 +16,9 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parent.parent / "tests")]
+sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from standin import REAL, write_checkpoint, write_drafter  # noqa: E402
+from tests.support.standin import REAL, write_checkpoint, write_drafter
 
 
 def main() -> None:

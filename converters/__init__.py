@@ -14,20 +14,21 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from gemma4gguf import bundle, newfile
-from gemma4gguf.bundle import DRAFTER, TEXT, Section, planned_section
+from gemma4gguf.bundle import newfile
+from gemma4gguf.bundle import reading as bundle
+from gemma4gguf.bundle.reading import DRAFTER, TEXT, Section, planned_section
+from gemma4gguf.bundle.validation import check_drafter
 from gemma4gguf.errors import ConversionError, FormatError, InputError
-from gemma4gguf.sections import check_drafter
 
 from . import mixture
 from .checkpoint import read_checkpoint
+from .contents import Model
 from .gguf_source import read_gguf
 from .imatrix import ImportanceMatrix, read_imatrix
 from .mixture import MIXTURES, Mixture
-from .model import Model
+from .origin import Origin, locate
 from .plan import Aimed, Plan, PlannedSection, PlannedTensor, aim
 from .safetensors import listed
-from .source import Origin, locate
 
 __all__ = ["MIXTURES", "Conversion", "Plan", "PlannedSection", "PlannedTensor", "convert"]
 

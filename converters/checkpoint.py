@@ -8,16 +8,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from gemma4gguf.bundle import DRAFTER, EMBEDDER, TEXT
+from gemma4gguf.bundle.reading import DRAFTER, EMBEDDER, TEXT
 from gemma4gguf.errors import ConversionError
 
 from . import gemma4, metadata
 from .config import Config, parse
+from .contents import Material, Model
 from .gemma4 import Source
 from .metadata import Pairs
-from .model import Material, Model
+from .origin import Origin
 from .safetensors import Stored, read_folder
-from .source import Origin
 from .tokenizer import read_tokenizer
 
 QAT = re.compile(r"(?i)(?:^|[-_./])qat(?:$|[-_.])")

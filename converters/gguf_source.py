@@ -10,16 +10,16 @@ from typing import Any
 from gguf import GGMLQuantizationType as T
 from gguf import GGUFValueType
 
-from gemma4gguf.bundle import DRAFTER, EMBEDDER, KEY, NAMES, TEXT, Bundle, Section, read_sections
-from gemma4gguf.container import encode_pair
+from gemma4gguf.bundle.container import encode_pair
+from gemma4gguf.bundle.reading import DRAFTER, EMBEDDER, KEY, NAMES, TEXT, Bundle, Section, read_sections
 from gemma4gguf.errors import ConversionError, FormatError
 
 from .checkpoint import QAT
+from .contents import Material, Model
 from .gemma4 import Source
 from .metadata import QUANTIZATION_VERSION, Pairs
-from .model import Material, Model
+from .origin import Origin
 from .safetensors import Stored
-from .source import Origin
 
 READABLE = {T.F32, T.BF16, T.F16, T.Q8_0}
 FILE_TYPE, VERSION, ALIGNMENT = "general.file_type", "general.quantization_version", "general.alignment"

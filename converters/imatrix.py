@@ -16,7 +16,7 @@ import numpy as np
 from gguf import GGMLQuantizationType, GGUFValueType
 from numpy.typing import NDArray
 
-from gemma4gguf.container import encode_pair, read_header
+from gemma4gguf.bundle.container import encode_pair, read_header
 from gemma4gguf.errors import ConversionError, FormatError, InputError
 
 from .safetensors import listed

@@ -15,10 +15,10 @@ from typing import Any
 import gguf
 from gguf import GGUFValueType as Type
 
-from gemma4gguf import __version__
-from gemma4gguf.bundle import DRAFTER, EMBEDDER, TEXT
-from gemma4gguf.container import encode_array, encode_pair
+from gemma4gguf.bundle.container import encode_array, encode_pair
+from gemma4gguf.bundle.reading import DRAFTER, EMBEDDER, TEXT
 from gemma4gguf.errors import ConversionError
+from gemma4gguf.version import __version__
 
 from .config import Config, Text, is_number
 from .gemma4 import Source

@@ -12,18 +12,19 @@ from pathlib import Path
 from gguf import GGML_QUANT_SIZES
 from gguf import GGMLQuantizationType as T
 
-from gemma4gguf.bundle import EMBEDDER, TEXT, Part, part_of
-from gemma4gguf.container import layout
+from gemma4gguf.bundle.container import layout
+from gemma4gguf.bundle.reading import EMBEDDER, TEXT, Part, part_of
 from gemma4gguf.errors import ConversionError
 from gemma4gguf.native import quantizer
 
-from . import mixture, stream
+from . import mixture
+from . import quantise as stream
+from .contents import Material
 from .gguf_source import READABLE
 from .imatrix import ImportanceMatrix
 from .mixture import FLOATS, MIXTURES, Mixture, Override
-from .model import Material
+from .quantise import Target
 from .safetensors import listed
-from .stream import Target
 
 CARRIED = "as in the source"
 

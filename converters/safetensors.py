@@ -17,7 +17,7 @@ from typing import Any
 
 from gguf import GGMLQuantizationType
 
-from gemma4gguf.container import tensor_nbytes
+from gemma4gguf.bundle.container import tensor_nbytes
 from gemma4gguf.errors import ConversionError
 
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit

@@ -13,7 +13,7 @@ from typing import Any
 
 from gguf import GGUFValueType, TokenType
 
-from gemma4gguf.container import encode_array, encode_pair
+from gemma4gguf.bundle.container import encode_array, encode_pair
 from gemma4gguf.errors import ConversionError
 
 from .safetensors import listed, read_json

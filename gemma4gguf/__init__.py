@@ -14,36 +14,37 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .version import __version__ as __version__
+
 if TYPE_CHECKING:
     from converters import convert as convert
 
-    from .answer import Result as Result
-    from .audio import frame as frame
-    from .bundle import Bundle as Bundle
-    from .chat import render as render
-    from .embedder import Embedder as Embedder
+    from .bundle.reading import Bundle as Bundle
+    from .chat.rendering import render as render
+    from .chat.stream import Chunk as Chunk
     from .errors import Gemma4Error as Gemma4Error
-    from .image import Patches as Patches
-    from .image import patchify as patchify
+    from .media.audio import frame as frame
+    from .media.embedder import Embedder as Embedder
+    from .media.image import Patches as Patches
+    from .media.image import patchify as patchify
     from .model import Evaluation as Evaluation
     from .model import Gemma4 as Gemma4
-    from .stream import Chunk as Chunk
+    from .runtime.answer import Result as Result
 
-__version__ = "0.1.0"
 
 _HOME = {
-    "Bundle": ".bundle",
-    "Chunk": ".stream",
-    "Embedder": ".embedder",
+    "Bundle": ".bundle.reading",
+    "Chunk": ".chat.stream",
+    "Embedder": ".media.embedder",
     "Evaluation": ".model",
     "Gemma4": ".model",
     "Gemma4Error": ".errors",
-    "Patches": ".image",
-    "Result": ".answer",
+    "Patches": ".media.image",
+    "Result": ".runtime.answer",
     "convert": "converters",
-    "frame": ".audio",
-    "patchify": ".image",
-    "render": ".chat",
+    "frame": ".media.audio",
+    "patchify": ".media.image",
+    "render": ".chat.rendering",
 }
 __all__ = sorted(_HOME)
 

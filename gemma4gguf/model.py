@@ -20,24 +20,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .answer import Options, Result, Rules, answer, room
-from .audio import AudioSource
-from .bundle import DRAFTER, EMBEDDER, Bundle
-from .chat import THOUGHT_OPEN, Audio, Image, Prompt, Segment, compose, raw_segments
-from .checks import listed, whole
-from .decode import Drafts
-from .drafter import Drafter
-from .embedder import Embedder
+from .arguments import listed, whole
+from .bundle.reading import DRAFTER, EMBEDDER, Bundle
+from .bundle.validation import check_vocabulary
+from .chat.rendering import THOUGHT_OPEN, Audio, Image, Prompt, Segment, compose, raw_segments
+from .chat.reply import ReplyParser
+from .chat.stream import Chunk, ReplyStream
 from .errors import ContextError, FormatError, InputError, NativeError
-from .image import DEFAULT_BUDGET, ImageSource, check_budget
+from .media.audio import AudioSource
+from .media.embedder import Embedder
+from .media.image import DEFAULT_BUDGET, ImageSource, check_budget
 from .native.context import FLASH_ATTENTION, KV_TYPES, Context, ContextOptions
-from .native.model import Model
-from .pace import Pace
-from .prompt import spans
-from .reply import ReplyParser
-from .sections import check_vocabulary
-from .session import Session, Span, evaluate, pieces
-from .stream import Chunk, ReplyStream
+from .native.weights import Model
+from .runtime.answer import Options, Result, Rules, answer, room
+from .runtime.decode import Drafts
+from .runtime.drafter import Drafter
+from .runtime.pace import Pace
+from .runtime.prompt import spans
+from .runtime.session import Session, Span, evaluate, pieces
 
 DEFAULT_CONTEXT = 8192  # positions
 MIN_MICRO_BATCH = 512  # rows that are computed together

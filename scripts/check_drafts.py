@@ -11,7 +11,7 @@ seed          the same prompts sampled at temperature 1: the same seed gives the
 distribution  20,000 sampled answers of three tokens against the model's own odds: chi-square with p > 0.01.
 memory        1,000 prompts in one process, media among them: within 20 MB of what the first 100 took.
 
-WORK holds the cache of spoken clips (see eval_tiny.py). Prints a line a part; ends with status 1 if one fails.
+WORK holds the cache of spoken clips (see training/evaluate.py). Prints a line a part; ends with status 1 if one fails.
 """
 
 from __future__ import annotations
@@ -29,20 +29,19 @@ from typing import Any
 import numpy as np
 
 ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-
-from drafters import TIE, Scripted, chi_square, chi_square_bound, gap  # noqa: E402
-from eval_tiny import material  # noqa: E402
-from tiny import speech  # noqa: E402
+sys.path.insert(0, str(ROOT))
 
 from converters import convert  # noqa: E402
 from gemma4gguf import Gemma4  # noqa: E402
-from gemma4gguf.answer import Rules  # noqa: E402
-from gemma4gguf.chat import raw_segments  # noqa: E402
-from gemma4gguf.decode import Drafts, decode  # noqa: E402
+from gemma4gguf.chat.rendering import raw_segments  # noqa: E402
 from gemma4gguf.native.sampler import Sampler, Sampling  # noqa: E402
-from gemma4gguf.pace import Pace  # noqa: E402
-from gemma4gguf.session import Span  # noqa: E402
+from gemma4gguf.runtime.answer import Rules  # noqa: E402
+from gemma4gguf.runtime.decode import Drafts, decode  # noqa: E402
+from gemma4gguf.runtime.pace import Pace  # noqa: E402
+from gemma4gguf.runtime.session import Span  # noqa: E402
+from tests.support.drafters import TIE, Scripted, chi_square, chi_square_bound, gap  # noqa: E402
+from training import speech  # noqa: E402
+from training.evaluate import material  # noqa: E402
 
 MODELS = ROOT / "models"
 LENGTHS = range(1, 9)

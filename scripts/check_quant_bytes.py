@@ -17,12 +17,11 @@ from pathlib import Path
 import numpy as np
 
 ROOT = Path(__file__).parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-
-from quantise_peer import importance_of, llama_quantize, write_imatrix_gguf  # noqa: E402
+sys.path.insert(0, str(ROOT))
 
 from converters import MIXTURES, convert  # noqa: E402
-from gemma4gguf.bundle import Section, read_sections  # noqa: E402
+from gemma4gguf.bundle.reading import Section, read_sections  # noqa: E402
+from tests.support.quantise_peer import importance_of, llama_quantize, write_imatrix_gguf  # noqa: E402
 
 PIECE = 64 << 20  # bytes compared at a time
 

@@ -18,14 +18,12 @@ from pathlib import Path
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "parity")]
-
-import cases  # noqa: E402
-import standin  # noqa: E402
-from reference import Inputs, Reference, ReferenceDrafter  # noqa: E402
-from standin_tokenizer import AUDIO, IMAGE, VIDEO  # noqa: E402
+sys.path.insert(0, str(ROOT))
 
 from gemma4gguf import frame, patchify  # noqa: E402
+from tests.support import cases, standin  # noqa: E402
+from tests.support.reference import Inputs, Reference, ReferenceDrafter  # noqa: E402
+from tests.support.standin_tokenizer import AUDIO, IMAGE, VIDEO  # noqa: E402
 
 GOLDEN = ROOT / "tests" / "golden"
 ROWS = 8  # logits rows kept of each case, spread evenly, the last position included

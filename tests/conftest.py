@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import standin
 
 from converters import convert
+from tests.support import standin
 
 MODELS = Path(__file__).parent.parent / "models"
 

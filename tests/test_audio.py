@@ -14,7 +14,8 @@ import pytest
 import soundfile
 import soxr
 
-from gemma4gguf.audio import (
+from gemma4gguf.errors import InputError
+from gemma4gguf.media.audio import (
     BLOCK_SAMPLES,
     FRAME_SAMPLES,
     FRAME_SECONDS,
@@ -24,7 +25,6 @@ from gemma4gguf.audio import (
     AudioWarning,
     frame,
 )
-from gemma4gguf.errors import InputError
 
 
 def noise(count: int, channels: int = 0, seed: int = 0) -> np.ndarray[Any, np.dtype[np.float32]]:

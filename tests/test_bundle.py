@@ -23,7 +23,20 @@ from gguf import GGMLQuantizationType as T
 from gguf import GGUFReader
 from gguf import GGUFValueType as V
 
-from gemma4gguf.bundle import (
+from gemma4gguf.bundle.container import (
+    MAX_ENTRIES,
+    MAX_VALUES,
+    LazyStrings,
+    TensorInfo,
+    encode_array,
+    encode_header,
+    encode_pair,
+    encode_string,
+    layout,
+    padded,
+    read_header,
+)
+from gemma4gguf.bundle.reading import (
     DRAFTER,
     EMBEDDER,
     KEY,
@@ -36,19 +49,6 @@ from gemma4gguf.bundle import (
     plan_layout,
     read_sections,
     write_bundle,
-)
-from gemma4gguf.container import (
-    MAX_ENTRIES,
-    MAX_VALUES,
-    LazyStrings,
-    TensorInfo,
-    encode_array,
-    encode_header,
-    encode_pair,
-    encode_string,
-    layout,
-    padded,
-    read_header,
 )
 from gemma4gguf.errors import ConversionError, FormatError, Gemma4Error, InputError
 
@@ -629,7 +629,7 @@ def test_file_systems_that_can_do_less(tmp_path: Path, whole: Path, call: str, m
     if call == "flock":
         monkeypatch.setattr(fcntl, "flock", refuse)
     else:
-        monkeypatch.setattr("gemma4gguf.newfile._sync_folder", refuse)
+        monkeypatch.setattr("gemma4gguf.bundle.newfile._sync_folder", refuse)
     write_bundle(tmp_path / "a.gguf", PARTS)
     assert (tmp_path / "a.gguf").read_bytes() == whole.read_bytes()
 

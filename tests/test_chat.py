@@ -12,8 +12,18 @@ from typing import Any
 
 import pytest
 
-from gemma4gguf import chat
-from gemma4gguf.chat import SPECIAL_TOKENS, Audio, Image, Prompt, Text, compose, raw_segments, render, segments
+from gemma4gguf.chat import rendering as chat
+from gemma4gguf.chat.rendering import (
+    SPECIAL_TOKENS,
+    Audio,
+    Image,
+    Prompt,
+    Text,
+    compose,
+    raw_segments,
+    render,
+    segments,
+)
 from gemma4gguf.errors import FormatError, InputError
 
 # Conversations and what the official template renders for them: facts, made with that template and jinja2.

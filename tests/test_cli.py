@@ -17,7 +17,7 @@ import soundfile
 from PIL import Image
 
 from gemma4gguf.cli import cli, run
-from gemma4gguf.show import Table, size, width
+from gemma4gguf.cli.show import Table, size, width
 
 COMMAND = [sys.executable, "-c", "from gemma4gguf.cli import main; main()"]
 ASK = ["--temperature", "0", "--max-tokens", "6", "--context", "1024", "--image-tokens", "70"]

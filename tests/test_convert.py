@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-import standin
-import standin_tokenizer
 from gguf import GGMLQuantizationType
 
 from converters import MIXTURES, convert
-from gemma4gguf.bundle import DRAFTER, EMBEDDER, TEXT, Bundle, Section, digest
+from gemma4gguf.bundle.reading import DRAFTER, EMBEDDER, TEXT, Bundle, Section, digest
+from tests.support import standin, standin_tokenizer
 
 FloatArray = npt.NDArray[np.float32]
 

@@ -16,14 +16,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-import standin
 from gguf import GGUFValueType
-from quantise_peer import importance_of, write_imatrix_gguf, write_imatrix_legacy
 
 from converters import convert
-from gemma4gguf.bundle import KEY, Bundle, Section
-from gemma4gguf.container import encode_header, encode_pair, padded
+from gemma4gguf.bundle.container import encode_header, encode_pair, padded
+from gemma4gguf.bundle.reading import KEY, Bundle, Section
 from gemma4gguf.errors import ConversionError, Gemma4Error
+from tests.support import standin
+from tests.support.quantise_peer import importance_of, write_imatrix_gguf, write_imatrix_legacy
 
 Edit = Callable[[dict[str, Any], bytes], tuple[dict[str, Any], bytes]]
 

@@ -8,22 +8,22 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import cases
 import numpy as np
 import numpy.typing as npt
 import pytest
-from drafters import NEVER, TIE, Scripted, chi_square, chi_square_bound, gap
 
 from gemma4gguf import Gemma4
-from gemma4gguf.bundle import DRAFTER, Bundle
-from gemma4gguf.decode import Drafts, decode
-from gemma4gguf.drafter import Drafter
+from gemma4gguf.bundle.reading import DRAFTER, Bundle
 from gemma4gguf.errors import ContextError, InputError, NativeError
 from gemma4gguf.native.context import Context, ContextOptions
-from gemma4gguf.native.model import Model
 from gemma4gguf.native.sampler import Sampler, Sampling
-from gemma4gguf.pace import Pace
-from gemma4gguf.session import Session, Span
+from gemma4gguf.native.weights import Model
+from gemma4gguf.runtime.decode import Drafts, decode
+from gemma4gguf.runtime.drafter import Drafter
+from gemma4gguf.runtime.pace import Pace
+from gemma4gguf.runtime.session import Session, Span
+from tests.support import cases
+from tests.support.drafters import NEVER, TIE, Scripted, chi_square, chi_square_bound, gap
 
 GREEDY = Sampling(temperature=0, top_k=0, top_p=1, min_p=0, seed=0)
 IMAGE, VOCABULARY = 258, 1024  # of the stand-in: see tests/standin.py

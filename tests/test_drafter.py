@@ -10,27 +10,27 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-import cases
 import numpy as np
 import numpy.typing as npt
 import pytest
 from click.testing import CliRunner
 
 from gemma4gguf import Gemma4
-from gemma4gguf.bundle import DRAFTER, Bundle, Section
-from gemma4gguf.chat import raw_segments
+from gemma4gguf.bundle.reading import DRAFTER, Bundle, Section
+from gemma4gguf.bundle.validation import check_drafter
+from gemma4gguf.chat.rendering import raw_segments
 from gemma4gguf.cli import cli
-from gemma4gguf.drafter import Drafter, in_place
-from gemma4gguf.embedder import Embedder
 from gemma4gguf.errors import FormatError, InputError, NativeError
+from gemma4gguf.media.embedder import Embedder
 from gemma4gguf.native import context as native_context
 from gemma4gguf.native import extensions
 from gemma4gguf.native.context import Context, ContextOptions
-from gemma4gguf.native.model import Model
-from gemma4gguf.pace import LONGEST, Pace
-from gemma4gguf.prompt import spans
-from gemma4gguf.sections import check_drafter
-from gemma4gguf.session import Session
+from gemma4gguf.native.weights import Model
+from gemma4gguf.runtime.drafter import Drafter, in_place
+from gemma4gguf.runtime.pace import LONGEST, Pace
+from gemma4gguf.runtime.prompt import spans
+from gemma4gguf.runtime.session import Session
+from tests.support import cases
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "drafts.npz")
 DRAFTED = sorted({name.split(".")[0] for name in GOLDEN})

@@ -18,11 +18,11 @@ import pytest
 from gguf import GGMLQuantizationType as Type
 from gguf import GGUFValueType as Kind
 
-from gemma4gguf.bundle import Bundle, Part, write_bundle
-from gemma4gguf.container import encode_array, encode_pair, layout, padded
-from gemma4gguf.embedder import Embedder
+from gemma4gguf.bundle.container import encode_array, encode_pair, layout, padded
+from gemma4gguf.bundle.reading import Bundle, Part, write_bundle
 from gemma4gguf.errors import FormatError, InputError
-from gemma4gguf.image import PATCH_SIDE, PATCH_VALUES, patchify
+from gemma4gguf.media.embedder import Embedder
+from gemma4gguf.media.image import PATCH_SIDE, PATCH_VALUES, patchify
 
 HIDDEN, WIDTH, TABLE, FRAME = 64, 96, 40, 640  # the embedder's width differs from the text model's on purpose
 TOLERANCE = 1e-5  # max |difference| / max |value|

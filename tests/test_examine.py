@@ -17,12 +17,12 @@ from gguf import GGUFReader
 from gguf import GGUFValueType as V
 
 from converters.checkpoint import read_checkpoint
-from converters.source import Origin
+from converters.origin import Origin
 from gemma4gguf import __version__
-from gemma4gguf.bundle import DRAFTER, EMBEDDER, KEY, TEXT, Bundle, Part, Section, part_of, write_bundle
+from gemma4gguf.bundle.container import encode_array, encode_header, encode_pair, padded
+from gemma4gguf.bundle.reading import DRAFTER, EMBEDDER, KEY, TEXT, Bundle, Part, Section, part_of, write_bundle
 from gemma4gguf.cli import cli, run
-from gemma4gguf.container import encode_array, encode_header, encode_pair, padded
-from gemma4gguf.examine import faults, summary
+from gemma4gguf.tools.verify import faults, summary
 
 NAN = float("nan")
 

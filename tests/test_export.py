@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 from gguf import GGUFReader
 
-from gemma4gguf.bundle import DRAFTER, EMBEDDER, TEXT, Bundle, part_of, write_bundle
+from gemma4gguf.bundle.newfile import new_file
+from gemma4gguf.bundle.reading import DRAFTER, EMBEDDER, TEXT, Bundle, part_of, write_bundle
 from gemma4gguf.cli import cli, run
 from gemma4gguf.errors import ConversionError, FormatError, Gemma4Error, InputError
-from gemma4gguf.export import TARGETS, Exported, _linked, export
-from gemma4gguf.image import target_size
-from gemma4gguf.layouts import BUDGETS
-from gemma4gguf.newfile import new_file
-from gemma4gguf.pack import pack
+from gemma4gguf.media.image import target_size
+from gemma4gguf.tools.export import TARGETS, Exported, _linked, export
+from gemma4gguf.tools.layouts import BUDGETS
+from gemma4gguf.tools.pack import pack
 
 FILES = {"llama.cpp": "{}/{}m.gguf", "lmstudio": "{}/gemma4gguf/m/{}m.gguf", "ollama": "{}/{}m.gguf"}
 PREFIX = {TEXT: "", EMBEDDER: "mmproj-", DRAFTER: "mtp-"}

@@ -10,18 +10,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import cases
 import numpy as np
 import pytest
-import standin
 
 from gemma4gguf import Gemma4, frame, patchify
-from gemma4gguf.answer import Rules
-from gemma4gguf.chat import raw_segments
-from gemma4gguf.decode import decode
+from gemma4gguf.chat.rendering import raw_segments
 from gemma4gguf.native.sampler import Sampler, Sampling
-from gemma4gguf.prompt import spans
-from gemma4gguf.session import Span
+from gemma4gguf.runtime.answer import Rules
+from gemma4gguf.runtime.decode import decode
+from gemma4gguf.runtime.prompt import spans
+from gemma4gguf.runtime.session import Span
+from tests.support import cases, standin
 
 GOLDEN = Path(__file__).parent / "golden"
 THREADS = 1  # more would wait for each other on a busy machine

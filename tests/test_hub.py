@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import standin
 
 from converters import convert
-from gemma4gguf.bundle import Bundle
+from gemma4gguf.bundle.reading import Bundle
+from tests.support import standin
 
 COMMIT = "a" * 40
 NAME = "someone/gemma-standin"

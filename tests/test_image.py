@@ -15,7 +15,7 @@ import pytest
 from PIL import ExifTags, Image
 
 from gemma4gguf.errors import InputError
-from gemma4gguf.image import (
+from gemma4gguf.media.image import (
     BUDGETS,
     PATCH_SIDE,
     PATCH_VALUES,

@@ -1,58 +1,171 @@
-"""Imports go one way, C is touched in one place, and `import gemma4gguf` costs nothing."""
+"""Imports go one way, folder by folder; C is touched in one place; `import gemma4gguf` costs nothing."""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
-ORDER = (  # noqa: SIM905 - a line of words reads better than a column
-    "errors checks newfile container bundle sections native image audio embedder template messages reply chat session "
-    "pace drafter decode stream prompt answer model layouts export pack quality examine doctor show cli"
-).split()
-BELOW_CONVERTERS = {"errors", "newfile", "container", "bundle", "sections", "native"}
-SOURCES = sorted([*ROOT.glob("gemma4gguf/**/*.py"), *ROOT.glob("converters/**/*.py")])
+PACKAGES = ("gemma4gguf", "converters", "training")
+# What each place may import besides itself. A place is a folder, or a module that lies beside the folders.
+BASE = {"gemma4gguf.errors", "gemma4gguf.arguments", "gemma4gguf.version"}
+FILES = BASE | {"gemma4gguf.bundle", "gemma4gguf.native"}
+STAGES = FILES | {"gemma4gguf.media", "gemma4gguf.chat"}
+ENGINE = STAGES | {"gemma4gguf.runtime"}
+ALLOWED: Mapping[str, set[str]] = {
+    "gemma4gguf.errors": set(),
+    "gemma4gguf.version": set(),
+    "gemma4gguf.arguments": {"gemma4gguf.errors"},
+    "gemma4gguf.bundle": BASE,
+    "gemma4gguf.native": BASE,
+    "gemma4gguf.media": BASE | {"gemma4gguf.bundle"},
+    "gemma4gguf.chat": BASE,
+    "gemma4gguf.runtime": STAGES,
+    "gemma4gguf.model": ENGINE,
+    "converters": FILES,
+    "gemma4gguf": ENGINE | {"gemma4gguf.model", "gemma4gguf.tools", "converters"},
+    "gemma4gguf.tools": ENGINE | {"gemma4gguf.model", "converters"},
+    "gemma4gguf.cli": ENGINE | {"gemma4gguf.model", "gemma4gguf.tools", "converters"},
+    "gemma4gguf.__main__": {"gemma4gguf.cli"},
+    "training": ENGINE | {"gemma4gguf", "converters"},
+}
 
 
-def imports(path: Path) -> Iterator[str]:
-    """Absolute names of the modules a file imports, at any depth, type-checking blocks included."""
-    package = path.relative_to(ROOT).parent.parts
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+def modules(root: Path) -> dict[str, Path]:
+    """Dotted name -> file, a package's own name for its `__init__`."""
+    found = {}
+    for path in sorted(p for package in PACKAGES for p in (root / package).glob("**/*.py")):
+        parts = path.relative_to(root).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def imports(name: str, path: Path) -> Iterator[str]:
+    """Absolute names that a file imports, at any depth, type-checking blocks included, and those it loads by name."""
+    package = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            base = package[: len(package) - node.level + 1] if node.level else ()
+            base = package[: len(package) - node.level + 1] if node.level else []
             module = ".".join([*base, *filter(None, [node.module])])
-            yield module
             yield from (f"{module}.{alias.name}" for alias in node.names)
 
 
-def stage(name: str) -> str | None:
-    parts = name.split(".")
-    return parts[1] if parts[0] == "gemma4gguf" and len(parts) > 1 and parts[1] in ORDER else None
+def graph(root: Path) -> dict[str, set[str]]:
+    """Module -> the modules of this project whose names it uses. A name out of a package's `__init__` is its own."""
+    known = modules(root)
+    edges: dict[str, set[str]] = {}
+    for name, path in known.items():
+        edges[name] = set()
+        for used in imports(name, path):
+            while used and used not in known:
+                used = used.rpartition(".")[0]
+            if used and used != name:
+                edges[name].add(used)
+    return edges
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_direction(path: Path) -> None:
-    parts = path.relative_to(ROOT).with_suffix("").parts
-    used = {s for s in map(stage, imports(path)) if s}
-    if parts[0] == "converters":
-        assert used <= BELOW_CONVERTERS
-    elif parts[1] != "__init__":
-        assert parts[1] in ORDER, "a new module: give it its place in ORDER"
-        later = {s for s in used if ORDER.index(s) > ORDER.index(parts[1])}
-        assert not later, f"{parts[1]} imports what comes after it: {later}"
+def place(module: str) -> str:
+    """The longest entry of ALLOWED that holds a module."""
+    while module not in ALLOWED:
+        assert module, "a new place: say in ALLOWED what it may import"
+        module = module.rpartition(".")[0]
+    return module
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_one_boundary_to_c(path: Path) -> None:
-    if "native" not in path.parts:
-        assert not {"ctypes", "llama_cpp"} & {name.split(".")[0] for name in imports(path)}
+def circle(edges: Mapping[str, set[str]]) -> list[str]:
+    """Modules that import each other in a ring, the first one repeated at the end; empty where there is none."""
+    done: set[str] = set()
+
+    def walk(name: str, trail: list[str]) -> list[str]:
+        if name in trail:
+            return [*trail[trail.index(name) :], name]
+        if name in done:
+            return []
+        for used in sorted(edges[name]):
+            found = walk(used, [*trail, name])
+            if found:
+                return found
+        done.add(name)
+        return []
+
+    return next(filter(None, (walk(name, []) for name in sorted(edges))), [])
+
+
+def misplaced(edges: Mapping[str, set[str]]) -> list[str]:
+    """Imports that ALLOWED does not name, as "module -> module"."""
+    return [
+        f"{name} -> {used}"
+        for name, all_used in sorted(edges.items())
+        for used in sorted(all_used)
+        if place(used) != place(name) and place(used) not in ALLOWED[place(name)]
+    ]
+
+
+EDGES = graph(ROOT)
+
+
+def test_every_folder_may_import_only_what_lies_below_it() -> None:
+    assert not misplaced(EDGES)
+
+
+def test_no_circles() -> None:
+    assert not circle(EDGES)
+
+
+def _write(root: Path, files: Mapping[str, str]) -> Path:
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root
+
+
+def test_a_circle_through_a_package_is_found(tmp_path: Path) -> None:
+    """As it was once: the package's lazy names -> converters -> their metadata -> the package's version."""
+    root = _write(
+        tmp_path,
+        {
+            "gemma4gguf/__init__.py": "if 0:\n    from converters import convert\n__version__ = '1'\n",
+            "converters/__init__.py": "from .metadata import pairs\n",
+            "converters/metadata.py": "from gemma4gguf import __version__\n",
+        },
+    )
+    assert circle(graph(root)) == ["converters", "converters.metadata", "gemma4gguf", "converters"]
+
+
+def test_a_module_in_the_wrong_folder_is_found(tmp_path: Path) -> None:
+    root = _write(
+        tmp_path,
+        {
+            "gemma4gguf/media/decode.py": "from ..runtime import pace\n",
+            "gemma4gguf/runtime/pace.py": "",
+            "gemma4gguf/runtime/__init__.py": "",
+        },
+    )
+    assert misplaced(graph(root)) == ["gemma4gguf.media.decode -> gemma4gguf.runtime.pace"]
+
+
+def test_only_the_top_and_converters_open_with_names() -> None:
+    """A folder's `__init__` says what it is for; the names are in its modules."""
+    folders = [p for n, p in modules(ROOT).items() if p.name == "__init__.py" and n not in ("gemma4gguf", "converters")]
+    for path in folders:
+        if path.parent.name != "cli":
+            (docstring,) = ast.parse(path.read_text(encoding="utf-8")).body
+            assert isinstance(docstring, ast.Expr)
+
+
+@pytest.mark.parametrize("name", [n for n in EDGES if n.startswith(("gemma4gguf", "converters"))])
+def test_one_boundary_to_c(name: str) -> None:
+    if not name.startswith("gemma4gguf.native"):
+        assert not {"ctypes", "llama_cpp"} & {used.split(".")[0] for used in imports(name, modules(ROOT)[name])}
 
 
 def test_importing_the_package_loads_nothing_heavy() -> None:
@@ -60,6 +173,7 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
 
 
-@pytest.mark.parametrize("module", ["torch", "transformers"])
-def test_neither_torch_nor_transformers(module: str) -> None:
-    assert not [p for p in SOURCES if module in {name.split(".")[0] for name in imports(p)}]
+@pytest.mark.parametrize("library", ["torch", "transformers"])
+def test_neither_torch_nor_transformers(library: str) -> None:
+    used = {n: imports(n, p) for n, p in modules(ROOT).items() if not n.startswith("training")}
+    assert not [n for n, names in used.items() if library in {name.split(".")[0] for name in names}]

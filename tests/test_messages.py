@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from gemma4gguf.chat.messages import MAX_DEPTH, prepare_messages, prepare_tools
 from gemma4gguf.errors import InputError
-from gemma4gguf.messages import MAX_DEPTH, prepare_messages, prepare_tools
 
 PNG = b"\x89PNG\r\n\x1a\n and so on"
 B64 = base64.b64encode(PNG).decode()

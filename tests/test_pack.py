@@ -15,11 +15,11 @@ from gguf import GGMLQuantizationType as T
 from gguf import GGUFValueType as V
 
 from gemma4gguf import Gemma4
-from gemma4gguf.bundle import DRAFTER, EMBEDDER, TEXT, Bundle, Part, Section, part_of, read_sections
+from gemma4gguf.bundle.container import encode_array, encode_pair, layout, padded
+from gemma4gguf.bundle.reading import DRAFTER, EMBEDDER, TEXT, Bundle, Part, Section, part_of, read_sections
 from gemma4gguf.cli import cli, run
-from gemma4gguf.container import encode_array, encode_pair, layout, padded
 from gemma4gguf.errors import ConversionError, Gemma4Error
-from gemma4gguf.pack import pack
+from gemma4gguf.tools.pack import pack
 
 GREEDY = {"temperature": 0, "max_tokens": 8}
 

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import standin
 from PIL import Image
 
 from converters import convert
 from gemma4gguf import Gemma4
 from gemma4gguf.cli import cli, run
 from gemma4gguf.errors import Gemma4Error, InputError
-from gemma4gguf.quality import TEXT, WINDOW, compare, measure
+from gemma4gguf.tools.quality import TEXT, WINDOW, compare, measure
+from tests.support import standin
 
 SOME = resources.files("gemma4gguf").joinpath(TEXT).read_text(encoding="utf-8")[:4000]
 FEW = {"windows": 1, "threads": 1}

@@ -8,11 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from gguf import GGMLQuantizationType
-from quantise_peer import FloatArray, importance_of, llama_quantize, write_imatrix_gguf, write_imatrix_legacy
-from standin import SMALL, write_checkpoint, write_drafter
 
 from converters import MIXTURES, convert
-from gemma4gguf.bundle import DRAFTER, Section, read_sections
+from gemma4gguf.bundle.reading import DRAFTER, Section, read_sections
+from tests.support.quantise_peer import (
+    FloatArray,
+    importance_of,
+    llama_quantize,
+    write_imatrix_gguf,
+    write_imatrix_legacy,
+)
+from tests.support.standin import SMALL, write_checkpoint, write_drafter
 
 COUNT = 3.0  # tokens behind the importance values; a division that does not come out even
 

@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 from gguf import GGMLQuantizationType as T
 
-from converters import convert, stream
+from converters import convert
+from converters import quantise as stream
 from converters.gemma4 import Source
+from converters.quantise import SLAB, Target
 from converters.safetensors import Stored
-from converters.stream import SLAB, Target
-from gemma4gguf.bundle import Bundle
+from gemma4gguf.bundle.reading import Bundle
 from gemma4gguf.errors import ConversionError, NativeError
 from gemma4gguf.native import quantizer
 

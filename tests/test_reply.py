@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from gemma4gguf.chat import render
-from gemma4gguf.reply import MAX_DEPTH, Reply, ReplyParser, ToolCall, gather, parse_reply, read_call
+from gemma4gguf.chat.rendering import render
+from gemma4gguf.chat.reply import MAX_DEPTH, Reply, ReplyParser, ToolCall, gather, parse_reply, read_call
 
 Q = '<|"|>'
 

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 
 import pytest
 
+from gemma4gguf.chat.reply import ReplyParser, ToolCall, parse_reply
+from gemma4gguf.chat.stream import Characters, Chunk, ReplyStream, StopStrings
 from gemma4gguf.errors import InputError
-from gemma4gguf.reply import ReplyParser, ToolCall, parse_reply
-from gemma4gguf.stream import Characters, Chunk, ReplyStream, StopStrings
 
 CHARACTERS = ["a", "b", " ", "\n", "é", "ß", "日", "本", "👋", "👩‍👩‍👧", "e\u0301", "\u0000", "\uffff", "🇳🇴"]
 BROKEN = [b"\xff", b"\xc3", b"\xe6\x97", b"\xf0\x9f\x91", b"\x80", b"\xed\xa0\x80", b"\xc0\xaf", b"\xf4\x90\x80\x80"]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from gemma4gguf import template as template_module
+from gemma4gguf.chat import template as template_module
+from gemma4gguf.chat.template import render_template
 from gemma4gguf.errors import FormatError, InputError
-from gemma4gguf.template import render_template
 
 HI = [{"role": "user", "content": "Hi"}]
 

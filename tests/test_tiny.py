@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import struct
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -18,15 +17,14 @@ import numpy as np
 import pytest
 import soundfile
 
-import gemma4gguf.prompt
+import gemma4gguf.runtime.prompt
 from converters import convert
 from gemma4gguf import Gemma4, patchify
-from gemma4gguf.reply import parse_reply
+from gemma4gguf.chat.reply import parse_reply
+from training import texts
 
 ROOT = Path(__file__).parents[1]
 TINY, ASSISTANT, DATA = ROOT / "models" / "tiny", ROOT / "models" / "tiny-assistant", Path(__file__).parent / "data"
-sys.path.insert(0, str(ROOT / "scripts"))
-from tiny import texts  # noqa: E402  (numpy, Pillow and jinja2 only)
 
 COUNT = 24  # questions a task
 DROP = 0.2  # a wrong stage costs a figure at least this much

@@ -14,10 +14,10 @@ from typing import Any
 
 import click
 
-from .. import __version__
 from ..errors import Gemma4Error
-from ..show import printable
+from ..version import __version__
 from . import convert, demo, examine, export, generate, pack, quality
+from .show import printable
 
 SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from ..show import Progress, Table, number, size, warn
 from .common import common, print_json
+from .show import Progress, Table, number, size, warn
 
 
 @click.command(short_help="Turn a checkpoint into one GGUF file.")
@@ -33,7 +33,7 @@ def convert(source: str, out: Path | None, as_json: bool, debug: bool, **how: An
     """
     from converters import convert as work
 
-    from ..bundle import NAMES
+    from ..bundle.reading import NAMES
 
     given = {name: value for name, value in how.items() if value is not None}
     with Progress(quiet=as_json) as progress:

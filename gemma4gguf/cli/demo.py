@@ -11,9 +11,9 @@ from typing import Any
 import click
 
 from ..errors import InputError
-from ..show import size
 from .common import common, print_json
 from .generate import speed
+from .show import size
 
 MODELS = Path(__file__).parent.parent.parent / "models"  # beside the package in a checkout; a wheel has none
 WEATHER = {

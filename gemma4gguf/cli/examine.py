@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from ..show import Progress, Table, number, printable, size, warn
 from .common import common, print_json
+from .show import Progress, Table, number, printable, size, warn
 
 
 @click.command(short_help="Show what a bundle holds.")
@@ -16,8 +16,8 @@ from .common import common, print_json
 @common
 def inspect(file: Path, as_json: bool, debug: bool) -> None:
     """Show what a bundle holds: sections, types, sizes, defaults, where it comes from."""
-    from ..bundle import Bundle
-    from ..examine import summary
+    from ..bundle.reading import Bundle
+    from ..tools.verify import summary
 
     bundle = Bundle.open(file)
     report = summary(bundle)
@@ -62,7 +62,7 @@ def _told(value: object) -> str:
 @common
 def verify(file: Path, as_json: bool, debug: bool) -> int:
     """Check a bundle's every byte: sizes, hashes, values, parts, template, tokenizer. Exit status 1 on any fault."""
-    from ..examine import faults
+    from ..tools.verify import faults
 
     with Progress(quiet=as_json) as progress:
         found = faults(file, lambda done, total: progress(done, total, "verify"))
@@ -80,7 +80,7 @@ def verify(file: Path, as_json: bool, debug: bool) -> int:
 @common
 def doctor(as_json: bool, debug: bool) -> int:
     """Show what this machine offers and what would stop gemma4gguf on it."""
-    from ..doctor import examine
+    from ..tools.doctor import examine
 
     findings = examine()
     if as_json:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from ..show import Progress, Table, size, warn
 from .common import common, print_json
+from .show import Progress, Table, size, warn
 
 
 @click.command(short_help="Lay out a bundle for other runtimes.")
@@ -33,7 +33,7 @@ def export(
 
     The parts are the bundle's own bytes; `gemma4gguf pack` makes the same bundle of them again.
     """
-    from ..export import export as work
+    from ..tools.export import export as work
 
     with Progress(quiet=as_json) as progress:
         result = work(

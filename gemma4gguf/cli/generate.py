@@ -12,8 +12,8 @@ from typing import Any
 
 import click
 
-from ..show import warn
 from .common import common, print_json, standard_input
+from .show import warn
 
 STDIN = "-"
 OPENING = (

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from ..show import Progress, Table, size, warn
 from .common import common, print_json
+from .show import Progress, Table, size, warn
 
 
 @click.command(short_help="Join GGUF files from anyone to one bundle.")
@@ -25,8 +25,8 @@ def pack(
 
     TEXT may be a bundle: its parts stay unless an option replaces them. Nothing is converted, so nothing is lost.
     """
-    from ..bundle import NAMES
-    from ..pack import pack as work
+    from ..bundle.reading import NAMES
+    from ..tools.pack import pack as work
 
     with Progress(quiet=as_json) as progress:
         result = work(

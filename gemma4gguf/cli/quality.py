@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from ..show import Progress, Table, number
 from .common import common, print_json
+from .show import Progress, Table, number
 
 
 def _positions(n: float) -> str:
@@ -44,7 +44,7 @@ def quality(
 
     gemma4gguf quality gemma-Q4_K_M.gguf gemma-Q4_0.gguf --reference gemma-Q8_0.gguf
     """
-    from ..quality import compare, read_text
+    from ..tools.quality import compare, read_text
 
     with Progress(quiet=as_json) as progress:
         results = compare(

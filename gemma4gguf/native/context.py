@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ..errors import InputError, NativeError
 from .extensions import extension
 from .library import C, default_threads, started
-from .model import Model
+from .weights import Model
 
 KV_TYPES = {"f32": 0, "f16": 1, "bf16": 30, "q8_0": 8, "q4_0": 2}  # enum ggml_type
 FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}  # enum llama_flash_attn_type

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from reference import Reference
+
+from tests.support.reference import Reference
 
 
 @pytest.fixture(scope="session")

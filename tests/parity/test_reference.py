@@ -5,12 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import cases
 import numpy as np
 import pytest
-import standin
 import torch
-from reference import Inputs, Reference
 from transformers import (
     Gemma4UnifiedAssistantForCausalLM,
     Gemma4UnifiedForCausalLM,
@@ -18,6 +15,8 @@ from transformers import (
 )
 
 from gemma4gguf import frame, patchify
+from tests.support import cases, standin
+from tests.support.reference import Inputs, Reference
 
 SAME = 1e-4  # logits with a standard deviation of 2, float32 in another order
 CASES = {case.name: case for case in cases.CASES}

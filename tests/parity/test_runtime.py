@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import cases
 import numpy as np
 import pytest
-from reference import Inputs, Reference
 from transformers import Gemma4UnifiedAudioFeatureExtractor
 
 from gemma4gguf import Gemma4, frame, patchify
+from tests.support import cases
+from tests.support.reference import Inputs, Reference
 
 CLOSE = 0.03  # logits, whose standard deviation is 2 here
 TIE = 0.005  # two logits closer than this are equally good: which of them wins is rounding

@@ -9,7 +9,8 @@ from typing import Any
 
 import gguf
 import pytest
-from parts import ARCHITECTURES, cut
+
+from tests.support.parts import ARCHITECTURES, cut
 
 TYPES = ("F32", "F16", "BF16", "Q8_0")  # what llama.cpp's converter can write
 

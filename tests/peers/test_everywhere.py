@@ -13,21 +13,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import cases
 import gguf
 import numpy as np
 import pytest
-import runtimes
 import soundfile
 from PIL import Image
-from runtimes import Job
 
 from gemma4gguf import Bundle, Gemma4
-from gemma4gguf.bundle import DRAFTER, EMBEDDER, TEXT
+from gemma4gguf.bundle.reading import DRAFTER, EMBEDDER, TEXT
 from gemma4gguf.errors import FormatError, InputError
-from gemma4gguf.examine import faults
-from gemma4gguf.export import export
-from gemma4gguf.pack import pack
+from gemma4gguf.tools.export import export
+from gemma4gguf.tools.pack import pack
+from gemma4gguf.tools.verify import faults
+from tests.support import cases, runtimes
+from tests.support.runtimes import Job
 
 STEPS = 12
 SUBJECTS = (

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from conftest import Runner
 
-from gemma4gguf.quality import TEXT, measure
+from gemma4gguf.tools.quality import TEXT, measure
 
-TEXT_PATH = Path(__file__).parents[2] / "gemma4gguf" / TEXT
+TEXT_PATH = Path(__file__).parents[2] / "gemma4gguf" / "tools" / TEXT
 
 
 @pytest.mark.parametrize("quant", ["Q8_0", "Q4_K_M", "Q2_K"])

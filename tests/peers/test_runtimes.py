@@ -13,21 +13,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import cases
 import gguf
 import llama_cpp
 import numpy as np
 import pytest
 import soundfile
-from parts import ARCHITECTURES, cut
 from PIL import Image
 
 from gemma4gguf import Bundle, Gemma4, render
-from gemma4gguf.answer import Rules
-from gemma4gguf.chat import raw_segments
-from gemma4gguf.decode import decode
+from gemma4gguf.chat.rendering import raw_segments
 from gemma4gguf.native.sampler import Sampler, Sampling
-from gemma4gguf.prompt import spans
+from gemma4gguf.runtime.answer import Rules
+from gemma4gguf.runtime.decode import decode
+from gemma4gguf.runtime.prompt import spans
+from tests.support import cases
+from tests.support.parts import ARCHITECTURES, cut
 
 STEPS = 16
 GREEDY = Sampling(temperature=0, top_k=0, top_p=1, min_p=0, seed=0)

@@ -10,26 +10,24 @@ import io
 import itertools
 import json
 import shlex
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import runtimes
 import soundfile
 from PIL import Image
-from runtimes import Job
 
 from converters import convert
 from gemma4gguf import patchify
-from gemma4gguf.export import export
+from gemma4gguf.tools.export import export
+from tests.support import runtimes
+from tests.support.runtimes import Job
+from training import texts
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "tests" / "data"
-sys.path.insert(0, str(ROOT / "scripts"))
-from tiny import texts  # noqa: E402  (numpy, Pillow and jinja2 only)
 
 COUNT, NEEDED = 20, 18
 CONTEXT = 4096

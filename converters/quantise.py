@@ -1,0 +1,182 @@
+"""Tensors into the bytes of a section: read, quantised and handed on in slabs of rows, several at a time.
+
+In: what to write, in order, and where it is stored. Out: pieces of bytes, in order, whatever the number of threads.
+Memory is bounded by the slabs, never by a tensor. Knows nothing of headers or models.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+from gguf import GGMLQuantizationType as T
+from numpy.typing import NDArray
+
+from gemma4gguf.bundle.container import padded, tensor_nbytes
+from gemma4gguf.errors import ConversionError, NativeError
+from gemma4gguf.native import quantizer
+
+from .gemma4 import Source
+from .safetensors import Stored
+
+SLAB = 1 << 20  # values in one piece of work: 4 MB as float32, which stays in a core's cache
+AHEAD = 2  # slabs per thread that may be under way or wait to be written
+
+Bytes = NDArray[np.uint8]
+FloatArray = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A tensor to be written as `type`; `importance` is float32 [columns], or None."""
+
+    source: Source
+    type: T
+    importance: FloatArray | None = None
+
+    @property
+    def rows(self) -> int:
+        return prod(self.source.shape[:-1])
+
+    @property
+    def nbytes(self) -> int:
+        return tensor_nbytes(self.source.shape, self.type)
+
+
+def pieces(targets: Sequence[Target], threads: int) -> Iterator[Bytes]:
+    """The targets' data, each padded to the alignment of a GGUF.
+
+    Raises ConversionError that names the tensor when it holds values that cannot be stored, or cannot be read.
+    """
+    jobs = (job for target in targets for job in _jobs(target))
+    scratch = threading.local()
+    pool = ThreadPoolExecutor(threads, "quantise")
+    waiting: deque[Future[Bytes]] = deque()
+    with quantizer.quantizer():
+        try:
+            for target, start, stop in jobs:
+                waiting.append(pool.submit(_slab, scratch, target, start, stop))
+                if len(waiting) > threads * AHEAD:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:  # also when nobody wants the rest: Ctrl-C, a full disk
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _jobs(target: Target) -> Iterator[tuple[Target, int, int]]:
+    step = max(1, SLAB // target.source.shape[-1])
+    if target.source.transpose or target.source.values is not None:
+        step = target.rows  # small ones, and their rows do not lie in order
+    for start in range(0, target.rows, step):
+        yield target, start, min(start + step, target.rows)
+
+
+def _slab(scratch: Any, target: Target, start: int, stop: int) -> Bytes:
+    """Rows `start` to `stop` of a target as stored bytes, with the tensor's padding after its last row."""
+    source, width = target.source, target.source.shape[-1]
+    if source.values is not None:
+        out = _quantised(target, source.values.reshape(-1, width)[start:stop])
+    else:
+        assert source.stored is not None
+        stored = source.stored
+        raw = _read(scratch, target, stored, start, stop)
+        if stored.type is target.type and source.columns is None:
+            _check_copied(target, stored, raw)
+            out = raw.copy()
+        else:
+            rows = _floats(scratch, stored.type, raw, width)
+            if source.columns is not None:
+                rows = np.ascontiguousarray(rows[:, source.columns])
+            if not np.isfinite(rows).all():
+                raise _not_finite(target, stored)
+            out = _quantised(target, rows)
+    if stop < target.rows:
+        return out
+    tail = padded(target.nbytes) - target.nbytes
+    return np.concatenate([out, np.zeros(tail, np.uint8)]) if tail else out
+
+
+def _quantised(target: Target, rows: FloatArray) -> Bytes:
+    if target.type is T.F32:
+        return np.array(rows, np.float32).reshape(-1).view(np.uint8)
+    try:
+        return quantizer.quantize_rows(rows, target.type, target.importance).reshape(-1)
+    except NativeError as error:
+        raise ConversionError(f"{target.source.name}: {error}; choose another type for it with --type") from None
+
+
+def _read(scratch: Any, target: Target, stored: Stored, start: int, stop: int) -> Bytes:
+    """The stored bytes of some rows. With `transpose`, of all of them, in the order they are written."""
+    width = stored.shape[-1] if stored.shape else 1
+    each = tensor_nbytes((width,), stored.type)
+    raw = _buffer(scratch, "raw", (stop - start) * each)
+    try:
+        # A plain read, not a map: a file that shrinks or a failing disk is an error here, not a killed process.
+        with open(stored.path, "rb", buffering=0) as file:
+            file.seek(stored.offset + start * each)
+            view, done = raw.data, 0
+            while done < len(view):
+                count = file.readinto(view[done:])
+                if not count:
+                    raise ConversionError(f"{stored.path}: ended inside {stored.name!r}; it changed while it was read")
+                done += count
+    except OSError as error:
+        raise ConversionError(f"{stored.path}: {stored.name!r} cannot be read ({error.strerror})") from None
+    if target.source.transpose:
+        first, second = stored.shape[:2]
+        return np.ascontiguousarray(raw.reshape(first, second, -1).transpose(1, 0, 2)).reshape(-1)
+    return raw
+
+
+def _floats(scratch: Any, kind: T, raw: Bytes, width: int) -> FloatArray:
+    """Stored bytes as float32 [n, width], exactly, in a buffer of this thread's."""
+    if kind is T.F32:
+        stored: FloatArray = raw.view(np.float32).reshape(-1, width)
+        return stored
+    if kind is T.Q8_0:
+        blocks = raw.reshape(-1, 34)  # a float16 scale and 32 int8 each
+        scales = blocks[:, :2].copy().view(np.float16).astype(np.float32)
+        values: FloatArray = blocks[:, 2:].view(np.int8).astype(np.float32) * scales
+        return values.reshape(-1, width)
+    halves = raw.view(np.uint16)
+    out: FloatArray = _buffer(scratch, "floats", halves.size * 4).view(np.float32)
+    if kind is T.BF16:  # the upper half of a float32
+        np.left_shift(halves, np.uint32(16), out=out.view(np.uint32), casting="unsafe")
+    else:
+        out[:] = halves.view(np.float16)
+    return out.reshape(-1, width)
+
+
+def _buffer(scratch: Any, name: str, size: int) -> Bytes:
+    """`size` bytes that this thread uses again for every slab."""
+    held: Bytes | None = getattr(scratch, name, None)
+    if held is None or held.size < size:
+        held = np.empty(size, np.uint8)
+        setattr(scratch, name, held)
+    return held[:size]
+
+
+def _check_copied(target: Target, stored: Stored, raw: Bytes) -> None:
+    """Bytes that pass unchanged are looked at too."""
+    if stored.type is T.BF16:
+        fine = bool((raw.view(np.uint16) & np.uint16(0x7FFF)).max(initial=0) < 0x7F80)
+    elif stored.type in (T.F32, T.F16):
+        fine = bool(np.isfinite(raw.view(np.float32 if stored.type is T.F32 else np.float16)).all())
+    else:
+        fine = quantizer.is_valid(raw, stored.type)
+    if not fine:
+        raise _not_finite(target, stored)
+
+
+def _not_finite(target: Target, stored: Stored) -> ConversionError:
+    return ConversionError(
+        f"{stored.path}: {stored.name!r} ({target.source.name}) holds values that are not finite; "
+        "the checkpoint is broken, get it again"
+    )

@@ -1,0 +1,319 @@
+"""One GGUF v3 header, read and written: keys and tensor table, never the tensor data.
+
+In: the bytes of a file, untrusted. Out: a `Header` whose every count, length and offset was checked against
+the file's size. Long arrays (vocabulary, merges) stay bytes until somebody asks for them.
+Knows nothing of sections or models: that is `bundle`.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
+
+from ..errors import FormatError
+
+MAGIC = b"GGUF"
+VERSION = 3
+DEFAULT_ALIGNMENT = 32  # bytes
+MAX_DIMENSIONS = 4
+# Far above any model's (a 12B has 667 tensors and a header of 15 MB with 1.3 million strings), and small enough that a
+# hostile header costs neither time nor memory.
+MAX_KEY_BYTES = 65_535
+MAX_STRING_BYTES = 1 << 24
+MAX_ENTRIES = 1 << 16  # tensors, and keys
+MAX_VALUES = 1 << 23  # in all arrays together
+MAX_HEADER_BYTES = 1 << 28
+
+_SCALARS: dict[GGUFValueType, struct.Struct] = {
+    GGUFValueType.UINT8: struct.Struct("<B"),
+    GGUFValueType.INT8: struct.Struct("<b"),
+    GGUFValueType.UINT16: struct.Struct("<H"),
+    GGUFValueType.INT16: struct.Struct("<h"),
+    GGUFValueType.UINT32: struct.Struct("<I"),
+    GGUFValueType.INT32: struct.Struct("<i"),
+    GGUFValueType.FLOAT32: struct.Struct("<f"),
+    GGUFValueType.BOOL: struct.Struct("<?"),
+    GGUFValueType.UINT64: struct.Struct("<Q"),
+    GGUFValueType.INT64: struct.Struct("<q"),
+    GGUFValueType.FLOAT64: struct.Struct("<d"),
+}
+_U32, _U64 = _SCALARS[GGUFValueType.UINT32], _SCALARS[GGUFValueType.UINT64]
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One row of a tensor table. `shape` is in numpy's order (rows first); `offset` counts from the data's start."""
+
+    name: str
+    shape: tuple[int, ...]
+    type: GGMLQuantizationType
+    offset: int
+
+    @property
+    def nbytes(self) -> int:
+        return tensor_nbytes(self.shape, self.type)
+
+
+@dataclass(frozen=True)
+class Header:
+    """The keys and the tensor table of one GGUF.
+
+    `start` is where it begins in its file, `data_start` where its tensor data begins, `end` the first byte after
+    the last tensor's padding (never beyond the file). `pairs` keeps each key with its value as raw bytes, in order,
+    so that a rewrite changes nothing that it does not mean to.
+    """
+
+    start: int
+    data_start: int
+    end: int
+    alignment: int
+    metadata: Mapping[str, Any]
+    tensors: Mapping[str, TensorInfo]
+    pairs: Mapping[str, bytes]
+
+
+class LazyStrings(Sequence[str]):
+    """An array of strings that stays as bytes until it is used (a vocabulary has 262,144 of them)."""
+
+    def __init__(self, raw: bytes, count: int) -> None:
+        self._raw, self._count = raw, count
+        self._items: list[str] | None = None
+
+    def _load(self) -> list[str]:
+        if self._items is None:
+            raw, pos, items = self._raw, 0, []
+            for _ in range(self._count):
+                (n,) = _U64.unpack_from(raw, pos)
+                items.append(raw[pos + 8 : pos + 8 + n].decode("utf-8", "replace"))
+                pos += 8 + n
+            self._items = items
+        return self._items
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._load()[index]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._load())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    def __repr__(self) -> str:
+        return f"LazyStrings({self._count})"
+
+
+def tensor_nbytes(shape: Sequence[int], kind: GGMLQuantizationType) -> int:
+    """Bytes of a tensor's data; `shape` in numpy order, the last dimension a whole number of the type's blocks."""
+    block, size = GGML_QUANT_SIZES[kind]
+    count = 1
+    for n in shape:
+        count *= n
+    return int(count // block * size)
+
+
+def padded(n: int, alignment: int = DEFAULT_ALIGNMENT) -> int:
+    return -(-n // alignment) * alignment
+
+
+# ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class _Cursor:
+    """A position in untrusted bytes: every read is checked against the end first."""
+
+    def __init__(self, data: Any, start: int, where: str) -> None:
+        self.data, self.pos, self.where = data, start, where
+        self.size = min(len(data), start + MAX_HEADER_BYTES)
+        self.values = MAX_VALUES
+
+    def fail(self, what: str) -> FormatError:
+        return FormatError(
+            f"{self.where}: {what} at byte {self.pos:,}: the file is damaged or incomplete; get it again"
+        )
+
+    @property
+    def whole(self) -> str:
+        return f"file ({self.size:,} bytes)" if self.size == len(self.data) else f"largest header ({self.size:,} bytes)"
+
+    def take(self, n: int) -> bytes:
+        if n > self.size - self.pos:
+            raise self.fail(f"a field of {n:,} bytes runs past the end of the {self.whole}")
+        out: bytes = self.data[self.pos : self.pos + n]
+        self.pos += n
+        return out
+
+    def number(self, kind: struct.Struct) -> Any:
+        return kind.unpack(self.take(kind.size))[0]
+
+    def text(self, what: str, limit: int, errors: str = "strict") -> str:
+        n = self.number(_U64)
+        if n > limit:
+            raise self.fail(f"{what} of {n:,} bytes (at most {limit:,})")
+        try:
+            return self.take(n).decode("utf-8", errors)
+        except UnicodeDecodeError:
+            raise self.fail(f"{what} that is not UTF-8") from None
+
+    def value(self) -> Any:
+        kind = self.kind()
+        if kind is GGUFValueType.STRING:
+            return self.text("a string", MAX_STRING_BYTES, "replace")
+        if kind is GGUFValueType.ARRAY:
+            return self.array()
+        return self.number(_SCALARS[kind])
+
+    def kind(self) -> GGUFValueType:
+        number = self.number(_U32)
+        try:
+            return GGUFValueType(number)
+        except ValueError:
+            raise self.fail(f"unknown value type {number}") from None
+
+    def array(self) -> Any:
+        kind, count = self.kind(), self.number(_U64)
+        if kind is GGUFValueType.ARRAY:
+            raise self.fail("an array of arrays")
+        if kind is not GGUFValueType.STRING:
+            scalar = _SCALARS[kind]
+            return list(struct.unpack(f"<{count}{scalar.format[1:]}", self.take(self.room(count, scalar.size))))
+        self.room(count, _U64.size)
+        start, data, size, pos = self.pos, self.data, self.size, self.pos
+        for _ in range(count):  # the one hot loop: 776,000 strings in a 12B's header
+            end = pos + 8
+            pos = end + int.from_bytes(data[pos:end], "little")
+            if pos > size or end > size:
+                self.pos = start
+                raise self.fail(f"an array of {count:,} strings runs past the end of the {self.whole}")
+        self.pos = pos
+        return LazyStrings(data[start:pos], count)
+
+    def room(self, count: int, each: int) -> int:
+        if count > (self.size - self.pos) // each:
+            raise self.fail(f"an array of {count:,} values runs past the end of the {self.whole}")
+        if count > self.values:
+            raise self.fail(f"an array of {count:,} values, which makes more than {MAX_VALUES:,} in all")
+        self.values -= count
+        return count * each
+
+
+def read_header(data: Any, start: int, where: str) -> Header:
+    """Parse the GGUF that begins at byte `start` of `data` (bytes or mmap). `where` names the file in errors.
+
+    Raises FormatError for anything that is not a well-formed little-endian GGUF v3 inside the file's bounds.
+    """
+    at = _Cursor(data, start, where)
+    if len(data) - start < 24 or data[start : start + 4] != MAGIC:
+        found = bytes(data[start : start + 4])
+        raise FormatError(f"{where}: not a GGUF file (it starts with {found!r}, expected {MAGIC!r})")
+    at.pos += 4
+    version = at.number(_U32)
+    if version != VERSION:
+        raise FormatError(f"{where}: GGUF version {version} is not supported (expected {VERSION}); convert it again")
+    tensor_count, pair_count = at.number(_U64), at.number(_U64)
+    if tensor_count > MAX_ENTRIES or pair_count > MAX_ENTRIES:
+        raise at.fail(f"{tensor_count:,} tensors and {pair_count:,} keys (at most {MAX_ENTRIES:,} of each)")
+
+    metadata: dict[str, Any] = {}
+    pairs: dict[str, bytes] = {}
+    for _ in range(pair_count):
+        begin = at.pos
+        key = at.text("a key", MAX_KEY_BYTES)
+        if key in metadata:
+            raise at.fail(f"the key {key!r} a second time")
+        metadata[key] = at.value()
+        pairs[key] = data[begin : at.pos]
+    alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
+    if not isinstance(alignment, int) or not 8 <= alignment <= 1 << 20 or alignment & (alignment - 1):
+        raise FormatError(f"{where}: general.alignment is {alignment!r}, expected a power of two")
+
+    tensors: dict[str, TensorInfo] = {}
+    for _ in range(tensor_count):
+        info = _tensor_info(at)
+        if info.name in tensors:
+            raise at.fail(f"the tensor {info.name!r} a second time")
+        if info.offset % alignment:
+            raise at.fail(f"the tensor {info.name!r} at offset {info.offset}, not a multiple of {alignment}")
+        tensors[info.name] = info
+    data_start = start + padded(at.pos - start, alignment)
+    last = max((t.offset + t.nbytes for t in tensors.values()), default=0)
+    if tensors and data_start + last > len(data):
+        missing = data_start + last - len(data)
+        raise FormatError(f"{where}: truncated: {missing:,} bytes of tensor data are missing; get the file again")
+    return Header(
+        start=start,
+        data_start=data_start,
+        end=min(len(data), data_start + padded(last, alignment)),
+        alignment=alignment,
+        metadata=metadata,
+        tensors=tensors,
+        pairs=pairs,
+    )
+
+
+def _tensor_info(at: _Cursor) -> TensorInfo:
+    name = at.text("a tensor name", MAX_KEY_BYTES)
+    dimensions = at.number(_U32)
+    if not 1 <= dimensions <= MAX_DIMENSIONS:
+        raise at.fail(f"the tensor {name!r} with {dimensions} dimensions")
+    shape = tuple(at.number(_U64) for _ in range(dimensions))[::-1]
+    kind, offset = at.number(_U32), at.number(_U64)
+    try:
+        kind = GGMLQuantizationType(kind)
+    except ValueError:
+        raise at.fail(f"the tensor {name!r} of unknown type {kind}") from None
+    block = GGML_QUANT_SIZES[kind][0]
+    if any(not 1 <= n < 1 << 40 for n in shape) or shape[-1] % block:
+        raise at.fail(f"the tensor {name!r} of shape {list(shape)} in blocks of {block}")
+    return TensorInfo(name, shape, kind, offset)
+
+
+# ── writing ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def encode_string(text: str) -> bytes:
+    raw = text.encode("utf-8")
+    return _U64.pack(len(raw)) + raw
+
+
+def encode_pair(key: str, kind: GGUFValueType, value: Any) -> bytes:
+    """One key with a scalar or string value of type `kind`."""
+    body = encode_string(value) if kind is GGUFValueType.STRING else _SCALARS[kind].pack(value)
+    return encode_string(key) + _U32.pack(kind) + body
+
+
+def encode_array(key: str, kind: GGUFValueType, values: Sequence[Any]) -> bytes:
+    """One key with an array of `kind`. Readers in the field refuse empty arrays, so writing one is an error."""
+    if not values:
+        raise ValueError(f"{key}: an empty array cannot be stored")
+    if kind is GGUFValueType.STRING:
+        body = b"".join(map(encode_string, values))
+    else:
+        body = struct.pack(f"<{len(values)}{_SCALARS[kind].format[1:]}", *values)
+    return encode_string(key) + _U32.pack(GGUFValueType.ARRAY) + _U32.pack(kind) + _U64.pack(len(values)) + body
+
+
+def encode_header(pairs: Iterable[bytes], tensors: Iterable[TensorInfo], alignment: int = DEFAULT_ALIGNMENT) -> bytes:
+    """A whole header, padded to where the tensor data begins."""
+    pairs, tensors = list(pairs), list(tensors)
+    out = [MAGIC, _U32.pack(VERSION), _U64.pack(len(tensors)), _U64.pack(len(pairs)), *pairs]
+    for t in tensors:
+        out += [encode_string(t.name), _U32.pack(len(t.shape)), *(_U64.pack(n) for n in reversed(t.shape))]
+        out += [_U32.pack(t.type), _U64.pack(t.offset)]
+    header = b"".join(out)
+    return header + bytes(padded(len(header), alignment) - len(header))
+
+
+def layout(tensors: Iterable[tuple[str, tuple[int, ...], GGMLQuantizationType]]) -> list[TensorInfo]:
+    """Give each (name, shape, type) its offset, one after the other, aligned."""
+    out, offset = [], 0
+    for name, shape, kind in tensors:
+        out.append(TensorInfo(name, shape, kind, offset))
+        offset += padded(out[-1].nbytes)
+    return out

@@ -1,0 +1,351 @@
+"""The bundle: complete GGUF files one after the other in one file, each at a multiple of 65,536 bytes.
+
+In: a path (to read) or parts (to write). Out: sections with their keys, tensors and arrays, or a finished file.
+llama.cpp never looks past the last tensor of the first section, so a bundle is a plain text model to it.
+Everything read is untrusted. Knows nothing of models or llama.cpp.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, Any
+
+import gguf
+import numpy as np
+from gguf import GGMLQuantizationType, GGUFValueType
+from numpy.typing import NDArray
+
+from ..errors import ConversionError, FormatError, InputError
+from .container import (
+    DEFAULT_ALIGNMENT,
+    Header,
+    LazyStrings,
+    TensorInfo,
+    encode_array,
+    encode_header,
+    encode_pair,
+    padded,
+    read_header,
+)
+from .newfile import new_file
+
+TEXT, EMBEDDER, DRAFTER = "gemma4", "clip", "gemma4-assistant"  # general.architecture of each section, in order
+ORDER = (TEXT, EMBEDDER, DRAFTER)
+NAMES = {TEXT: "text model", EMBEDDER: "multimodal embedder", DRAFTER: "MTP drafter"}
+SECTION_ALIGNMENT = 65_536  # bytes; a page on every system, so that each section can be memory-mapped
+BUNDLE_VERSION = 1
+KEY = "gemma4gguf.bundle."
+COPY_BYTES = 8 << 20
+
+_UNHASHED = "0" * 64  # what the text section's own digest is read as while that section is hashed
+
+_STORED_AS_THEY_ARE = {GGMLQuantizationType.F32: np.float32, GGMLQuantizationType.F16: np.float16}
+
+
+def a_kind(architecture: str) -> str:
+    """A section's kind with its article, for messages."""
+    what = NAMES.get(architecture, f"{architecture!r} model")
+    return f"{'an' if what.startswith('MTP') else 'a'} {what}"
+
+
+# ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class Section:
+    """One complete GGUF inside a file: `size` bytes from `offset`."""
+
+    path: Path
+    architecture: str
+    offset: int
+    size: int
+    header: Header
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        return self.header.metadata
+
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        return self.header.tensors
+
+    def raw(self, name: str) -> NDArray[np.uint8]:
+        """The tensor's stored bytes, uint8 [nbytes], memory-mapped read-only."""
+        info = self.tensors[name]
+        return np.memmap(self.path, np.uint8, "r", offset=self.header.data_start + info.offset, shape=(info.nbytes,))
+
+    def array(self, name: str) -> NDArray[Any]:
+        """A tensor in numpy's order: F32 and F16 memory-mapped as they lie, every other type as new float32.
+
+        Raises FormatError when the section has no such tensor or its type cannot be read back.
+        """
+        if name not in self.tensors:
+            what = NAMES.get(self.architecture, self.architecture)
+            raise FormatError(f"{self.path}: the {what} has no tensor {name!r}; convert it again")
+        info, raw = self.tensors[name], self.raw(name)
+        dtype = _STORED_AS_THEY_ARE.get(info.type)
+        if dtype is not None:
+            view: NDArray[Any] = raw.view(dtype).reshape(info.shape)
+            return view
+        try:
+            flat: NDArray[Any] = gguf.quants.dequantize(np.asarray(raw).reshape(info.shape[0], -1), info.type)
+        except NotImplementedError:
+            raise FormatError(f"{self.path}: {name!r} is stored as {info.type.name}, which cannot be read") from None
+        return flat.reshape(info.shape).astype(np.float32, copy=False)
+
+    def copy(self) -> Iterator[memoryview]:
+        """The section's bytes, in pieces."""
+        with open(self.path, "rb") as file:
+            yield from _pieces(file, self.offset, self.size)
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle, or a plain text GGUF, which is a bundle of one section.
+
+    `missing` names the sections that the metadata promises and the file does not hold: a tool rewrote it.
+    """
+
+    path: Path
+    sections: tuple[Section, ...]
+    missing: tuple[str, ...]
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Bundle:
+        """Walk the file's sections. Raises InputError (no such file) or FormatError (not a Gemma 4 bundle)."""
+        path = Path(path)
+        sections = read_sections(path)
+        found = [s.architecture for s in sections]
+        if found[0] != TEXT:
+            raise FormatError(
+                f"{path}: holds {a_kind(found[0])}, expected a Gemma 4 text model first (architecture {TEXT!r})"
+            )
+        if found != [name for name in ORDER if name in found]:
+            raise FormatError(
+                f"{path}: sections {', '.join(map(repr, found))}: expected each of {', '.join(ORDER)} once, in order"
+            )
+        missing = (name for name in promises(sections[0]) if name not in found)
+        return cls(path, tuple(sections), tuple(missing))
+
+    def section(self, architecture: str) -> Section | None:
+        return next((s for s in self.sections if s.architecture == architecture), None)
+
+    @property
+    def text(self) -> Section:
+        return self.sections[0]
+
+    def require(self, architecture: str) -> Section:
+        """The section, or a FormatError that says why it is not there and what to do."""
+        section = self.section(architecture)
+        if section is not None:
+            return section
+        raise FormatError(f"{self.path}: {self.absence(architecture)}")
+
+    def absence(self, architecture: str) -> str:
+        """Why a section is not there, and the cure, for messages."""
+        what = NAMES.get(architecture, f"section {architecture!r}")
+        if architecture in self.missing:
+            return (
+                f"the {what} that this file once had is gone: another tool rewrote the file, or it is one part of a "
+                "bundle; put it back with `gemma4gguf pack`"
+            )
+        return f"has no {what}; convert the full checkpoint, or add one with `gemma4gguf pack`"
+
+
+def promises(text: Section) -> dict[str, tuple[int, str]]:
+    """Architecture -> (size in bytes, SHA-256) of the sections that a bundle's text section names; empty where it
+    names none. Raises FormatError where the lists are none or do not agree.
+    """
+    lists = [text.metadata.get(KEY + name, []) for name in ("sections", "sizes", "sha256")]
+    kinds = (str, int, str)
+    for values, kind in zip(lists, kinds, strict=True):
+        if not isinstance(values, (list, LazyStrings)) or not all(type(value) is kind for value in values):
+            raise FormatError(f"{text.path}: the keys {KEY}* are damaged; get the file again, or convert again")
+    names, sizes, digests = lists
+    if not len(names) == len(sizes) == len(digests) == len(set(names)):
+        raise FormatError(
+            f"{text.path}: names {len(names)} sections, {len(sizes)} sizes and {len(digests)} hashes; "
+            "get the file again, or convert again"
+        )
+    return {name: (size, sha) for name, size, sha in zip(names, sizes, digests, strict=True)}
+
+
+def read_sections(path: str | os.PathLike[str]) -> list[Section]:
+    """Every GGUF in the file, by walking: the end of one, up to the next multiple of 65,536, the next."""
+    path = Path(path)
+    data = _map(path)
+    sections: list[Section] = []
+    start = 0
+    while start < len(data):
+        if sections and data[start : start + 4] != b"GGUF":
+            raise FormatError(f"{path}: unknown bytes at {start:,}, after the {sections[-1].architecture!r} section")
+        header = read_header(data, start, str(path))
+        architecture = header.metadata.get("general.architecture")
+        if not isinstance(architecture, str):
+            raise FormatError(f"{path}: the section at byte {start:,} names no general.architecture")
+        sections.append(Section(path, architecture, start, header.end - start, header))
+        start = padded(header.end, SECTION_ALIGNMENT)
+    return sections
+
+
+def _map(path: Path) -> mmap.mmap:
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder, expected a .gguf file")
+    try:
+        with open(path, "rb") as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except ValueError:
+        raise FormatError(f"{path}: the file is empty") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _pieces(file: IO[bytes], offset: int, size: int) -> Iterator[memoryview]:
+    file.seek(offset)
+    while size:
+        piece = file.read(min(COPY_BYTES, size))
+        if not piece:
+            raise FormatError(f"{file.name}: ended {size:,} bytes early; it changed while it was read")
+        size -= len(piece)
+        yield memoryview(piece)
+
+
+def digest(section: Section) -> str:
+    """SHA-256 of a section as the metadata has it: the text section with its own digest read as zeros."""
+    sha = hashlib.sha256()
+    with open(section.path, "rb") as file:
+        file.seek(section.offset)
+        header = file.read(section.header.data_start - section.offset)
+        own = promises(section).get(TEXT) if section.architecture == TEXT else None
+        if own is not None:
+            header = header.replace(own[1].encode(), _UNHASHED.encode(), 1)
+        sha.update(header)
+        for piece in _pieces(
+            file, section.header.data_start, section.offset + section.size - section.header.data_start
+        ):
+            sha.update(piece)
+    return sha.hexdigest()
+
+
+# ── writing ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class Part:
+    """A section to be written: its encoded keys, its tensor table, and a source of its data.
+
+    `data()` yields the tensor data in the table's order, each tensor padded to `alignment`, in pieces of any size.
+    """
+
+    architecture: str
+    pairs: Mapping[str, bytes]
+    tensors: Sequence[TensorInfo]
+    data: Callable[[], Iterable[Any]]
+    alignment: int = DEFAULT_ALIGNMENT
+
+    @property
+    def data_size(self) -> int:
+        return max((padded(t.offset + t.nbytes, self.alignment) for t in self.tensors), default=0)
+
+    def header(self, extra: Iterable[bytes] = ()) -> bytes:
+        pairs = [raw for key, raw in self.pairs.items() if not key.startswith(KEY)]
+        return encode_header([*pairs, *extra], self.tensors, self.alignment)
+
+
+def part_of(section: Section) -> Part:
+    """A section of an existing file as a part of a new one: keys, table and data unchanged."""
+    header = section.header
+
+    tensors = list(header.tensors.values())
+
+    def data() -> Iterator[Any]:
+        held = header.end - header.data_start
+        with open(section.path, "rb") as file:
+            yield from _pieces(file, header.data_start, held)
+        yield bytes(part.data_size - held)  # a file may end without the padding after its last tensor
+
+    part = Part(section.architecture, header.pairs, tensors, data, header.alignment)
+    return part
+
+
+def planned_section(part: Part, path: Path) -> Section:
+    """What a part will be once it is written, for checks beforehand: keys and tensor table, without the data."""
+    header = read_header(encode_header(part.pairs.values(), [], part.alignment), 0, str(path))
+    return Section(path, part.architecture, 0, 0, replace(header, tensors={t.name: t for t in part.tensors}))
+
+
+def _bundle_pairs(parts: Sequence[Part], sizes: Sequence[int], digests: Sequence[str]) -> list[bytes]:
+    return [
+        encode_pair(KEY + "version", GGUFValueType.UINT32, BUNDLE_VERSION),
+        encode_array(KEY + "sections", GGUFValueType.STRING, [p.architecture for p in parts]),
+        encode_array(KEY + "sizes", GGUFValueType.UINT64, sizes),
+        encode_array(KEY + "sha256", GGUFValueType.STRING, digests),
+    ]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where each part's header begins and how long each part is, before anything is written."""
+
+    offsets: tuple[int, ...]
+    sizes: tuple[int, ...]
+
+    @property
+    def total(self) -> int:
+        return self.offsets[-1] + self.sizes[-1]
+
+
+def plan_layout(parts: Sequence[Part]) -> Layout:
+    blank = _bundle_pairs(parts, [0] * len(parts), [_UNHASHED] * len(parts))
+    sizes = [len(p.header(blank if i == 0 else ())) + p.data_size for i, p in enumerate(parts)]
+    offsets = [0]
+    for size in sizes[:-1]:
+        offsets.append(padded(offsets[-1] + size, SECTION_ALIGNMENT))
+    return Layout(tuple(offsets), tuple(sizes))
+
+
+def write_bundle(
+    out: str | os.PathLike[str],
+    parts: Sequence[Part],
+    *,
+    force: bool = False,
+    progress: Callable[[int], None] = lambda done: None,
+) -> Layout:
+    """Write `parts` (the text model first) as one bundle. `progress` is told the bytes written so far.
+
+    The file gets its name only when it is complete and synced; the same parts give the same bytes.
+    Raises ConversionError when the file exists (without `force`), the folder is missing, or the disk is full.
+    """
+    out = Path(out)
+    plan = plan_layout(parts)
+    with new_file(out, plan.total, force=force) as file:
+        # The text part comes last: its header holds the digests of the others.
+        digests, done = [""] * len(parts), 0
+        for i in [*range(1, len(parts)), 0]:
+            part = parts[i]
+            extra = _bundle_pairs(parts, plan.sizes, [_UNHASHED, *digests[1:]]) if i == 0 else []
+            header = part.header(extra)
+            sha = hashlib.sha256(header)
+            file.seek(plan.offsets[i])
+            file.write(header)
+            written = len(header)
+            for piece in part.data():
+                sha.update(piece)
+                file.write(piece)
+                written += len(piece)
+                progress(done + written)
+            if written != plan.sizes[i]:
+                raise ConversionError(
+                    f"{out}: the {NAMES[part.architecture]} came to {written:,} bytes, planned {plan.sizes[i]:,}"
+                )
+            digests[i], done = sha.hexdigest(), done + written
+        file.seek(0)
+        file.write(parts[0].header(_bundle_pairs(parts, plan.sizes, digests)))
+    return plan

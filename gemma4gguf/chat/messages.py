@@ -1,0 +1,319 @@
+"""Messages as the OpenAI API has them -> messages for a chat template, and the media in their order.
+
+In: what a caller or a client on the network sent, untrusted. Out: plain data only (a template can call methods of
+what it is given, so no picture object ever reaches one), tool arguments as mappings, and the pictures and clips taken
+out of the parts. Nothing is fetched: a web address is an error. Does not look inside pictures or sound: that is
+`image` and `audio`.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+from urllib.parse import unquote, unquote_to_bytes, urlsplit
+
+from ..errors import InputError
+
+MAX_DEPTH = 64  # of lists and mappings in tool arguments and declarations
+
+_COMMON = frozenset({"role", "content", "name"})
+_KEYS = {
+    "system": _COMMON,
+    "developer": _COMMON,
+    "user": _COMMON,
+    "assistant": _COMMON | {"tool_calls", "reasoning", "reasoning_content"},
+    "tool": _COMMON | {"tool_call_id"},
+}
+# Keys of an API's reply that people send back as they got it: nothing is lost while they are empty.
+_EMPTY_ONLY = frozenset({"refusal", "annotations", "audio", "function_call"})
+_MEDIA_ROLES = frozenset({"user", "tool"})
+
+
+class _Part(NamedTuple):
+    kind: str  # "text", "image" or "audio"
+    keys: tuple[str, ...]  # where its content may be; exactly one is given
+
+
+_PARTS = {
+    "text": _Part("text", ("text",)),
+    "image": _Part("image", ("image", "path", "url")),
+    "image_url": _Part("image", ("image_url",)),
+    "audio": _Part("audio", ("audio", "path", "url")),
+    "input_audio": _Part("audio", ("input_audio",)),
+}
+
+Media = tuple[str, Any]
+"""A kind, "image" or "audio", and what to load: a path, bytes, or an object as the caller gave it."""
+
+
+def prepare_messages(
+    messages: Sequence[Mapping[str, Any]], *, need_media: bool = True, local_files: bool = True
+) -> tuple[list[dict[str, Any]], list[Media]]:
+    """Checked copies of `messages` for a chat template, and their media in the template's order.
+
+    `need_media` False lets `{"type": "image"}` stand without a picture, for rendering alone. `local_files` False
+    refuses paths, for messages that came over a network: their sender must not read this machine's files. Raises
+    InputError that says where: an unknown role, part or key, a missing text, arguments that are no JSON object.
+    """
+    if isinstance(messages, (str, bytes, Mapping)) or not isinstance(messages, Sequence):
+        raise InputError(f"messages: expected a list of messages, found {type(messages).__name__}")
+    if not messages:
+        raise InputError("messages: the list is empty; give at least one message")
+    prepared: list[dict[str, Any]] = []
+    media: list[Media] = []
+    open_calls: list[dict[str, Any]] = []  # those that a tool message may answer here
+    for index, message in enumerate(messages):
+        where = f"messages[{index}]"
+        out = _message(message, where)
+        if out["role"] == "tool":
+            _check_answer(out, open_calls, where)
+        else:
+            open_calls = out.get("tool_calls", [])
+        out["content"], found = _content(out, where, need_media, local_files)
+        prepared.append(out)
+        media += found
+    return prepared, media
+
+
+def prepare_tools(tools: Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]] | None:
+    """A checked copy of tool declarations: `{"type": "function", "function": {"name": …, "parameters": …}}`.
+
+    None for none.
+    """
+    if tools is None:
+        return None
+    if isinstance(tools, (str, bytes, Mapping)) or not isinstance(tools, Sequence):
+        raise InputError(f"tools: expected a list, found {type(tools).__name__}")
+    prepared = []
+    for index, tool in enumerate(tools):
+        where = f"tools[{index}]"
+        function = tool.get("function") if isinstance(tool, Mapping) else None
+        if not isinstance(function, Mapping) or tool.get("type", "function") != "function":
+            raise InputError(f'{where}: expected {{"type": "function", "function": {{"name": …}}}}')
+        if not isinstance(function.get("name"), str) or not function["name"]:
+            raise InputError(f"{where}.function.name: expected a name")
+        parameters = function.get("parameters")
+        if parameters is not None and not isinstance(parameters, Mapping):
+            raise InputError(f"{where}.function.parameters: expected a JSON schema, found {type(parameters).__name__}")
+        prepared.append(_plain(tool, where))
+    return prepared or None
+
+
+def _message(message: Any, where: str) -> dict[str, Any]:
+    """Everything but the content, checked and copied; the content as it came."""
+    if not isinstance(message, Mapping):
+        raise InputError(f"{where}: expected a mapping with role and content, found {type(message).__name__}")
+    role = message.get("role")
+    if not isinstance(role, str) or role not in _KEYS:
+        raise InputError(f"{where}.role: expected one of {', '.join(_KEYS)}, found {_shown(role)}")
+    out: dict[str, Any] = {"role": role, "content": message.get("content")}
+    for key, value in message.items():
+        if key in _EMPTY_ONLY and not value:
+            continue
+        if key not in _KEYS[role]:
+            raise InputError(
+                f"{where}: unknown key {_shown(key)} for role {role}; known: {', '.join(sorted(_KEYS[role]))}"
+            )
+        if key in ("role", "content") or value is None:
+            continue
+        if key == "tool_calls":
+            out[key] = _tool_calls(value, f"{where}.tool_calls")
+        else:
+            out[key] = _text(value, f"{where}.{key}")
+    return out
+
+
+def _tool_calls(calls: Any, where: str) -> list[dict[str, Any]]:
+    if isinstance(calls, (str, bytes)) or not isinstance(calls, Sequence):
+        raise InputError(f"{where}: expected a list, found {type(calls).__name__}")
+    return [_tool_call(call, f"{where}[{index}]") for index, call in enumerate(calls)]
+
+
+def _tool_call(call: Any, where: str) -> dict[str, Any]:
+    function = call.get("function") if isinstance(call, Mapping) else None
+    if not isinstance(function, Mapping) or call.get("type", "function") != "function":
+        raise InputError(f'{where}: expected {{"type": "function", "function": {{"name": …, "arguments": …}}}}')
+    unknown = ({*call} - {"id", "type", "function", "index"}) | ({*function} - {"name", "arguments"})
+    if unknown:
+        raise InputError(f"{where}: unknown key {_shown(min(map(str, unknown)))}")
+    name = _text(function.get("name"), f"{where}.function.name")
+    if not name:
+        raise InputError(f"{where}.function.name: expected a name")
+    arguments = function.get("arguments")
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments or "{}")
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{where}.function.arguments: not JSON ({error})") from error
+    if arguments is not None and not isinstance(arguments, Mapping):
+        raise InputError(f"{where}.function.arguments: expected a JSON object, found {type(arguments).__name__}")
+    out: dict[str, Any] = {"type": "function", "function": {"name": name, "arguments": _plain(arguments or {}, where)}}
+    if call.get("id") is not None:
+        out["id"] = _text(call["id"], f"{where}.id")
+    return out
+
+
+def _check_answer(message: Mapping[str, Any], calls: Sequence[Mapping[str, Any]], where: str) -> None:
+    if not calls:
+        raise InputError(
+            f"{where}: a tool message must follow an assistant message with tool_calls, or another tool message"
+        )
+    ids = [call.get("id") for call in calls]
+    answered = message.get("tool_call_id")
+    if answered is not None and None not in ids and answered not in ids:
+        raise InputError(
+            f"{where}.tool_call_id: expected one of {', '.join(map(_shown, ids))}, found {_shown(answered)}"
+        )
+
+
+def _content(
+    message: Mapping[str, Any], where: str, need_media: bool, local_files: bool
+) -> tuple[str | list[dict[str, Any]], list[Media]]:
+    content, role, where = message["content"], message["role"], f"{where}.content"
+    if content is None and role == "assistant":
+        return "", []
+    if isinstance(content, str):
+        return _text(content, where), []
+    if isinstance(content, (bytes, Mapping)) or not isinstance(content, Sequence):
+        raise InputError(f"{where}: expected a text or a list of parts, found {type(content).__name__}")
+    parts: list[dict[str, Any]] = []
+    media: list[Media] = []
+    for index, part in enumerate(content):
+        spot = f"{where}[{index}]"
+        kind, value = _part(part, spot)
+        if kind == "text":
+            parts.append({"type": "text", "text": _text(value, f"{spot}.text")})
+            continue
+        if role not in _MEDIA_ROLES:
+            raise InputError(f"{spot}: {kind} in a message of role {role}; put it into a user or tool message")
+        if value is None and need_media:
+            raise InputError(
+                f"{spot}: no {kind} given; expected one of the keys {', '.join(_PARTS[part['type']].keys)}"
+            )
+        # Rendered from here on by its kind: templates know "image" and "audio" longer than the API's own names.
+        parts.append({"type": kind})
+        if need_media:
+            media.append((kind, _payload(kind, value, spot, local_files)))
+    return parts, media
+
+
+def _part(part: Any, where: str) -> tuple[str, Any]:
+    """A part's kind, and what was given under its key; None where nothing was."""
+    if not isinstance(part, Mapping):
+        raise InputError(f"{where}: expected a mapping with a type, found {type(part).__name__}")
+    name = part.get("type")
+    if name == "video":
+        raise InputError(f"{where}: video is not supported; give its frames as images and its sound as audio")
+    if not isinstance(name, str) or name not in _PARTS:
+        raise InputError(f"{where}.type: expected one of {', '.join(_PARTS)}, found {_shown(name)}")
+    kind, keys = _PARTS[name]
+    given = [key for key in part if key != "type"]
+    unknown = [key for key in given if key not in keys]
+    if unknown or len(given) > 1:
+        raise InputError(f"{where}: expected one of the keys {', '.join(keys)}, found {', '.join(map(_shown, given))}")
+    value = part[given[0]] if given else None
+    if name == "image_url" and isinstance(value, Mapping):
+        # `detail` has no effect: the caller's soft-token budget rules.
+        value = _only(value, "url", ("url", "detail"), f"{where}.image_url")
+    if name == "input_audio" and value is not None:
+        if not isinstance(value, Mapping):
+            raise InputError(
+                f'{where}.input_audio: expected {{"data": base64, "format": …}}, found {type(value).__name__}'
+            )
+        # `format` has no effect: the clip says itself what it is.
+        value = _only(value, "data", ("data", "format"), f"{where}.input_audio")
+        if isinstance(value, str) and not value.lower().startswith("data:"):
+            value = _base64(value, f"{where}.input_audio.data")
+    return kind, value
+
+
+def _only(mapping: Mapping[str, Any], key: str, known: tuple[str, ...], where: str) -> Any:
+    unknown = [str(name) for name in mapping if name not in known]
+    if unknown or mapping.get(key) is None:
+        raise InputError(
+            f"{where}: expected the keys {', '.join(known)}, found {', '.join(map(_shown, mapping)) or 'none'}"
+        )
+    return mapping[key]
+
+
+def _payload(kind: str, value: Any, where: str, local_files: bool) -> Any:
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return bytes(value)
+    if not isinstance(value, str):
+        if hasattr(value, "__fspath__") and not local_files:
+            raise InputError(f"{where}: a path is not accepted here; send the {kind} itself, as a data: URL")
+        return value
+    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*):(//)?", value)
+    name = scheme[1].lower() if scheme else ""
+    if name == "data":
+        return _data_url(kind, value, where)
+    if name in ("http", "https") or (scheme and scheme[2] and name != "file"):
+        raise InputError(f"{where}: {name}: addresses are not fetched; give a path, bytes, or a data: URL")
+    if not local_files:
+        raise InputError(f"{where}: a path is not accepted here; send the {kind} itself, as a data: URL")
+    if not value:
+        raise InputError(f"{where}: the {kind}'s path is empty")
+    return unquote(urlsplit(value).path) if name == "file" else value
+
+
+def _data_url(kind: str, url: str, where: str) -> bytes:
+    head, comma, data = url.partition(",")
+    if not comma:
+        raise InputError(f"{where}: a data: URL without a comma; expected data:{kind}/…;base64,…")
+    media_type, *options = head[len("data:") :].lower().split(";")
+    if media_type.split("/")[0] not in (kind, "application", ""):
+        raise InputError(f"{where}: expected data:{kind}/…, found data:{_shown(media_type)}")
+    if "base64" in (option.strip() for option in options):
+        return _base64(unquote(data), where)
+    return unquote_to_bytes(data)
+
+
+def _base64(data: str, where: str) -> bytes:
+    data = "".join(data.split()).rstrip("=")
+    try:
+        found = base64.b64decode(data + "=" * (-len(data) % 4), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InputError(f"{where}: not base64 ({error})") from error
+    if not found:
+        raise InputError(f"{where}: the data is empty")
+    return found
+
+
+def _plain(value: Any, where: str, depth: int = 0) -> Any:
+    """A deep copy in plain JSON types."""
+    if depth > MAX_DEPTH:
+        raise InputError(f"{where}: nested more than {MAX_DEPTH} levels deep")
+    if value is None or isinstance(value, (bool, int)):
+        return value
+    if isinstance(value, str):
+        return _text(value, where)
+    if isinstance(value, float) and math.isfinite(value):
+        return value
+    if isinstance(value, Mapping):
+        return {_text(key, f"{where} (a key)"): _plain(item, where, depth + 1) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item, where, depth + 1) for item in value]
+    raise InputError(f"{where}: expected JSON (texts, finite numbers, lists, mappings), found {_shown(value)}")
+
+
+def _text(value: Any, where: str) -> str:
+    if not isinstance(value, str):
+        raise InputError(f"{where}: expected a text, found {type(value).__name__}")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{where}: half a surrogate pair at character {error.start}; the text is not Unicode"
+        ) from error
+    return str(value)
+
+
+def _shown(value: Any) -> str:
+    """A value in an error message: short, printable, in one line."""
+    text = ascii(value)
+    return text if len(text) <= 60 else text[:57] + "..."

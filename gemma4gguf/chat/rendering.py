@@ -1,0 +1,293 @@
+"""Messages -> rendered prompt -> segments of text and media. (The way back, from what the model wrote, is `reply`.)
+
+In: messages and tools as the OpenAI API has them (or a raw prompt) and a chat template. Out: what is to be tokenised
+and what is to be embedded, in order. Knows no token ids and loads no media.
+
+**Nobody's text becomes a special token.** A user, a tool or a web page may write `<turn|>` or `<|image|>`; the
+reference tokenises that as if the template had written it. Here it stays text:
+
+1. before rendering, each look-alike in anybody's text (and an end that could become one when the template joins
+   texts) gets a *guard* behind its `<`: one character that occurs nowhere in the messages. Templates carry it along
+   like any other;
+2. in the rendered prompt every special token without a guard is the template's. Where a guard stands inside what would
+   otherwise be read as a special token, the text is cut there into two segments; all other guards just go.
+
+So segments are cut in `<` + `|turn>` and tokenised apart, and no tokeniser can see a special token in them. This also
+holds in llama.cpp, which reads `<|tool_call>`, `<|"|>` and four more even with parse_special off. Text without
+look-alikes is never cut, so that its ids are the reference's. In an assistant's content the channel marks stay what
+they are: the template strips the thoughts between them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from .messages import Media, prepare_messages, prepare_tools
+from .reply import CHANNEL, CHANNEL_END, THOUGHT, Delta, Reply, ReplyParser, ToolCall, parse_reply
+from .template import render_template
+
+__all__ = [
+    "SPECIAL_TOKENS",
+    "Audio",
+    "Delta",
+    "Image",
+    "Prompt",
+    "Reply",
+    "ReplyParser",
+    "Segment",
+    "Text",
+    "ToolCall",
+    "compose",
+    "default_template",
+    "parse_reply",
+    "prepare_messages",
+    "raw_segments",
+    "render",
+    "segments",
+]
+
+# The 24 added tokens of Gemma 4's tokenizer, ids 0 to 4, 46 to 52, 98, 100, 101, 105, 106, 255999 to 258884.
+SPECIAL_TOKENS = (
+    *("<pad>", "<eos>", "<bos>", "<unk>", "<mask>"),
+    *("<|tool>", "<tool|>", "<|tool_call>", "<tool_call|>", "<|tool_response>", "<tool_response|>", '<|"|>'),
+    *("<|think|>", CHANNEL, CHANNEL_END, "<|turn>", "<turn|>"),
+    *("<|image>", "<|audio>", "<|image|>", "<|audio|>", "<image|>", "<audio|>", "<|video|>"),
+)
+_SPECIAL = re.compile("|".join(map(re.escape, SPECIAL_TOKENS)))  # each begins with the only < in it: they never overlap
+_CHANNEL_MARK = re.compile(f"({re.escape(CHANNEL)}|{re.escape(CHANNEL_END)})")
+_PLACEHOLDER = re.compile(r"<\|(image|audio|video)\|>")
+_TURN_END = "<turn|>\n"
+THOUGHT_OPEN = f"{CHANNEL}{THOUGHT}\n"
+# Characters that text does not contain: Unicode's noncharacters, then private planes.
+_GUARDS = (*range(0xFDD0, 0xFDF0), *range(0xF0000, 0xFFFFE), *range(0x100000, 0x10FFFE))
+
+
+@dataclass(frozen=True)
+class Text:
+    """To be tokenised by itself, special tokens parsed, no BOS added. Two neighbours are two calls of the tokeniser."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Image:
+    """Where a picture's soft tokens go. The begin and end tokens are in the texts around it."""
+
+    source: Any
+
+
+@dataclass(frozen=True)
+class Audio:
+    """Where a clip's soft tokens go. The begin and end tokens are in the texts around it."""
+
+    source: Any
+
+
+Segment = Text | Image | Audio
+_MEDIA: dict[str, Callable[[Any], Segment]] = {"image": Image, "audio": Audio}
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A chat, ready to be fed.
+
+    `text`: as the reference renders it. `thinking_open`: the reply begins inside a thought.
+    """
+
+    text: str
+    segments: tuple[Segment, ...]
+    thinking_open: bool
+
+
+@lru_cache(maxsize=1)
+def default_template() -> str:
+    """The template for checkpoints that carry none: Gemma 4's layout, our own text."""
+    return Path(__file__).with_name("chat_template.jinja").read_text(encoding="utf-8")
+
+
+def render(
+    messages: Sequence[Mapping[str, Any]],
+    tools: Sequence[Mapping[str, Any]] | None = None,
+    thinking: bool = False,
+    template: str | None = None,
+    add_generation_prompt: bool = True,
+    **template_options: Any,
+) -> str:
+    """The prompt that a chat template makes of messages, as the reference renders it; media as `<|image|>` and
+    `<|audio|>`.
+
+    `template`: its source, a bundle's own; None for `default_template()`. `template_options`: further names that the
+    template knows, `preserve_thinking=True` for instance. Raises InputError for messages that are none, FormatError
+    for a bad template.
+    """
+    prepared, _ = prepare_messages(messages, need_media=False)
+    return _render(prepared, prepare_tools(tools), thinking, template, add_generation_prompt, template_options)
+
+
+def compose(
+    messages: Sequence[Mapping[str, Any]],
+    tools: Sequence[Mapping[str, Any]] | None = None,
+    thinking: bool = False,
+    template: str | None = None,
+    add_generation_prompt: bool = True,
+    *,
+    local_files: bool = True,
+    **template_options: Any,
+) -> Prompt:
+    """Messages to a prompt that can be fed: checked, guarded, rendered and cut into segments.
+
+    Parameters as for `render`; `local_files` False refuses paths to media, for messages from a network. One departure
+    from the reference: where the template leaves the prompt behind the end of a turn (it does after words beside an
+    answered tool call), the model's turn is opened as after a user's message, so that there is something to go on
+    from.
+    """
+    prepared, media = prepare_messages(messages, local_files=local_files)
+    declared = prepare_tools(tools)
+    guard = _free_character(json.dumps([prepared, declared], ensure_ascii=False))
+    guarded = [_guarded_message(message, guard) for message in prepared]
+    arguments = (_mapped(declared, lambda text: _guarded(text, guard)), thinking, template)
+    text = _render(guarded, *arguments, add_generation_prompt, template_options)
+    if add_generation_prompt and text.endswith((_TURN_END, _TURN_END + THOUGHT_OPEN)):
+        text = text.removesuffix(THOUGHT_OPEN) + _opener(thinking, template, template_options)
+    cut = segments(text, media, guard)
+    return Prompt(text.replace(guard, ""), tuple(cut), text.endswith(THOUGHT_OPEN))
+
+
+def segments(rendered: str, media: Sequence[Media], guard: str = "") -> list[Segment]:
+    """Cut a rendered prompt at its media placeholders; `media` as `prepare_messages` gives them.
+
+    A placeholder becomes `<|image>`, an Image, `<image|>` (in the same way for audio), as the reference expands it.
+    `guard`: the character that marks look-alikes of special tokens in `rendered`, see the module's text; empty for
+    none. Raises InputError unless placeholders and media agree in number, kind and order.
+    """
+    pieces = _PLACEHOLDER.split(rendered)  # text, kind, text, kind, …, text
+    wanted, given = pieces[1::2], [kind for kind, _ in media]
+    if wanted != given:
+        raise InputError(
+            f"the prompt has places for {_counted(wanted)}, in this order, but was given {_counted(given)}; "
+            "the chat template leaves media out or moves them"
+        )
+    found: list[Segment] = []
+    begin = ""
+    for index, text in enumerate(pieces[::2]):
+        kind = wanted[index] if index < len(wanted) else None
+        whole = begin + text + (f"<|{kind}>" if kind else "")
+        found += [Text(piece) for piece in _cut(whole, guard) if piece]
+        if kind:
+            found.append(_MEDIA[kind](media[index][1]))
+            begin = f"<{kind}|>"
+    return found
+
+
+def raw_segments(prompt: str, images: Iterable[Any] = (), audio: Iterable[Any] = ()) -> list[Segment]:
+    """Cut a raw prompt, in which every special token counts, at `<|image|>` and `<|audio|>`, which take the media in
+    order.
+
+    Raises InputError unless there are as many placeholders as media of each kind.
+    """
+    given = {"image": list(images), "audio": list(audio)}
+    wanted = _PLACEHOLDER.findall(prompt)
+    for kind, sources in given.items():
+        if wanted.count(kind) != len(sources):
+            raise InputError(
+                f"the prompt has {wanted.count(kind)} {kind} placeholders, but {len(sources)} were given; "
+                f"write <|{kind}|> once for each {kind}"
+            )
+    if "video" in wanted:
+        raise InputError("the prompt has a <|video|> placeholder; video is not supported: give its frames as images")
+    try:
+        prompt.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InputError(f"the prompt is not Unicode: half a surrogate pair at character {error.start}") from error
+    left = {kind: iter(sources) for kind, sources in given.items()}
+    return segments(prompt, [(kind, next(left[kind])) for kind in wanted])
+
+
+def _render(
+    messages: Sequence[Mapping[str, Any]],
+    tools: Sequence[Mapping[str, Any]] | None,
+    thinking: bool,
+    template: str | None,
+    add_generation_prompt: bool,
+    options: Mapping[str, Any],
+) -> str:
+    reserved = {"messages", "enable_thinking"} & set(options)
+    if reserved:
+        raise InputError(f"{min(reserved)} is no template option; use the parameters messages and thinking")
+    source = default_template() if template is None else template
+    names = {**options, "enable_thinking": thinking, "add_generation_prompt": add_generation_prompt}
+    return render_template(source, messages, tools, **names)
+
+
+def _opener(thinking: bool, template: str | None, options: Mapping[str, Any]) -> str:
+    """What the template writes to open the model's turn after a user's message."""
+    short = [{"role": "user", "content": "-"}]
+    closed, opened = (_render(short, None, thinking, template, add, options) for add in (False, True))
+    return opened.removeprefix(closed) if opened.startswith(closed) else ""
+
+
+def _counted(kinds: Sequence[str]) -> str:
+    return f"{len(kinds)} media" + (f" ({', '.join(kinds)})" if kinds else "")
+
+
+# --- guards ---
+
+
+def _free_character(text: str) -> str:
+    used = set(text)
+    for code in _GUARDS:
+        if chr(code) not in used:
+            return chr(code)
+    raise InputError("messages: they contain every private character of Unicode; one must be left to mark texts with")
+
+
+def _mapped(value: Any, change: Callable[[str], str]) -> Any:
+    """A copy of plain data with every text in it changed, keys included."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, dict):
+        return {change(key): _mapped(item, change) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_mapped(item, change) for item in value]
+    return value
+
+
+def _guarded_message(message: Mapping[str, Any], guard: str) -> dict[str, Any]:
+    def plain(text: str) -> str:
+        return _guarded(text, guard)
+
+    def spoken(text: str) -> str:
+        return "".join(part if _CHANNEL_MARK.fullmatch(part) else plain(part) for part in _CHANNEL_MARK.split(text))
+
+    assistant = message["role"] == "assistant"
+    return {key: _mapped(value, spoken if assistant and key == "content" else plain) for key, value in message.items()}
+
+
+def _guarded(text: str, guard: str) -> str:
+    text = _SPECIAL.sub(lambda match: "<" + guard + match[0][1:], text)
+    # Templates trim texts and join them: the end of one may make a special token with the beginning of the next.
+    tail = text.rfind("<")
+    if tail >= 0 and any(token.startswith(text[tail:].rstrip()) for token in SPECIAL_TOKENS):
+        text = text[: tail + 1] + guard + text[tail + 1 :]
+    return text
+
+
+def _cut(text: str, guard: str) -> list[str]:
+    """`text` without its guards, cut where one stands inside what would be read as a special token."""
+    if not guard:
+        return [text]
+    first, *others = text.split(guard)
+    pieces = [first]
+    for other in others:
+        if pieces[-1].endswith("<") and _SPECIAL.match("<" + other):
+            pieces.append(other)
+        else:
+            pieces[-1] += other
+    return pieces

@@ -1,0 +1,217 @@
+"""Sound to frames of 40 ms.
+
+In: a clip (path, bytes, or samples with their rate). Out: float32 [N, 640], 16 kHz mono, one row for each soft token.
+Knows nothing of models: what the frames become is `embedder`'s business.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from numbers import Real
+from typing import IO, Any, TypeAlias
+
+import numpy as np
+import soundfile
+import soxr
+from numpy.typing import ArrayLike, NDArray
+
+from ..errors import InputError
+
+SAMPLE_RATE = 16_000  # Hz
+FRAME_SAMPLES = 640  # samples in a frame; one frame is one soft token
+FRAME_SECONDS = FRAME_SAMPLES / SAMPLE_RATE  # 0.04 s
+TRAINED_SECONDS = 30  # s; the longest clips that the model was trained on
+MAX_FRAMES = 262_144  # the model's whole context: a longer clip could never be asked about
+SOURCE_RATES = (1_000, 1_000_000)  # Hz; outside, a header or an argument is wrong
+MAX_CHANNELS = 64  # beyond, an array is taken to be transposed
+LOUDEST = 16.0  # times full scale; beyond, floats are integer counts that nobody divided
+BLOCK_SAMPLES = 1 << 18  # decoded and resampled at a time, so that memory follows what a file holds, not what it says
+
+AudioSource: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryview | tuple[ArrayLike, float]"
+
+_Samples: TypeAlias = "NDArray[np.float32]"
+
+
+class AudioWarning(UserWarning):
+    """A clip can be used, but the answer may disappoint: it is longer than the model learned, or ends early."""
+
+
+def frame(audio: AudioSource) -> NDArray[np.float32]:
+    """A clip as float32 [N, 640]: 16 kHz mono, -1 to 1, the last frame zero-padded, N = ceil(samples / 640).
+
+    `audio` is a path or an encoded file as bytes (WAV, FLAC, OGG, MP3, AIFF, …), or (samples, rate in Hz) with samples
+    [n] or [n, channels]: floats from -1 to 1, or integers of 8, 16 or 32 bits, scaled by their type's range.
+    Channels are averaged, other rates resampled (soxr HQ) to ceil(n * 16000 / rate) samples.
+
+    Raises InputError: unreadable, empty, non-finite, or longer than the model's whole context.
+    Warns with AudioWarning over 30 s (nothing is cut), and where a file ends before its header says.
+    Source: transformers 5.24 Gemma4UnifiedAudioFeatureExtractor and load_audio.
+    """
+    samples = _read(audio)
+    count = -(-len(samples) // FRAME_SAMPLES)
+    frames = np.zeros((count, FRAME_SAMPLES), np.float32)
+    frames.reshape(-1)[: len(samples)] = samples
+    if len(samples) > TRAINED_SECONDS * SAMPLE_RATE:
+        _warn(
+            f"the clip is {count * FRAME_SECONDS:.2f} s long, the model was trained on up to {TRAINED_SECONDS} s: "
+            "it may lose track; shorter clips work better"
+        )
+    return frames
+
+
+def _read(audio: AudioSource) -> _Samples:
+    if isinstance(audio, (bytes, bytearray, memoryview)):
+        name = f"the clip ({len(audio):,} bytes)"
+        with _readable(name):
+            return _decode(io.BytesIO(audio), name)
+    if isinstance(audio, (str, os.PathLike)):
+        name = os.fspath(audio)
+        with _readable(name), open(audio, "rb") as file:
+            return _decode(file, name)
+    if isinstance(audio, tuple) and len(audio) == 2:
+        return _from_samples(*audio)
+    raise InputError(f"a clip given as {type(audio).__name__}: expected a path, bytes, or (samples, rate)")
+
+
+# ── files ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class _Seekable:
+    """A file as libsndfile wants it: pipes can be rewound, and a seek that cannot be does nothing.
+
+    Damaged headers lead to impossible seeks; the binding would print a traceback for each and go on.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file if file.seekable() else io.BytesIO(file.read())
+        self.read, self.tell = self._file.read, self._file.tell
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        with suppress(OSError, ValueError):
+            self._file.seek(offset, whence)
+        return self._file.tell()
+
+
+def _decode(file: IO[bytes], name: str) -> _Samples:
+    with soundfile.SoundFile(_Seekable(file)) as sound:
+        return _to_model_rate(_blocks(sound, name), sound.samplerate, name)
+
+
+def _blocks(sound: Any, name: str) -> Iterator[_Samples]:
+    """Mono blocks; the header's length is a promise only."""
+    done = 0
+    while len(block := sound.read(BLOCK_SAMPLES, dtype="float32", always_2d=True)):  # [n, channels]
+        done += len(block)
+        yield _mono(block)
+    if (sound.frames - done) > sound.samplerate * FRAME_SECONDS:
+        seconds, promised = done / sound.samplerate, sound.frames / sound.samplerate
+        _warn(f"{name}: ends after {seconds:.2f} s, its header says {promised:.2f} s: it may be cut off")
+
+
+@contextmanager
+def _readable(name: str) -> Iterator[None]:
+    """Turn whatever goes wrong with a file into one InputError that begins with its name."""
+    try:
+        yield
+    except InputError:
+        raise
+    except OSError as error:
+        raise InputError(f"{name}: {error.strerror or error}") from error
+    except (soundfile.SoundFileError, TypeError, ValueError, RuntimeError) as error:
+        reason = getattr(error, "error_string", None) or f"{error}"
+        reason = " ".join(reason.split()).rstrip(".") or "damaged or incomplete"
+        raise InputError(f"{name}: cannot be read as sound ({reason}); WAV, FLAC, OGG or MP3 works") from error
+
+
+# ── samples ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _from_samples(samples: ArrayLike, rate: float) -> _Samples:
+    if not isinstance(rate, Real) or isinstance(samples, Real):
+        raise InputError("a clip given as two values: expected (samples, rate in Hz), in this order")
+    try:
+        array = np.asarray(samples)
+    except ValueError as error:
+        raise InputError(f"the clip's samples are not an array: {error}") from error
+    if array.ndim == 1:
+        array = array[:, None]  # [n, 1]
+    # A [channels, n] array is caught by its count of channels.
+    if array.ndim != 2 or array.shape[1] > MAX_CHANNELS or not array.shape[1]:
+        raise InputError(
+            f"samples of shape {array.shape}: expected [n] or [n, channels], at most {MAX_CHANNELS} channels"
+        )
+    _check_rate(rate, "the clip")
+    _check_length(len(array), rate, "the clip")
+    starts = range(0, len(array), BLOCK_SAMPLES)
+    blocks = (_mono(_scaled(array[i : i + BLOCK_SAMPLES])) for i in starts)
+    return _to_model_rate(blocks, rate, "the clip")
+
+
+def _scaled(array: NDArray[Any]) -> _Samples:
+    """Any accepted dtype to float32, -1 to 1."""
+    kind, bits = array.dtype.kind, array.dtype.itemsize * 8
+    if kind == "f":
+        with np.errstate(over="ignore"):  # a float64 beyond float32 becomes inf, which is refused later
+            return array.astype(np.float32)
+    if kind not in "iu" or bits > 32:
+        raise InputError(f"samples of type {array.dtype}: expected floats from -1 to 1, or integers of 8 to 32 bits")
+    full_scale = 2.0 ** (bits - 1)
+    middle = full_scale if kind == "u" else 0.0  # unsigned sound is silent in the middle of its range
+    return np.asarray((array - np.float64(middle)) / full_scale, np.float32)
+
+
+def _mono(block: _Samples) -> _Samples:
+    """[n, channels] -> [n], their mean."""
+    return np.asarray(block.mean(axis=1), np.float32)
+
+
+def _to_model_rate(blocks: Iterable[_Samples], rate: float, name: str) -> _Samples:
+    """Mono blocks at `rate` Hz -> one array at 16 kHz, its length exactly ceil(n * 16000 / rate)."""
+    _check_rate(rate, name)
+    stream = None if rate == SAMPLE_RATE else soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
+    count, out = 0, []
+    for block in blocks:
+        _check(block, count, name)
+        count += len(block)
+        _check_length(count, rate, name)
+        out.append(stream.resample_chunk(block) if stream else block)
+    if not count:
+        raise InputError(f"{name}: has no samples: it is empty or cut off; give a clip with sound in it")
+    if not stream:
+        return np.concatenate(out)
+    out.append(stream.resample_chunk(np.zeros(0, np.float32), last=True))
+    wanted = int(-(-count * SAMPLE_RATE // rate))
+    samples = np.zeros(wanted, np.float32)
+    resampled = np.concatenate(out)[:wanted]
+    samples[: len(resampled)] = resampled
+    return samples
+
+
+def _check_rate(rate: float, name: str) -> None:
+    low, high = SOURCE_RATES
+    if not low <= rate <= high:
+        raise InputError(f"{name}: a sample rate of {rate} Hz: expected {low:,} to {high:,} Hz")
+
+
+def _check_length(count: int, rate: float, name: str) -> None:
+    if count > MAX_FRAMES * FRAME_SECONDS * rate:
+        limit = MAX_FRAMES * FRAME_SECONDS / 3600
+        raise InputError(f"{name}: longer than {limit:.1f} hours, more than the model's whole context; cut it")
+
+
+def _check(block: _Samples, start: int, name: str) -> None:
+    bad = ~np.isfinite(block)
+    if bad.any():
+        at = start + int(bad.argmax())
+        raise InputError(f"{name}: sample {at:,} is not finite (NaN or infinity)")
+    peak = float(np.abs(block).max(initial=0.0))
+    if peak > LOUDEST:
+        raise InputError(f"{name}: a sample of {peak:g}, expected -1 to 1; divide 16-bit values by 32768")
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, AudioWarning, stacklevel=3)

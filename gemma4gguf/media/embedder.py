@@ -1,0 +1,252 @@
+"""Patches and frames to soft tokens: the checkpoint's multimodal embedder, in numpy.
+
+In: a bundle's embedder section, patches (`image`) or frames (`audio`). Out: float32 [N, hidden], what llama.cpp takes
+in an embedding batch. float32 throughout, on matrices used where they lie in the file. Knows nothing of prompts.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeAlias
+
+import numpy as np
+from gguf import GGMLQuantizationType
+from numpy.typing import NDArray
+
+from ..bundle.reading import EMBEDDER, Bundle, Section
+from ..errors import FormatError, InputError
+from .audio import FRAME_SAMPLES
+from .image import CHANNELS, PATCH_SIDE, PATCH_VALUES, Patches
+
+LAYER_NORM_EPSILON = 1e-5  # torch's default; the checkpoint's config does not name it
+AXES = 2  # the position tables: x, then y
+BLOCK_ROWS = 280  # soft tokens at a time: bounds the working memory of a large budget
+
+# Metadata -> (what it must be, what it is where the key is missing). Another value means another preparation of pixels.
+_PIXEL_KEYS: dict[str, tuple[Any, Any]] = {
+    "clip.vision.patch_size": (16, None),
+    "clip.vision.projector.scale_factor": (3, 3),
+    "clip.vision.image_mean": ([0.0] * CHANNELS, [0.0] * CHANNELS),
+    "clip.vision.image_std": ([1.0] * CHANNELS, [1.0] * CHANNELS),
+}
+_PROJECTORS = {"vision": "gemma4uv", "audio": "gemma4ua"}
+_VECTOR_TYPES = {GGMLQuantizationType.F32, GGMLQuantizationType.F16, GGMLQuantizationType.BF16}
+_ANY = 0  # a dimension that may have any size
+
+_Floats: TypeAlias = "NDArray[np.float32]"
+
+
+def _shapes(half: str, width: int, hidden: int) -> dict[str, tuple[int, ...]]:
+    """Tensor -> shape in numpy order. `width` is the embedder's own, `hidden` a soft token's."""
+    if half == "audio":
+        return {"mm.a.input_projection.weight": (hidden, FRAME_SAMPLES)}
+    return {
+        "v.patch_norm.1.weight": (PATCH_VALUES,),
+        "v.patch_norm.1.bias": (PATCH_VALUES,),
+        "v.patch_embd.weight": (width, PATCH_VALUES),
+        "v.patch_embd.bias": (width,),
+        "v.patch_norm.2.weight": (width,),
+        "v.patch_norm.2.bias": (width,),
+        "v.position_embd.weight": (AXES, _ANY, width),
+        "v.patch_norm.3.weight": (width,),
+        "v.patch_norm.3.bias": (width,),
+        "mm.input_projection.weight": (hidden, width),
+    }
+
+
+@dataclass(frozen=True)
+class Half:
+    """One half of the embedder, image or audio, as its section's metadata describes it; checked, not yet read."""
+
+    section: Section
+    hidden: int
+    epsilon: float  # of the RMS norm before the projection
+    names: tuple[str, ...]
+
+    def weights(self) -> dict[str, _Floats]:
+        """Every tensor as float32: mapped where it is stored so, else converted."""
+        return {name: np.asarray(self.section.array(name), dtype=np.float32) for name in self.names}
+
+
+class Embedder:
+    """Turns patches and frames into soft tokens with the weights of a bundle's embedder section.
+
+    `hidden` is the width of a soft token; `sees` and `hears` say which halves the section has. Matrices are mapped,
+    not read; what is not stored as F32 is converted when first used. `source` is an open Bundle or a path to one.
+    Raises FormatError: no embedder, another model's, or tensors that do not fit its metadata.
+    Source: transformers 5.24 Gemma4UnifiedVisionEmbedder and Gemma4UnifiedMultimodalEmbedder; tensors as llama.cpp's
+    gemma4uv and gemma4ua projectors store them.
+    """
+
+    def __init__(self, source: Bundle | str | os.PathLike[str]) -> None:
+        bundle = source if isinstance(source, Bundle) else Bundle.open(source)
+        section = bundle.require(EMBEDDER)
+        self._where = f"{bundle.path}: the multimodal embedder"
+        self._vision = _half(section, "vision", self._where)
+        self._audio = _half(section, "audio", self._where)
+        self.sees, self.hears = self._vision is not None, self._audio is not None
+        hidden = bundle.text.metadata.get(f"{bundle.text.architecture}.embedding_length")
+        made = [half.hidden for half in (self._vision, self._audio) if half]
+        if not made or any(n != hidden for n in made):
+            found = " and ".join(map(str, made)) or "no"
+            raise FormatError(
+                f"{self._where} makes soft tokens of {found} values, the text model takes {hidden}; "
+                "pack the embedder of the same model"
+            )
+        self.hidden = made[0]
+
+    def image(self, patches: Patches | NDArray[Any], positions: NDArray[Any] | None = None) -> _Floats:
+        """Patches to float32 [N, hidden]. Instead of `Patches`: pixels [N, 6912], 0 to 1, and positions [N, 2] (x, y).
+
+        Raises InputError: no image half, a wrong shape or range, a position beyond the checkpoint's tables.
+        """
+        if self._vision is None:
+            raise InputError(f"{self._where} has no image half; convert the full checkpoint to look at pictures")
+        given = patches.pixels if isinstance(patches, Patches) else patches
+        positions = patches.positions if isinstance(patches, Patches) else positions
+        pixels = _checked(given, PATCH_VALUES, "pixels")
+        if float(pixels.min()) < 0 or float(pixels.max()) > 1:
+            raise InputError(f"pixels from {pixels.min():g} to {pixels.max():g}: expected 0 to 1; divide by 255")
+        weights = self._vision_weights
+        places = _checked_positions(positions, len(pixels), weights["v.position_embd.weight"].shape[1])
+        out = np.empty((len(pixels), self.hidden), np.float32)
+        for i in range(0, len(pixels), BLOCK_ROWS):
+            block = slice(i, i + BLOCK_ROWS)
+            out[block] = _image_block(weights, pixels[block], places[block], self._vision.epsilon)
+        return self._finite(out)
+
+    def audio(self, frames: NDArray[Any]) -> _Floats:
+        """Frames [N, 640], 16 kHz samples from -1 to 1, to float32 [N, hidden]. Raises InputError."""
+        if self._audio is None:
+            raise InputError(f"{self._where} has no audio half; convert the full checkpoint to listen to clips")
+        samples = _checked(frames, FRAME_SAMPLES, "frames")
+        projection = self._audio_weights["mm.a.input_projection.weight"]
+        return self._finite(_rms_norm(samples, self._audio.epsilon) @ projection.T)
+
+    @cached_property
+    def _vision_weights(self) -> Mapping[str, _Floats]:
+        return self._vision.weights() if self._vision else {}
+
+    @cached_property
+    def _audio_weights(self) -> Mapping[str, _Floats]:
+        return self._audio.weights() if self._audio else {}
+
+    def _finite(self, soft: _Floats) -> _Floats:
+        if not np.isfinite(soft).all():
+            raise FormatError(f"{self._where} gives values that are not finite: its weights are damaged; convert again")
+        return soft
+
+
+# ── the arithmetic ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _image_block(
+    weights: Mapping[str, _Floats], pixels: _Floats, positions: NDArray[np.intp], epsilon: float
+) -> _Floats:
+    """[n, 6912] in the checkpoint's row, column, RGB order -> [n, hidden]."""
+
+    def norm(x: _Floats, number: int) -> _Floats:
+        name = f"v.patch_norm.{number}."
+        return _layer_norm_in_place(x, weights[name + "weight"], weights[name + "bias"])
+
+    # The stored matrix wants all red, then green, then blue. Permuting the patches copies 8 MB, the matrix 106 MB.
+    planes = pixels.reshape(-1, PATCH_SIDE * PATCH_SIDE, CHANNELS).swapaxes(1, 2)  # [n, 3, 2304]
+    x = norm(np.array(planes, order="C").reshape(-1, PATCH_VALUES), 1)  # [n, 6912], ours to overwrite
+    x = x @ weights["v.patch_embd.weight"].T  # [n, width]
+    x += weights["v.patch_embd.bias"]
+    x = norm(x, 2)
+    along_x, along_y = weights["v.position_embd.weight"]  # [table, width] each
+    x += along_x[positions[:, 0]] + along_y[positions[:, 1]]
+    x = norm(x, 3)
+    soft: _Floats = _rms_norm(x, epsilon) @ weights["mm.input_projection.weight"].T
+    return soft
+
+
+def _layer_norm_in_place(x: _Floats, weight: _Floats, bias: _Floats) -> _Floats:
+    x -= x.mean(axis=1, dtype=np.float64, keepdims=True).astype(np.float32)
+    x *= _inverse_deviation(x, LAYER_NORM_EPSILON)
+    x *= weight
+    x += bias
+    return x
+
+
+def _rms_norm(x: _Floats, epsilon: float) -> _Floats:
+    return np.asarray(x * _inverse_deviation(x, epsilon), np.float32)
+
+
+def _inverse_deviation(x: _Floats, epsilon: float) -> _Floats:
+    """1 / sqrt(mean(x²) + epsilon) of each row, [n, 1]. Only the sum is float64, so that flat patches stay exact."""
+    mean_square = np.einsum("ij,ij->i", x, x, dtype=np.float64) / x.shape[1]
+    return np.asarray(1 / np.sqrt(mean_square + epsilon), np.float32)[:, None]
+
+
+# ── checks ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _checked(values: NDArray[Any], width: int, what: str) -> _Floats:
+    array = np.asarray(values)
+    if array.ndim != 2 or array.shape[1] != width or not len(array) or array.dtype.kind != "f":
+        raise InputError(f"{what} of shape {array.shape}, {array.dtype}: expected float32 [N, {width}], N at least 1")
+    if not np.isfinite(array).all():
+        raise InputError(f"{what} hold values that are not finite (NaN or infinity)")
+    return array.astype(np.float32, copy=False)
+
+
+def _checked_positions(positions: NDArray[Any] | None, count: int, table: int) -> NDArray[np.intp]:
+    array = np.asarray(positions)
+    if positions is None or array.shape != (count, AXES) or array.dtype.kind not in "iu":
+        found = "none" if positions is None else f"{array.dtype} {array.shape}"
+        raise InputError(f"positions: expected int32 ({count}, {AXES}) as (x, y), found {found}")
+    low, high = int(array.min()), int(array.max())
+    if low < 0:
+        raise InputError(f"a patch at position {low}: rows that only pad must be dropped before")
+    if high >= table:
+        raise InputError(
+            f"a patch at position {high}: this checkpoint knows 0 to {table - 1}; choose a smaller budget or crop"
+        )
+    return array.astype(np.intp)
+
+
+def _half(section: Section, half: str, where: str) -> Half | None:
+    """One half as the metadata has it, every tensor's shape checked; None where the section says it has none."""
+    meta = section.metadata
+    if meta.get(f"clip.has_{half}_encoder") is not True:
+        return None
+    kind = meta.get("clip.projector_type", meta.get(f"clip.{half}.projector_type"))
+    if kind != _PROJECTORS[half]:
+        raise FormatError(f"{where} has a {half} projector of type {kind!r}, expected {_PROJECTORS[half]!r}")
+    for key, (expected, default) in _PIXEL_KEYS.items() if half == "vision" else ():
+        if meta.get(key, default) != expected:
+            raise FormatError(f"{where}: {key} is {meta.get(key, default)!r}, expected {expected!r}")
+    width, hidden = (_size(meta, f"clip.{half}.{key}", where) for key in ("embedding_length", "projection_dim"))
+    key = f"clip.{half}.attention.layer_norm_epsilon"
+    epsilon = meta.get(key)
+    if not isinstance(epsilon, float) or not (math.isfinite(epsilon) and 0 < epsilon < 1):
+        raise FormatError(f"{where}: {key} is {epsilon!r}, expected a small number such as 1e-6")
+    shapes = _shapes(half, width, hidden)
+    for name, shape in shapes.items():
+        _check_tensor(section, name, shape, where)
+    return Half(section, hidden, epsilon, tuple(shapes))
+
+
+def _size(meta: Mapping[str, Any], key: str, where: str) -> int:
+    value = meta.get(key)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise FormatError(f"{where}: {key} is {value!r}, expected a size")
+    return value
+
+
+def _check_tensor(section: Section, name: str, shape: tuple[int, ...], where: str) -> None:
+    info = section.tensors.get(name)
+    if info is None:
+        raise FormatError(f"{where} has no tensor {name!r}; convert the checkpoint again")
+    fits = len(info.shape) == len(shape) and all(want in (n, _ANY) for n, want in zip(info.shape, shape, strict=True))
+    if not fits or 0 in info.shape:
+        wanted = tuple("any" if n == _ANY else n for n in shape)
+        raise FormatError(f"{where}: {name!r} has shape {info.shape}, expected {wanted}")
+    if len(shape) == 1 and info.type not in _VECTOR_TYPES:
+        raise FormatError(f"{where}: {name!r} is stored as {info.type.name}, expected F32; convert again")

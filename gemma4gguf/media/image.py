@@ -1,0 +1,252 @@
+"""Pictures to patches, by the reference processor's rule.
+
+In: a picture (path, bytes, PIL image or array) and a budget of soft tokens. Out: `Patches`, a row for each soft token.
+Knows nothing of models: what the patches become is `embedder`'s business.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import IO, Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from ..errors import InputError
+
+PATCH_SIDE = 48  # pixels; 16 of the checkpoint's patch_size times a pooling kernel of 3
+CHANNELS = 3  # RGB
+PATCH_VALUES = PATCH_SIDE * PATCH_SIDE * CHANNELS  # 6912
+BUDGETS = (70, 140, 280, 560, 1120)  # soft tokens; the ones the model was trained with
+DEFAULT_BUDGET = 280  # soft tokens
+
+ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | NDArray[Any]"
+
+# What Pillow may read from untrusted bytes: rasters only. Left out on purpose: EPS starts Ghostscript, WMF needs the
+# system, TGA and others have no signature and would claim files that are none.
+FORMATS = (
+    *("PNG", "JPEG", "WEBP", "GIF", "AVIF", "TIFF", "BMP", "DIB", "PPM"),
+    *("JPEG2000", "ICO", "ICNS", "QOI", "PCX", "SGI", "DDS", "PSD"),
+)
+
+# EXIF orientation -> what puts the picture upright (1 is upright; anything else unknown is left alone)
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_ALPHA_MODES = frozenset({"RGBA", "LA", "PA", "RGBa", "La"})
+_GREY_16 = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N"})
+_MAX_16 = 65_535
+
+
+@dataclass(frozen=True, eq=False)
+class Patches:
+    """A picture as the embedder takes it: N = rows * columns patches, row by row from the top left.
+
+    pixels     float32 [N, 6912], 0 to 1; each patch in row, column, RGB order (the checkpoint's order)
+    positions  int32 [N, 2] as (x, y): the patch's column and row
+    rows, columns  the grid
+    width, height  pixels; the source picture after its EXIF orientation, before it was resized
+    """
+
+    pixels: NDArray[np.float32]
+    positions: NDArray[np.int32]
+    rows: int
+    columns: int
+    width: int
+    height: int
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+
+def patchify(image: ImageSource, max_soft_tokens: int = DEFAULT_BUDGET) -> Patches:
+    """Cut a picture into patches: upright, on white, RGB, resized (bicubic) to fill the budget of soft tokens.
+
+    `image` is a path, an encoded file as bytes, a PIL image, or an array as `to_rgb` describes it. Raises InputError.
+    Source: transformers 5.24 Gemma4UnifiedImageProcessor; Pillow's bicubic differs from it by at most 2/255.
+    """
+    check_budget(max_soft_tokens)
+    rgb = to_rgb(image)
+    width, height = rgb.size
+    size = target_size(width, height, max_soft_tokens)
+    if rgb.size != size:
+        rgb = rgb.resize(size, Image.Resampling.BICUBIC)
+    columns, rows = size[0] // PATCH_SIDE, size[1] // PATCH_SIDE
+    pixels = cut(np.asarray(rgb))
+    x, y = np.meshgrid(np.arange(columns, dtype=np.int32), np.arange(rows, dtype=np.int32))  # [rows, columns] each
+    positions = np.stack([x, y], axis=-1).reshape(-1, 2)  # [N, 2]
+    return Patches(pixels, positions, rows, columns, width, height)
+
+
+def target_size(width: int, height: int, max_soft_tokens: int = DEFAULT_BUDGET) -> tuple[int, int]:
+    """The (width, height) in pixels that a picture is resized to: multiples of 48 that fill the budget.
+
+    Scaled up or down so that the area is the budget's, each side rounded down; a side that vanishes becomes one
+    patch. The aspect is not restored, so the picture is slightly stretched. Soft tokens = width * height / 48².
+    Every picture of at least 1 x 1 has such a size; for others InputError.
+    """
+    check_budget(max_soft_tokens)
+    if width < 1 or height < 1:
+        what = f"a picture of {width} x {height} pixels at a budget of {max_soft_tokens} soft tokens"
+        raise InputError(f"{what}: both sides must be at least 1 pixel")
+    scale = math.sqrt(max_soft_tokens * PATCH_SIDE**2 / (width * height))
+    columns, rows = math.floor(scale * width / PATCH_SIDE), math.floor(scale * height / PATCH_SIDE)
+    # A side vanishes only where the other is more than `max_soft_tokens` times as long: one full row, or column.
+    if not rows:
+        columns, rows = max_soft_tokens, 1
+    elif not columns:
+        columns, rows = 1, max_soft_tokens
+    return columns * PATCH_SIDE, rows * PATCH_SIDE
+
+
+def soft_tokens(width: int, height: int, max_soft_tokens: int = DEFAULT_BUDGET) -> int:
+    """How many soft tokens a picture of this size (pixels, after its orientation) takes at this budget."""
+    across, down = target_size(width, height, max_soft_tokens)
+    return across * down // PATCH_SIDE**2
+
+
+def check_budget(max_soft_tokens: int) -> None:
+    """Raise InputError unless `max_soft_tokens` is one of `BUDGETS`."""
+    if isinstance(max_soft_tokens, bool) or max_soft_tokens not in BUDGETS:
+        choices = ", ".join(map(str, BUDGETS))
+        raise InputError(f"an image budget of {max_soft_tokens!r} soft tokens: choose one of {choices}")
+
+
+def cut(rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """uint8 [H, W, 3], both sides multiples of 48 -> float32 [H/48 * W/48, 6912], 0 to 1."""
+    rows, columns = rgb.shape[0] // PATCH_SIDE, rgb.shape[1] // PATCH_SIDE
+    blocks = rgb.reshape(rows, PATCH_SIDE, columns, PATCH_SIDE, CHANNELS).swapaxes(1, 2)
+    blocks = blocks.reshape(rows * columns, PATCH_VALUES)  # [N, 6912], uint8: a quarter of the float copy
+    return np.asarray(blocks * np.float32(1 / 255), np.float32)
+
+
+# ── any picture to RGB ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+def to_rgb(image: ImageSource) -> Image.Image:
+    """Any picture as an upright RGB image, transparency composited on white. Raises InputError.
+
+    Files: the first frame of an animation. PIL images: every mode, at the frame they stand at; grey of 16 bits
+    and `I` hold 0 to 65535 and are scaled, `F` holds 0 to 1. Arrays: [H, W] or [H, W, 1, 3 or 4] (grey, RGB, RGBA)
+    of bool, uint8, uint16 (0 to 65535, scaled) or floats from 0 to 1. Unreadable EXIF counts as none.
+    """
+    if isinstance(image, np.ndarray):
+        return _on_white(_from_array(image))
+    if isinstance(image, Image.Image):
+        with _readable(f"the picture ({image.mode}, {image.width} x {image.height})"):
+            return _on_white(_upright(image))
+    if isinstance(image, (bytes, bytearray, memoryview)):
+        with _readable(f"the picture ({len(image):,} bytes)"):
+            return _decode(io.BytesIO(image))
+    if isinstance(image, (str, os.PathLike)):
+        with _readable(os.fspath(image)), open(image, "rb") as file:
+            return _decode(file)
+    raise InputError(f"a picture given as {type(image).__name__}: expected a path, bytes, a PIL image or an array")
+
+
+@contextmanager
+def _readable(name: str) -> Iterator[None]:
+    """Turn whatever goes wrong with a picture into one InputError that begins with its name.
+
+    Pillow lets many kinds of exceptions out of damaged files, so all of them are caught here.
+    """
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from error
+    except UnidentifiedImageError as error:
+        raise InputError(f"{name}: not a picture in a known format (PNG, JPEG, WebP, GIF, TIFF, …)") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise InputError(f"{name}: too many pixels to decode safely; make it smaller first ({error})") from error
+    except Exception as error:
+        if isinstance(error, OSError) and error.strerror:
+            raise InputError(f"{name}: {error.strerror}") from error
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{name}: the picture is damaged or incomplete ({reason})") from error
+
+
+def _decode(file: IO[bytes]) -> Image.Image:
+    Image.init()
+    with Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN]) as image:
+        return _on_white(_upright(image))
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    image.load()  # before the orientation is asked for: the TIFF reader applies and removes its own while loading
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # a damaged EXIF block does not make the picture unreadable
+        return image
+    method = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
+    return image if method is None else image.transpose(method)
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    if 0 in image.size:
+        raise InputError("has no pixels")
+    if image.mode in _GREY_16 or image.mode == "F":
+        image = _grey_to_8_bits(image)
+    if image.mode == "La":  # Pillow knows only the way through LA
+        image = image.convert("LA")
+    if image.mode not in _ALPHA_MODES and image.info.get("transparency") is None:
+        return image.convert("RGB")
+    white = Image.new("RGBA", image.size, "white")
+    white.alpha_composite(image.convert("RGBA"))
+    return white.convert("RGB")
+
+
+def _grey_to_8_bits(image: Image.Image) -> Image.Image:
+    """A deep grey image as L or, where one value is marked transparent, LA."""
+    values = np.asarray(image)
+    grey = _unit_to_8_bits(values) if image.mode == "F" else _16_to_8_bits(values)
+    key = image.info.get("transparency")
+    if not isinstance(key, (int, float)):
+        return Image.fromarray(grey)
+    alpha = np.where(values == key, 0, 255).astype(np.uint8)
+    return Image.fromarray(np.stack([grey, alpha], axis=-1))
+
+
+def _from_array(array: NDArray[Any]) -> Image.Image:
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)) or 0 in array.shape:
+        raise InputError(
+            f"a picture array of shape {array.shape}: expected [H, W] or [H, W, 1, 3 or 4], none of them 0"
+        )
+    if array.dtype == np.uint8:
+        values = array
+    elif array.dtype == np.bool_:
+        values = array.astype(np.uint8) * np.uint8(255)
+    elif array.dtype == np.uint16:
+        values = _16_to_8_bits(array)
+    elif array.dtype.kind == "f":
+        values = _unit_to_8_bits(array)
+    else:
+        raise InputError(f"a picture array of {array.dtype}: expected uint8, or floats from 0 to 1")
+    return Image.fromarray(np.ascontiguousarray(values))
+
+
+def _16_to_8_bits(values: NDArray[Any]) -> NDArray[np.uint8]:
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high > _MAX_16:
+        raise InputError(f"grey values from {low} to {high}: expected 0 to {_MAX_16}; give an array scaled to uint8")
+    return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)  # round(v * 255 / 65535)
+
+
+def _unit_to_8_bits(values: NDArray[Any]) -> NDArray[np.uint8]:
+    low, high = float(values.min()), float(values.max())
+    if not (low >= 0 and high <= 1):  # false for NaN too
+        raise InputError(f"float pixel values from {low:g} to {high:g}: expected 0 to 1; divide 8-bit values by 255")
+    return np.rint(values.astype(np.float32) * 255).astype(np.uint8)

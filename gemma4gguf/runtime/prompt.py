@@ -1,0 +1,95 @@
+"""Segments of a prompt to spans of positions: token ids and soft tokens.
+
+In: text, pictures and clips in prompt order. Out: what `session.feed` takes, and the counts. Pictures and clips are
+prepared here; their soft tokens are only computed when the cache does not hold them already.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from ..chat.rendering import Audio, Image, Segment, Text
+from ..errors import FormatError
+from ..media.audio import frame
+from ..media.embedder import Embedder
+from ..media.image import patchify
+from ..native.weights import Vocabulary
+from .session import Span
+
+BOS = "<bos>"
+PLACEHOLDERS = ("<|image|>", "<|audio|>", "<|video|>")
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Positions used: the whole prompt, of it soft tokens of pictures and of sound, taken over from the cache; and
+    the answer's tokens, its end token included.
+    """
+
+    prompt: int
+    image: int
+    audio: int
+    reused: int = 0
+    completion: int = 0
+
+
+def count(spans: Sequence[Span]) -> Tokens:
+    """What a prompt takes."""
+    media = [span for span in spans if span.rows is not None]
+    return Tokens(
+        prompt=sum(map(len, spans)),
+        image=sum(len(span) for span in media if not span.causal),
+        audio=sum(len(span) for span in media if span.causal),
+    )
+
+
+def token_id(vocab: Vocabulary, text: str) -> int:
+    """The id of a special token. Raises FormatError where the vocabulary lacks it."""
+    ids = vocab.tokenize(text, special=True)
+    if len(ids) != 1:
+        raise FormatError(f"the vocabulary has no token {text!r}: this is not a Gemma 4 model")
+    return ids[0]
+
+
+def spans(
+    parts: Iterable[Segment], vocab: Vocabulary, embedder: Callable[[], Embedder], image_tokens: int
+) -> list[Span]:
+    """Exactly one BOS first, then text ids and media in order. Raises InputError for media that cannot be used."""
+    bos = token_id(vocab, BOS)
+    out: list[Span] = []
+    ids: list[int] = []
+    for part in parts:
+        if isinstance(part, Text):
+            ids += vocab.tokenize(part.text, special=True)
+        else:
+            out += [Span(tuple(ids)), _medium(part, vocab, embedder, image_tokens)]
+            ids = []
+    out.append(Span(tuple(ids)))
+    first = list(out[0].ids)
+    while first[:1] == [bos]:
+        del first[0]
+    out[0] = Span((bos, *first))
+    return [span for span in out if len(span)]
+
+
+def _medium(part: Image | Audio, vocab: Vocabulary, embedder: Callable[[], Embedder], image_tokens: int) -> Span:
+    kind = "image" if isinstance(part, Image) else "audio"
+    if isinstance(part, Image):
+        patches = patchify(part.source, image_tokens)
+        content: list[Any] = [patches.pixels, patches.positions]
+        make = cache(lambda: embedder().image(patches))
+    else:
+        frames = frame(part.source)
+        content = [frames]
+        make = cache(lambda: embedder().audio(frames))
+    digest = hashlib.sha256(kind.encode())
+    for array in content:
+        digest.update(np.ascontiguousarray(array).data)
+    ids = (token_id(vocab, f"<|{kind}|>"),) * len(content[0])
+    return Span(ids, make, digest.digest(), causal=kind == "audio")

@@ -1,0 +1,170 @@
+"""The KV cache's one owner: it knows what every position holds, reuses what a new prompt shares, and rewinds.
+
+In: a prompt as spans of token ids or soft tokens. Out: a context that holds exactly that prompt, logits at its end.
+Knows nothing of sampling, text or files.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import ContextError, InputError
+from ..native.context import Context
+
+Key = int | tuple[bytes, int]  # what one position holds: a token id, or a row of some medium by content
+
+
+@dataclass(frozen=True)
+class Span:
+    """A run of prompt positions: text (`ids`), or one picture or clip (`ids` all the placeholder's).
+
+    `rows` makes a medium's soft tokens, float32 [n, hidden]; it is only called when they are not in the cache yet.
+    `content` identifies the medium. `causal` False: its rows see each other both ways.
+    """
+
+    ids: Sequence[int]
+    rows: Callable[[], NDArray[np.float32]] | None = None
+    content: bytes = b""
+    causal: bool = True
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def entries(self) -> list[Key]:
+        if self.rows is None:
+            return list(self.ids)
+        return [(self.content, i) for i in range(len(self.ids))]
+
+
+class Session:
+    """One conversation's cache in one context. After any failure it is empty, never half right.
+
+    `turn` counts the prompts fed: whoever goes on from one asks with `alone` whether it is still theirs.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.turn = 0
+        self._held: list[Key] = []
+        self._busy = threading.Lock()
+        self._closed = False
+
+    @property
+    def length(self) -> int:
+        """Positions held."""
+        return len(self._held)
+
+    @property
+    def room(self) -> int:
+        """Positions free."""
+        return self.context.size - len(self._held)
+
+    def feed(self, spans: Sequence[Span]) -> int:
+        """Make the cache hold exactly `spans`, with logits for the last position. Returns the positions reused."""
+        wanted = [key for span in spans for key in span.entries()]
+        if not wanted:
+            raise ContextError("the prompt is empty")
+        if len(wanted) >= self.context.size:
+            raise ContextError(f"the prompt has {len(wanted):,} tokens and the context holds {self.context.size:,}")
+        with self.alone(), self._emptied_on_failure():
+            self.turn += 1
+            reused = self._reuse(spans, wanted)
+            for span, part in pieces(spans, self.context.options.batch, reused):
+                done = self.length + part.stop - part.start
+                evaluate(self.context, span, part, start=self.length, outputs=int(done == len(wanted)))
+                self._held += span.entries()[part]
+        return reused
+
+    @contextmanager
+    def alone(self, turn: int | None = None) -> Iterator[None]:
+        """Nobody else uses the cache in this block, or closes it, nor has fed it since `turn`. Raises InputError."""
+        free = self._busy.acquire(blocking=False)
+        try:
+            if self._closed:
+                raise InputError("this model is closed; open it again")
+            if not free:
+                raise InputError("the model is at work for another thread; ask one question at a time")
+            if turn is not None and turn != self.turn:
+                raise InputError("another question was asked before this answer ended; finish or close a stream first")
+            yield
+        finally:
+            if free:
+                self._busy.release()
+
+    def close(self) -> None:
+        """Whatever is asked from now on, by a stream left open too, is an InputError. Waits for whoever is at work."""
+        self._closed = True
+        with self._busy:
+            pass
+
+    def step(self, tokens: Sequence[int]) -> None:
+        """Evaluate token ids after what is held, each with logits (row i of the context's last call)."""
+        if len(tokens) > self.room:
+            raise ContextError(f"{len(tokens)} more tokens, and the context has room for {self.room}")
+        with self._emptied_on_failure():
+            self.context.decode(tokens, start=self.length, outputs=len(tokens))
+            self._held += tokens
+
+    def rewind(self, length: int) -> None:
+        """Forget the positions from `length` on."""
+        with self._emptied_on_failure():
+            if length < self.length and not self.context.remove(length):
+                raise ContextError(f"the cache cannot go back from {self.length:,} to {length:,} positions")
+            del self._held[length:]
+
+    def clear(self) -> None:
+        self.context.clear()
+        self._held = []
+
+    def _reuse(self, spans: Sequence[Span], wanted: list[Key]) -> int:
+        """Rewind to the longest prefix that both have, and return its length."""
+        shared = 0
+        for held, key in zip(self._held, wanted[:-1], strict=False):  # the last position always gives fresh logits
+            if held != key:
+                break
+            shared += 1
+        start = 0
+        for span in spans:  # a medium is evaluated whole or not at all
+            if span.rows is not None and start < shared < start + len(span):
+                shared = start
+            start += len(span)
+        window = self.context.model.n_swa
+        forgotten = self.context.first_position() > max(0, shared - window + 1)  # by the sliding layers
+        if shared == 0 or forgotten:
+            self.clear()
+            return 0
+        self.rewind(shared)
+        return shared
+
+    @contextmanager
+    def _emptied_on_failure(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self.clear()
+            raise
+
+
+def pieces(spans: Sequence[Span], size: int, skip: int = 0) -> Iterator[tuple[Span, slice]]:
+    """The parts of `spans` that one call evaluates, in order, without the first `skip` positions.
+
+    At most `size` rows each; a span that is not causal is never cut.
+    """
+    for span in spans:
+        step = size if span.causal else len(span)
+        for start in range(min(skip, len(span)), len(span), step):
+            yield span, slice(start, min(start + step, len(span)))
+        skip = max(0, skip - len(span))
+
+
+def evaluate(context: Context, span: Span, part: slice, *, start: int, outputs: int) -> None:
+    """Evaluate one piece of a span at position `start`; its last `outputs` rows get logits."""
+    rows = None if span.rows is None else span.rows()[part]
+    tokens = span.ids[part] if rows is None else None
+    context.decode(tokens, rows, start=start, outputs=outputs, causal=span.causal)

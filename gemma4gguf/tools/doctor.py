@@ -1,0 +1,83 @@
+"""What this machine offers, and what would stop gemma4gguf here.
+
+In: nothing. Out: findings, each a name, a value and whether it is a problem.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from ..errors import Gemma4Error
+
+PACKAGES = {  # what must be there, and the versions it must begin with
+    "llama-cpp-python": "0.3.36",
+    "gguf": "0.19",
+    "numpy": "",
+    "pillow": "",
+    "soundfile": "",
+    "soxr": "",
+    "huggingface-hub": "",
+    "click": "",
+    "jinja2": "",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    name: str
+    value: str
+    problem: str = ""
+
+
+def examine() -> list[Finding]:
+    """Look at Python, packages, processor, memory, disk and llama.cpp."""
+    return [
+        Finding("python", platform.python_version()),
+        Finding("system", f"{platform.system()} {platform.machine()}"),
+        *_packages(),
+        *_llama(),
+        Finding("memory", _memory()),
+        Finding("free disk here", f"{shutil.disk_usage(Path.cwd()).free / 1e9:.1f} GB"),
+    ]
+
+
+def _packages() -> list[Finding]:
+    out = [Finding("gemma4gguf", version("gemma4gguf"))]
+    for name, tested in PACKAGES.items():
+        try:
+            have = version(name)
+        except PackageNotFoundError:
+            out.append(Finding(name, "not installed", f"install it: {sys.executable} -m pip install {name}"))
+            continue
+        out.append(Finding(name, have, "" if have.startswith(tested) else f"gemma4gguf was tested with {tested}"))
+    return out
+
+
+def _llama() -> list[Finding]:
+    try:
+        from ..native import library  # may fail, and that is what we are asked
+
+        features = [part.strip() for part in library.system_info().split("|") if "= 1" in part]
+        return [
+            Finding("llama.cpp", library.version()),
+            Finding("processor", ", ".join(f.split(" = ")[0].replace("CPU : ", "") for f in features) or "no extras"),
+            Finding(
+                "gpu", "can be used" if library.supports_gpu() else "none in this build: decoding on the processor"
+            ),
+            Finding("threads", f"{library.default_threads()} of {os.cpu_count()} logical processors"),
+        ]
+    except (Gemma4Error, ImportError, OSError, RuntimeError) as error:
+        return [Finding("llama.cpp", "does not start", str(error))]
+
+
+def _memory() -> str:
+    try:
+        return f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 1e9:.1f} GB"
+    except (AttributeError, ValueError, OSError):
+        return "unknown on this system"

@@ -1,0 +1,185 @@
+"""A bundle's parts under the names that other runtimes look for, and what to type there.
+
+In: a bundle and a folder. Out: files, each a section byte for byte (or the whole file under a second name, where a
+text model is enough), as `layouts` plans them. What can be refused is refused before the first file is made.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from ..bundle.container import padded
+from ..bundle.newfile import new_file
+from ..bundle.reading import COPY_BYTES, NAMES, SECTION_ALIGNMENT, Bundle, Section
+from ..errors import ConversionError, FormatError, InputError
+from ..media.image import DEFAULT_BUDGET, check_budget
+from .layouts import PLANS, Job, Order, safe
+
+TARGETS = tuple(PLANS)
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class File:
+    """One file that was made. `how`: cut (copied), linked (the whole bundle's second name), written, or there."""
+
+    path: Path
+    what: str
+    size: int
+    how: str
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was made, what to type (one command a line), and what differs there from gemma4gguf."""
+
+    target: str
+    folder: Path
+    files: tuple[File, ...]
+    commands: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def export(
+    file: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    target: str,
+    *,
+    image_tokens: int | None = None,
+    link: bool = True,
+    force: bool = False,
+    progress: Progress = lambda done, total: None,
+) -> Exported:
+    """Lay a bundle out for `target` (llama.cpp, lmstudio, ollama) in `folder`, which is made if need be.
+
+    `image_tokens`: the budget of a picture there [the bundle's own, else 280]. `link` False: no hard links, every
+    file stands for itself. `progress` is told (bytes written, in all). Nothing that exists is touched without `force`,
+    and each file appears only when it is complete. Raises InputError, FormatError and ConversionError.
+    """
+    if target not in TARGETS:
+        raise InputError(f"a layout for {target!r}; the known ones are {', '.join(TARGETS)}")
+    bundle = Bundle.open(file)
+    if bundle.missing:
+        raise FormatError(f"{bundle.path}: {bundle.absence(bundle.missing[0])}")
+    budget = image_tokens
+    if budget is None:
+        budget = bundle.text.metadata.get("gemma4gguf.image.max_soft_tokens", DEFAULT_BUDGET)
+    check_budget(budget)
+    job = Job(bundle, safe(bundle.path.stem), Path(folder), budget, link)
+    orders, commands, notes = PLANS[target](job)
+    todo = [order for order in orders if not _is_there(order, bundle.path)]
+    _check(todo, force=force)
+    total = sum(order.size for order in todo)
+    made, done = [], 0
+
+    def report(n: int) -> None:
+        progress(done + n, total)
+
+    for order in orders:
+        how = "there"
+        if order in todo:
+            order.path.parent.mkdir(parents=True, exist_ok=True)
+            how = _make(order, bundle.path, force=force, progress=report)
+            done += order.size
+        what = NAMES[order.content.architecture] if isinstance(order.content, Section) else "set-up"
+        made.append(File(order.path, what, order.path.stat().st_size, how))
+    return Exported(target, Path(folder), tuple(made), tuple(commands), tuple(notes))
+
+
+# ── files ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _is_there(order: Order, source: Path) -> bool:
+    """The bundle itself lies where its text model is wanted, as in its own folder."""
+    if not any(_same_entry(order.path, name) for name in (source, source.resolve())):
+        return False
+    if order.link:
+        return True
+    raise InputError(f"{order.path}: is the bundle itself, which the export would replace; choose another folder")
+
+
+def _same_entry(path: Path, other: Path) -> bool:
+    """Whether both name one entry of one folder: a second hard link is another entry, and may be replaced."""
+    if not path.exists() or path.name.casefold() != other.name.casefold():
+        return False
+    return path.parent.samefile(other.parent) and path.samefile(other)
+
+
+def _check(orders: Sequence[Order], *, force: bool) -> None:
+    """Everything that can be refused is refused before the first file is made."""
+    needed = sum(order.size for order in orders if not order.link)
+    for order in orders:
+        if order.path.is_dir():
+            raise ConversionError(f"{order.path}: is a folder where a file must go; choose another folder")
+        if order.path.exists() and not force:
+            raise ConversionError(f"{order.path}: exists already; choose another folder or use --force")
+        for parent in order.path.parents:
+            if parent.exists():
+                if not parent.is_dir():
+                    raise ConversionError(f"{parent}: is a file where a folder must go; choose another folder")
+                free = shutil.disk_usage(parent).free
+                if needed > free:
+                    raise ConversionError(
+                        f"{order.path.parent}: the parts need {needed:,} bytes and the disk has {free:,}; make room"
+                    )
+                break
+
+
+def _make(order: Order, source: Path, *, force: bool, progress: Callable[[int], None]) -> str:
+    if order.link and _linked(source, order.path):
+        return "linked"
+    with new_file(order.path, order.size, force=force) as out:
+        if isinstance(order.content, bytes):
+            out.write(order.content)
+            return "written"
+        _cut(order.content, out, progress)
+        return "cut"
+
+
+def _linked(source: Path, path: Path) -> bool:
+    """Give the whole bundle a second name; False where the file system cannot."""
+    if path.exists() and not path.is_symlink() and path.samefile(source):
+        return True  # renaming one name of a file to another would do nothing, and leave both
+    link = path.with_name(f".{path.name}.link")
+    try:
+        link.unlink(missing_ok=True)
+        link.hardlink_to(source.resolve())
+        link.replace(path)
+    except OSError:
+        return False
+    finally:
+        with suppress(OSError):
+            link.unlink()
+    return True
+
+
+def _cut(section: Section, out: IO[bytes], progress: Callable[[int], None]) -> None:
+    """Copy a section. File systems that can share blocks do so: sections begin at whole blocks."""
+    done = 0
+    with open(section.path, "rb") as file:
+        room = os.fstat(file.fileno()).st_size - section.offset
+        wanted = min(padded(section.size, SECTION_ALIGNMENT), room)  # up to a whole block, cut off again below
+        with suppress(AttributeError, OSError):  # another system, or a file system that cannot
+            while done < wanted:
+                step = min(COPY_BYTES, wanted - done)
+                n = os.copy_file_range(file.fileno(), out.fileno(), step, section.offset + done, done)
+                if n == 0:
+                    break
+                done += n
+                progress(min(done, section.size))
+    if done < section.size:
+        out.seek(0)
+        done = 0
+        for piece in section.copy():
+            out.write(piece)
+            done += len(piece)
+            progress(done)
+        out.flush()
+    out.truncate(section.size)

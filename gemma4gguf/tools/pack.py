@@ -1,0 +1,133 @@
+"""A text model, a projector and a drafter, from anyone, to one bundle.
+
+In: GGUF files. Out: a bundle whose sections are theirs, key by key and byte by byte, after a check that they belong
+together. A bundle given as the text model brings its own sections, which stay unless another file replaces them.
+Loads nothing into llama.cpp and looks at no weights.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ..bundle.reading import (
+    DRAFTER,
+    EMBEDDER,
+    NAMES,
+    ORDER,
+    TEXT,
+    Bundle,
+    Section,
+    a_kind,
+    part_of,
+    plan_layout,
+    read_sections,
+    write_bundle,
+)
+from ..bundle.validation import check_drafter, check_text
+from ..errors import FormatError
+from ..media.embedder import Embedder
+
+OPTIONS = {EMBEDDER: "--embedder", DRAFTER: "--drafter"}
+TOWERS = {  # projectors of models that have an encoder, by clip.vision.projector_type and clip.audio.projector_type
+    "gemma4v": "the vision tower of a Gemma 4 E2B, E4B, 26B or 31B",
+    "gemma4a": "the audio tower of a Gemma 4 E2B or E4B",
+    "gemma3": "the vision tower of a Gemma 3",
+    "gemma3nv": "the vision tower of a Gemma 3n",
+    "gemma3na": "the audio tower of a Gemma 3n",
+}
+PROJECTORS = ("gemma4uv", "gemma4ua")
+SPLIT = "split."  # keys of llama.cpp's gguf-split: of no meaning in a whole file
+
+
+@dataclass(frozen=True)
+class Packed:
+    """What was written: `sections` are architectures in order, `sizes` their bytes; `notes` are lines for people."""
+
+    path: Path
+    sections: tuple[str, ...]
+    sizes: tuple[int, ...]
+    size: int
+    notes: tuple[str, ...]
+
+
+def pack(
+    text: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    embedder: str | os.PathLike[str] | None = None,
+    drafter: str | os.PathLike[str] | None = None,
+    force: bool = False,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Packed:
+    """Join files to a bundle. `text` is a text model's GGUF or a bundle; `progress` is told (bytes done, in all).
+
+    Raises InputError (no such file), FormatError (not what it should be, or not of the same model) and
+    ConversionError (the output cannot be written); nothing is then left under the output's name.
+    """
+    bundle = Bundle.open(text)
+    check_text(bundle.text)
+    sections = {s.architecture: s for s in bundle.sections}
+    for architecture, given in ((EMBEDDER, embedder), (DRAFTER, drafter)):
+        if given is not None:
+            sections[architecture] = only(given, architecture)
+    if EMBEDDER in sections:
+        check_embedder(bundle.text, sections[EMBEDDER])
+    if DRAFTER in sections:
+        check_drafter(bundle.text, sections[DRAFTER])
+    chosen = [sections[name] for name in ORDER if name in sections]
+    parts = [part_of(section) for section in chosen]
+    parts[0] = replace(parts[0], pairs={k: v for k, v in parts[0].pairs.items() if not k.startswith(SPLIT)})
+    total = plan_layout(parts).total
+    layout = write_bundle(out, parts, force=force, progress=lambda done: progress(done, total))
+    names = tuple(s.architecture for s in chosen)
+    return Packed(Path(out), names, layout.sizes, layout.total, tuple(_notes(bundle, names)))
+
+
+def _notes(bundle: Bundle, packed: tuple[str, ...]) -> Iterator[str]:
+    for name in bundle.missing:
+        if name not in packed and name in OPTIONS:
+            yield f"the {NAMES[name]} that {bundle.path} once had is not in the new file; give it with {OPTIONS[name]}"
+    if EMBEDDER not in packed:
+        yield "NO EMBEDDER: the bundle reads text and cannot see pictures or hear sound; give one with --embedder"
+
+
+def only(path: str | os.PathLike[str], architecture: str) -> Section:
+    """The one section of a file that must be of this architecture. Raises InputError and FormatError."""
+    sections = read_sections(path)
+    found = sections[0].architecture
+    wanted = f"expected {a_kind(architecture)} (architecture {architecture!r}) for {OPTIONS[architecture]}"
+    if found == TEXT and len(sections) > 1:
+        raise FormatError(
+            f"{path}: is a whole bundle, {wanted}; "
+            f"cut its parts out first with `gemma4gguf export {path} DIR --for llama.cpp`"
+        )
+    if found != architecture:
+        raise FormatError(f"{path}: holds {a_kind(found)}, {wanted}")
+    if len(sections) > 1:
+        raise FormatError(f"{path}: holds {len(sections)} sections, {wanted} and nothing else")
+    return sections[0]
+
+
+# ── the embedder ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def check_embedder(text: Section, embedder: Section) -> None:
+    """Raise FormatError unless the section is the encoder-free embedder of a model as wide as `text`."""
+    meta = embedder.metadata
+    for kind in _projectors(meta):
+        if kind not in PROJECTORS:
+            what = TOWERS.get(kind, f"a projector of type {kind!r}")
+            raise FormatError(
+                f"{embedder.path}: holds {what}; Gemma 4 12B has no encoder, its embedder is of the types "
+                f"{' and '.join(PROJECTORS)}: give the mmproj file of a 12B"
+            )
+    Embedder(Bundle(embedder.path, (text, embedder), ()))  # its own checks: every tensor, every size, the width
+
+
+def _projectors(meta: Mapping[str, Any]) -> list[str]:
+    keys = ("clip.projector_type", "clip.vision.projector_type", "clip.audio.projector_type")
+    return [str(meta[key]) for key in keys if key in meta]

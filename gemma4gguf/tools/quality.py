@@ -1,0 +1,230 @@
+"""How far a bundle's predictions are from a reference's: what quantising has cost.
+
+In: two bundles of one model, a text, and optionally pictures and sound. Out: a `Quality`: KL divergence, agreement of
+the likeliest token, perplexities. The text is cut and scored as llama-perplexity does, so that the numbers compare:
+windows of 512 tokens, each begun with BOS, the predictions in the second half of each. One model is in memory at a
+time; the reference's predictions wait in a temporary file.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..bundle.reading import EMBEDDER, Bundle
+from ..bundle.validation import check_vocabulary
+from ..chat.rendering import Segment, raw_segments
+from ..errors import InputError
+from ..media.audio import AudioSource
+from ..media.embedder import Embedder
+from ..media.image import DEFAULT_BUDGET, ImageSource
+from ..native.context import Context, ContextOptions
+from ..native.weights import Model
+from ..runtime.prompt import BOS, spans, token_id
+from ..runtime.session import Span, evaluate, pieces
+
+WINDOW = 512  # tokens that see each other
+STEP = 256  # rows computed at a time, half a window; their logits are 0.3 GB for 262,144 tokens
+MEDIUM_TEXT = 400  # characters of text after a picture or clip; all predictions of them count
+TEXT = "quality.txt"  # beside this module: prose, facts, lists, code and other languages
+
+FloatArray = NDArray[np.float32]
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Quality:
+    """`kl_*` in nats over all `positions`; `same_top` is the share whose likeliest token agrees.
+
+    `kl_999`: 99.9 % of the positions are below it. `kl_media`: the mean over the positions after media, or None.
+    """
+
+    positions: int
+    kl_mean: float
+    kl_median: float
+    kl_999: float
+    kl_max: float
+    same_top: float
+    perplexity: float
+    reference_perplexity: float
+    perplexity_ratio: float
+    kl_media: float | None
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A prompt, and from which position on its predictions count (the last position's never do)."""
+
+    spans: tuple[Span, ...]
+    first: int
+    media: bool
+
+    @property
+    def ids(self) -> list[int]:
+        return [i for span in self.spans for i in span.ids]
+
+    @property
+    def counted(self) -> int:
+        return len(self.ids) - 1 - self.first
+
+
+def measure(path: str | os.PathLike[str], reference: str | os.PathLike[str], **how: Any) -> Quality:
+    """Compare one bundle with a reference of the same model, such as its BF16 or Q8_0. `how`: see `compare`."""
+    (found,) = compare([path], reference, **how)
+    return found
+
+
+def compare(
+    paths: Sequence[str | os.PathLike[str]],
+    reference: str | os.PathLike[str],
+    *,
+    text: str | None = None,
+    images: Sequence[ImageSource] = (),
+    audio: Sequence[AudioSource] = (),
+    windows: int | None = None,
+    threads: int | None = None,
+    gpu_layers: int | None = None,
+    progress: Progress = lambda done, total: None,
+) -> Iterator[Quality]:
+    """Compare bundles, one after another, with a reference of the same model, which is evaluated once.
+
+    `text` None takes a fixed one; `windows` is how many of its windows count, None all. Each picture and clip is
+    followed by a beginning of the text. `progress` is told (positions computed, positions in all, over all models).
+
+    Raises InputError, before any work, when two are different models or the reference's predictions (a float32 for
+    each position and token) do not fit the folder of temporary files; also when the text is shorter than one window.
+    """
+    text = files(__package__).joinpath(TEXT).read_text(encoding="utf-8") if text is None else text
+    base, others = Bundle.open(reference), [Bundle.open(path) for path in paths]
+    media = [raw_segments(f"<|image|>{text[:MEDIUM_TEXT]}", [image]) for image in images]
+    media += [raw_segments(f"<|audio|>{text[:MEDIUM_TEXT]}", [], [clip]) for clip in audio]
+    check_vocabulary(base.text)
+    for other in others:
+        _check_pair(base, other)  # the same vocabulary, so it need not be checked again
+        if media:
+            other.require(EMBEDDER)
+    with tempfile.TemporaryFile() as store:
+        done = 0
+        with Model(base.path, gpu_layers=gpu_layers) as model:
+            passages = _passages(model, base, text, media, windows)
+            positions = sum(p.counted for p in passages)
+            total = (1 + len(others)) * positions
+            _check_room(4 * positions * model.vocab.size)
+            for row in _predictions(model, passages, threads):
+                store.write(row.data)
+                progress(done := done + 1, total)
+        for other in others:
+            store.seek(0)
+            scores = []
+            with Model(other.path, gpu_layers=gpu_layers) as model:
+                if media:  # soft tokens of its own: the embedder may differ too
+                    passages = _passages(model, other, text, media, windows)
+                targets = [i for p in passages for i in p.ids[p.first + 1 :]]
+                for row, target in zip(_predictions(model, passages, threads), targets, strict=True):
+                    kept = np.frombuffer(store.read(row.nbytes), np.float32)
+                    scores.append(_score(kept, row, target))
+                    progress(done := done + 1, total)
+            yield _summary(np.array(scores), np.array([p.media for p in passages for _ in range(p.counted)]))
+
+
+def _check_room(size: int) -> None:
+    folder = tempfile.gettempdir()
+    free = shutil.disk_usage(folder).free
+    if size > free:
+        raise InputError(
+            f"the reference's predictions take {size:,} bytes in {folder} and {free:,} are free; "
+            "count fewer windows (windows=, --windows) or set TMPDIR to another folder"
+        )
+
+
+def read_text(path: Path) -> str:
+    """A text file, as UTF-8. Raises InputError."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as UTF-8 text ({error})") from None
+
+
+def _check_pair(base: Bundle, other: Bundle) -> None:
+    for key in ("gemma4.block_count", "gemma4.embedding_length", "tokenizer.ggml.tokens"):
+        if base.text.metadata.get(key) != other.text.metadata.get(key):
+            raise InputError(
+                f"{other.path} and {base.path} are different models ({key} differs); compare one with itself"
+            )
+
+
+def _passages(
+    model: Model, bundle: Bundle, text: str, media: Sequence[Sequence[Segment]], windows: int | None
+) -> list[Passage]:
+    bos = token_id(model.vocab, BOS)
+    ids = [bos, *model.vocab.tokenize(text, special=False)]
+    count = min(len(ids) // WINDOW, len(ids) if windows is None else windows)
+    if count < 1:
+        raise InputError(f"the text has {len(ids):,} tokens, expected at least {WINDOW}; give a longer one")
+    cut = [ids[i * WINDOW : (i + 1) * WINDOW] for i in range(count)]
+    found = [Passage((Span((bos, *window[1:])),), WINDOW // 2, media=False) for window in cut]
+    embedder = cache(lambda: Embedder(bundle))
+    budget = bundle.text.metadata.get("gemma4gguf.image.max_soft_tokens", DEFAULT_BUDGET)
+    for parts in media:
+        whole = tuple(spans(parts, model.vocab, embedder, budget))
+        found.append(Passage(whole, sum(map(len, whole[:-1])), media=True))
+    return found
+
+
+def _predictions(model: Model, passages: Sequence[Passage], threads: int | None) -> Iterator[FloatArray]:
+    """Log probabilities float32 [vocabulary] of every position that counts, in order."""
+    longest = max(sum(map(len, p.spans)) for p in passages)
+    block = max([WINDOW, *(len(s) for p in passages for s in p.spans if not s.causal)])
+    options = ContextOptions(longest, batch=block, micro_batch=block, outputs=STEP, threads=threads)
+    with Context(model, options) as context:
+        for passage in passages:
+            context.clear()
+            start, end = 0, len(passage.ids) - 1
+            for span, part in pieces(passage.spans, STEP):
+                stop = start + part.stop - part.start
+                wanted = max(0, stop - max(start, passage.first))
+                evaluate(context, span, part, start=start, outputs=wanted)
+                for position in range(stop - wanted, min(stop, end)):
+                    yield _log_softmax(context.logits(position - start))
+                start = stop
+
+
+def _log_softmax(logits: FloatArray) -> FloatArray:
+    shifted = logits - logits.max()
+    normal: FloatArray = shifted - np.log(np.exp(shifted).sum(dtype=np.float64)).astype(np.float32)
+    return normal
+
+
+def _score(base: FloatArray, other: FloatArray, target: int) -> tuple[float, bool, float, float]:
+    """KL divergence of one prediction from the reference's, whether the tops agree, both log-likelihoods."""
+    divergence = np.dot(np.exp(base), base - other)
+    return float(divergence), bool(base.argmax() == other.argmax()), float(base[target]), float(other[target])
+
+
+def _summary(scores: NDArray[np.float64], media: NDArray[np.bool_]) -> Quality:
+    divergence, same, base, other = scores.T
+    means = np.exp(-other.mean()), np.exp(-base.mean())
+    return Quality(
+        positions=len(scores),
+        kl_mean=float(divergence.mean()),
+        kl_median=float(np.median(divergence)),
+        kl_999=float(np.quantile(divergence, 0.999)),
+        kl_max=float(divergence.max()),
+        same_top=float(same.mean()),
+        perplexity=float(means[0]),
+        reference_perplexity=float(means[1]),
+        perplexity_ratio=float(means[0] / means[1]),
+        kl_media=float(divergence[media].mean()) if media.any() else None,
+    )
