@@ -44,8 +44,8 @@ sys.path.insert(0, str(ROOT))
 
 from gemma4gguf.bundle.reading import DRAFTER, TEXT, Bundle  # noqa: E402
 from gemma4gguf.native.context import Context, ContextOptions  # noqa: E402
-from gemma4gguf.native.sampler import Sampler, Sampling  # noqa: E402
-from gemma4gguf.native.weights import Model  # noqa: E402
+from gemma4gguf.native.sampler import Sampler, SamplingOptions  # noqa: E402
+from gemma4gguf.native.weights import Weights  # noqa: E402
 from gemma4gguf.runtime.decode import Drafts, decode  # noqa: E402
 from gemma4gguf.runtime.drafter import Drafter  # noqa: E402
 from gemma4gguf.runtime.pace import Pace  # noqa: E402
@@ -62,7 +62,7 @@ class Script:
     """A sampler that does its work and then says what was written beforehand."""
 
     def __init__(self, answer: list[int]) -> None:
-        self._sampler = Sampler(Sampling(temperature=0, top_k=0, top_p=1, min_p=0, seed=0), [])
+        self._sampler = Sampler(SamplingOptions(temperature=0, top_k=0, top_p=1, min_p=0, seed=0), [])
         self._answer = iter(answer)
 
     def sample(self, context: Context, row: int = -1) -> int:
@@ -89,7 +89,7 @@ class Ours:
     def __init__(self, bundle: Bundle, threads: int | None, tokens: int, clock: Callable[[], float]) -> None:
         self.clock = clock
         options = ContextOptions(CONTEXT, threads=threads)
-        self.model = Model(bundle.path)
+        self.model = Weights(bundle.path)
         self.session = Session(Context(self.model, options, hidden=True))
         self.drafter = Drafter(bundle.require(DRAFTER), bundle.text, self.session.context)
         self.ratio = bundle.require(DRAFTER).size / bundle.text.size

@@ -2,7 +2,7 @@
 
 In: a checkpoint folder, a Hub id or a GGUF, and optionally a drafter. Out: a bundle, written whole or not at all.
 The steps, each a module: source; checkpoint (safetensors, config, tokenizer, gemma4's tables, metadata) or
-gguf_source; plan (mixture, imatrix); stream (read, quantise); and `gemma4gguf.bundle` to write.
+gguf_source; plan (mixture, imatrix); quantise; and `gemma4gguf.bundle` to write.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gemma4gguf.bundle import newfile
-from gemma4gguf.bundle import reading as bundle
-from gemma4gguf.bundle.reading import DRAFTER, TEXT, Section, planned_section
+from gemma4gguf.bundle.reading import DRAFTER, TEXT, Section
 from gemma4gguf.bundle.validation import check_drafter
+from gemma4gguf.bundle.writing import Placement, place_sections, planned_section, write_bundle
 from gemma4gguf.errors import ConversionError, FormatError, InputError
 
 from . import mixture
 from .checkpoint import read_checkpoint
-from .contents import Model
+from .contents import Contents
 from .gguf_source import read_gguf
 from .imatrix import ImportanceMatrix, read_imatrix
 from .mixture import MIXTURES, Mixture
 from .origin import Origin, locate
-from .plan import Aimed, Plan, PlannedSection, PlannedTensor, aim
+from .plan import ConversionPlan, PlannedSection, SectionSummary, TensorSummary, plan_section
 from .safetensors import listed
 
-__all__ = ["MIXTURES", "Conversion", "Plan", "PlannedSection", "PlannedTensor", "convert"]
+__all__ = ["MIXTURES", "Conversion", "ConversionPlan", "SectionSummary", "TensorSummary", "convert"]
 
 Progress = Callable[[int, int, str], None]
 DEFAULT, DRAFTER_DEFAULT = "Q4_K_M", "Q8_0"
@@ -46,7 +46,7 @@ class Conversion:
     """`path` is the finished bundle, or None after a dry run. `size` in bytes, `seconds` of wall time."""
 
     path: Path | None
-    plan: Plan
+    plan: ConversionPlan
     size: int
     seconds: float
 
@@ -94,25 +94,25 @@ def convert(
     model = _read(origin, text_only=text_only)
     chosen = asked or mixture.mixture(model.trained_for or DEFAULT)
     notes = [*model.notes, *_advice(origin, model, asked, chosen), *_uncovered(model, importance)]
-    sections = [aim(m, chosen, overrides=overrides, imatrix=importance) for m in model.sections]
+    sections = [plan_section(m, chosen, overrides=overrides, imatrix=importance) for m in model.sections]
     if drafter is not None:
         drafter_origin = locate(drafter, fetched, plan_only=dry_run)
-        material = _read(drafter_origin, drafter=True).sections[0]
-        sections = [s for s in sections if s.material.architecture != DRAFTER] + [aim(material, drafter_asked)]
+        contents = _read(drafter_origin, drafter=True).sections[0]
+        sections = [s for s in sections if s.contents.architecture != DRAFTER] + [plan_section(contents, drafter_asked)]
 
     path = _out_path(out, origin, chosen)
     parts = [s.part(threads or _cores()) for s in sections]
     if drafter is not None:
         _check_drafter(planned_section(parts[0], origin.path), planned_section(parts[-1], drafter_origin.path))
-    layout = bundle.plan_layout(parts)
-    plan = _plan(str(source), path, chosen, sections, layout, tuple(notes))
+    placement = place_sections(parts)
+    plan = _plan(str(source), path, chosen, sections, placement, tuple(notes))
     if dry_run:
-        return Conversion(None, plan, layout.total, time.monotonic() - started)
+        return Conversion(None, plan, placement.total, time.monotonic() - started)
     if path.exists() and origin.is_gguf and path.samefile(origin.path):
         raise InputError(f"{path}: is the source itself; choose another name for the output")
-    bundle.write_bundle(path, parts, force=force, progress=lambda done: report(done, layout.total, "convert"))
-    report(layout.total, layout.total, "convert")  # the gaps between sections are nobody's bytes
-    return Conversion(path, plan, layout.total, time.monotonic() - started)
+    write_bundle(path, parts, force=force, progress=lambda done: report(done, placement.total, "convert"))
+    report(placement.total, placement.total, "convert")  # the gaps between sections are nobody's bytes
+    return Conversion(path, plan, placement.total, time.monotonic() - started)
 
 
 def _cores() -> int:
@@ -123,26 +123,26 @@ def _cores() -> int:
         return os.cpu_count() or 1
 
 
-def _read(origin: Origin, *, drafter: bool = False, text_only: bool = False) -> Model:
+def _read(origin: Origin, *, drafter: bool = False, text_only: bool = False) -> Contents:
     read = read_gguf if origin.is_gguf else read_checkpoint
     return read(origin, drafter=drafter, text_only=text_only)
 
 
-def _advice(origin: Origin, model: Model, asked: Mixture | None, chosen: Mixture) -> list[str]:
+def _advice(origin: Origin, contents: Contents, asked: Mixture | None, chosen: Mixture) -> list[str]:
     notes = []
-    if asked is None and model.trained_for is not None:
+    if asked is None and contents.trained_for is not None:
         notes.append(QAT.format(name=origin.name))
     if chosen.name in mixture.UNDER_FOUR_BITS:
         notes.append(LOW.format(name=chosen.name))
     return notes
 
 
-def _uncovered(model: Model, importance: ImportanceMatrix | None) -> list[str]:
+def _uncovered(contents: Contents, importance: ImportanceMatrix | None) -> list[str]:
     """Refuse another model's importance matrix, and tell which tensors it says nothing about."""
-    text = model.section(TEXT)
+    text = contents.section(TEXT)
     if importance is None or text is None:
         return []
-    widths = {s.name: s.shape[-1] for s in text.sources if mixture.quantisable(s.name, s.shape)}
+    widths = {s.name: s.shape[-1] for s in text.tensors if mixture.quantisable(s.name, s.shape)}
     missing = importance.check(widths)
     return [f"{importance.path.name} says nothing about {listed(list(missing), 4)}"] if missing else []
 
@@ -155,11 +155,16 @@ def _check_drafter(text: Section, drafter: Section) -> None:
 
 
 def _plan(
-    source: str, path: Path, chosen: Mixture, sections: list[Aimed], layout: bundle.Layout, notes: tuple[str, ...]
-) -> Plan:
-    planned = tuple(s.planned(size) for s, size in zip(sections, layout.sizes, strict=True))
+    source: str,
+    path: Path,
+    chosen: Mixture,
+    sections: list[PlannedSection],
+    placement: Placement,
+    notes: tuple[str, ...],
+) -> ConversionPlan:
+    planned = tuple(s.summary(size) for s, size in zip(sections, placement.sizes, strict=True))
     free = shutil.disk_usage(path.parent).free if path.parent.is_dir() else 0
-    return Plan(source, path, chosen.name, planned, layout.total, free, notes)
+    return ConversionPlan(source, path, chosen.name, planned, placement.total, free, notes)
 
 
 def _out_path(out: str | Path | None, origin: Origin, chosen: Mixture) -> Path:

@@ -13,17 +13,17 @@ from gemma4gguf.errors import ConversionError
 
 from . import gemma4, metadata
 from .config import Config, parse
-from .contents import Material, Model
-from .gemma4 import Source
+from .contents import Contents, SectionContents
+from .gemma4 import MappedTensor
 from .metadata import Pairs
 from .origin import Origin
-from .safetensors import Stored, read_folder
+from .safetensors import StoredTensor, read_folder
 from .tokenizer import read_tokenizer
 
 QAT = re.compile(r"(?i)(?:^|[-_./])qat(?:$|[-_.])")
 
 
-def read_checkpoint(origin: Origin, *, drafter: bool = False, text_only: bool = False) -> Model:
+def read_checkpoint(origin: Origin, *, drafter: bool = False, text_only: bool = False) -> Contents:
     """Read a checkpoint folder's JSON and tensor tables: the model, or with `drafter` its MTP drafter.
 
     Raises ConversionError when it is another model, or when tensors are unknown, missing or misshapen.
@@ -45,18 +45,18 @@ def read_checkpoint(origin: Origin, *, drafter: bool = False, text_only: bool = 
     token_pairs = dict(tokenizer.pairs())
     layers, group = config.text.layers, config.text.heads // config.text.kv_heads[0]
 
-    def pairs(make: Callable[..., Pairs], sources: tuple[Source, ...], extra: Pairs) -> Callable[[int], Pairs]:
-        return lambda file_type: make(files, config, sources, file_type) | extra
+    def pairs(make: Callable[..., Pairs], tensors: tuple[MappedTensor, ...], extra: Pairs) -> Callable[[int], Pairs]:
+        return lambda file_type: make(files, config, tensors, file_type) | extra
 
     if drafter:
         made = pairs(metadata.drafter_pairs, matched.drafter, token_pairs)
-        return Model((Material(DRAFTER, matched.drafter, made, layers, group),), matched.notes)
+        return Contents((SectionContents(DRAFTER, matched.drafter, made, layers, group),), matched.notes)
     made = pairs(metadata.text_pairs, matched.text, token_pairs)
-    sections = [Material(TEXT, matched.text, made, layers, group)]
+    sections = [SectionContents(TEXT, matched.text, made, layers, group)]
     notes = list(matched.notes)
     if matched.embedder:
         made = pairs(metadata.embedder_pairs, matched.embedder, {})
-        sections.append(Material(EMBEDDER, matched.embedder, made))
+        sections.append(SectionContents(EMBEDDER, matched.embedder, made))
     else:
         notes.append(
             "NO EMBEDDER: "
@@ -67,10 +67,10 @@ def read_checkpoint(origin: Origin, *, drafter: bool = False, text_only: bool = 
         notes.append("NO CHAT TEMPLATE in the checkpoint: gemma4gguf uses its own, other runtimes may not chat")
     named = [origin.name, str(files.config.get("_name_or_path") or "")]
     trained_for = "Q4_0" if any(QAT.search(name) for name in named) else None
-    return Model(tuple(sections), tuple(notes), trained_for)
+    return Contents(tuple(sections), tuple(notes), trained_for)
 
 
-def _check_vocabulary(where: str, config: Config, tensors: dict[str, Stored], tokens: int) -> None:
+def _check_vocabulary(where: str, config: Config, tensors: dict[str, StoredTensor], tokens: int) -> None:
     if tokens > config.text.vocabulary:
         raise ConversionError(
             f"{where}: tokenizer.json has {tokens:,} tokens and the model {config.text.vocabulary:,} (vocab_size); "

@@ -46,7 +46,7 @@ WANTED = "expected Gemma 4 12B (gemma4_unified), a text-only fine-tune of it, or
 
 
 @dataclass(frozen=True)
-class Text:
+class TextConfig:
     """The language model, or the drafter's layers. `sliding[i]` tells layer i's kind; sizes in values, not bytes."""
 
     layers: int
@@ -77,7 +77,7 @@ class Text:
 
 
 @dataclass(frozen=True)
-class Embedder:
+class EmbedderConfig:
     """The multimodal embedder: picture patches of `patch` * `pooling` pixels a side, frames of `frame` samples."""
 
     hidden: int
@@ -100,8 +100,8 @@ class Embedder:
 @dataclass(frozen=True)
 class Config:
     kind: Kind
-    text: Text
-    embedder: Embedder | None  # where the config describes one; a fine-tune of the language model alone may still
+    text: TextConfig
+    embedder: EmbedderConfig | None  # where the config describes one; a fine-tune of the language model alone may still
     target_hidden: int | None  # the drafter only: the hidden size of the model it drafts for
 
 
@@ -193,7 +193,7 @@ def parse(where: str, config: Mapping[str, Any]) -> Config:
     return Config(kind, text, embedder, target)
 
 
-def _text(at: _Reader, tied: Any) -> Text:
+def _text(at: _Reader, tied: Any) -> TextConfig:
     layers = at.size("num_hidden_layers")
     kinds = at.values.get("layer_types")
     if kinds is None:  # the family's rule, when the list is left out
@@ -220,7 +220,7 @@ def _text(at: _Reader, tied: Any) -> Text:
     if at.flag("attention_bias", False) or at.flag("use_double_wide_mlp", False):
         raise at.fail("attention_bias or use_double_wide_mlp", True, "false")
     own = at.values.get("tie_word_embeddings", tied)
-    return Text(
+    return TextConfig(
         layers=layers,
         sliding=sliding,
         hidden=at.size("hidden_size"),
@@ -262,10 +262,10 @@ def _of_full_layers(at: _Reader, sliding: tuple[bool, ...], hub: str, resaved: s
     return next(iter(found.values()), default)
 
 
-def _embedder(top: _Reader, hidden: int) -> Embedder:
+def _embedder(top: _Reader, hidden: int) -> EmbedderConfig:
     vision, audio = top.object("vision_config", {}), top.object("audio_config", {})
     embedded = vision.size("mm_embed_dim", hidden)
-    return Embedder(
+    return EmbedderConfig(
         hidden=embedded,
         patch=vision.size("patch_size", 16),
         pooling=vision.size("pooling_kernel_size", 3),

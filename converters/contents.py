@@ -7,19 +7,19 @@ from dataclasses import dataclass
 
 from gemma4gguf.bundle.reading import Section
 
-from .gemma4 import Source
+from .gemma4 import MappedTensor
 from .metadata import Pairs
 
 
 @dataclass(frozen=True)
-class Material:
+class SectionContents:
     """One section to be: its tensors, its keys for a given file type, and what the mixture rules ask of the model.
 
-    `carried` is a section of an existing file that passes into the new one unchanged; there are then no `sources`.
+    `carried` is a section of an existing file that passes into the new one unchanged; there are then no `tensors`.
     """
 
     architecture: str
-    sources: tuple[Source, ...]
+    tensors: tuple[MappedTensor, ...]
     pairs: Callable[[int], Pairs]
     layers: int = 0
     group: int = 1
@@ -27,12 +27,12 @@ class Material:
 
 
 @dataclass(frozen=True)
-class Model:
+class Contents:
     """`trained_for` is the mixture that a quantisation-aware training was for, or None. `notes` are for people."""
 
-    sections: tuple[Material, ...]
+    sections: tuple[SectionContents, ...]
     notes: tuple[str, ...] = ()
     trained_for: str | None = None
 
-    def section(self, architecture: str) -> Material | None:
+    def section(self, architecture: str) -> SectionContents | None:
         return next((s for s in self.sections if s.architecture == architecture), None)

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from gemma4gguf.errors import ConversionError
 
-from .config import Config, Embedder, Text
-from .safetensors import Stored, listed
+from .config import Config, EmbedderConfig, TextConfig
+from .safetensors import StoredTensor, listed
 
 Shape = tuple[int, ...]
 Index = NDArray[np.int64]
@@ -30,14 +30,14 @@ BUFFERS = (".rotary_emb.inv_freq", ".attention.masked_bias", ".rotary_emb.origin
 
 
 @dataclass(frozen=True)
-class Row:
+class TensorRule:
     """One line of a table: the GGUF name, the names it may have in a checkpoint, and its shape, rows first.
 
     `columns` gives, for each column as written, the checkpoint's column. `transpose` swaps the first two dimensions.
     """
 
     name: str
-    sources: tuple[str, ...]
+    names: tuple[str, ...]
     shape: Shape
     columns: Index | None = None
     transpose: bool = False
@@ -48,12 +48,12 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Source:
+class MappedTensor:
     """A tensor to be written: its name and shape, and either where it is stored or its `values`."""
 
     name: str
     shape: Shape
-    stored: Stored | None
+    stored: StoredTensor | None
     values: NDArray[np.float32] | None = None
     columns: Index | None = None
     transpose: bool = False
@@ -62,18 +62,18 @@ class Source:
 # ── the tables ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def text_rows(text: Text, tokens: int) -> list[Row]:
+def text_rows(text: TextConfig, tokens: int) -> list[TensorRule]:
     """The language model: 8a of the layout. `tokens` is the tokenizer's size, which cuts the embedding's rows."""
-    rows = [Row("token_embd.weight", (ANCHOR,), (tokens, text.hidden))]
+    rows = [TensorRule("token_embd.weight", (ANCHOR,), (tokens, text.hidden))]
     if not text.tied:
-        rows.append(Row("output.weight", ("lm_head.weight",), (tokens, text.hidden)))
-    rows.append(Row("output_norm.weight", ("norm.weight",), (text.hidden,)))
+        rows.append(TensorRule("output.weight", ("lm_head.weight",), (tokens, text.hidden)))
+    rows.append(TensorRule("output_norm.weight", ("norm.weight",), (text.hidden,)))
     for layer in range(text.layers):
         rows += _layer_rows(text, layer)
     return rows
 
 
-def _layer_rows(text: Text, layer: int) -> list[Row]:
+def _layer_rows(text: TextConfig, layer: int) -> list[TensorRule]:
     head, hidden, ffn = text.head_of(layer), text.hidden, text.ffn
     q, kv = text.heads * head, text.kv_heads[layer] * head
     table: list[tuple[str, str, Shape]] = [
@@ -96,10 +96,10 @@ def _layer_rows(text: Text, layer: int) -> list[Row]:
         ]
         if text.sliding[layer] or not text.key_is_value:
             table.append(("attn_v.weight", "self_attn.v_proj.weight", (kv, hidden)))
-    return [Row(f"blk.{layer}.{name}", (f"layers.{layer}.{source}",), shape) for name, source, shape in table]
+    return [TensorRule(f"blk.{layer}.{name}", (f"layers.{layer}.{source}",), shape) for name, source, shape in table]
 
 
-def embedder_rows(at: Embedder, target: int) -> list[Row]:
+def embedder_rows(at: EmbedderConfig, target: int) -> list[TensorRule]:
     """The multimodal embedder: 8b. Names as on the Hub, then as in transformers' module."""
     order = plane_order(at.side)
 
@@ -107,27 +107,27 @@ def embedder_rows(at: Embedder, target: int) -> list[Row]:
         return (f"vision_embedder.{name}", f"embed_vision.{name}")
 
     rows = [
-        Row("v.patch_embd.weight", vision("patch_dense.weight"), (at.hidden, at.pixels), order),
-        Row("v.patch_embd.bias", vision("patch_dense.bias"), (at.hidden,)),
-        Row("v.position_embd.weight", vision("pos_embedding"), (2, at.positions, at.hidden), transpose=True),
+        TensorRule("v.patch_embd.weight", vision("patch_dense.weight"), (at.hidden, at.pixels), order),
+        TensorRule("v.patch_embd.bias", vision("patch_dense.bias"), (at.hidden,)),
+        TensorRule("v.position_embd.weight", vision("pos_embedding"), (2, at.positions, at.hidden), transpose=True),
     ]
     for number, name, width in ((1, "patch_ln1", at.pixels), (2, "patch_ln2", at.hidden), (3, "pos_norm", at.hidden)):
         for part in ("weight", "bias"):
             columns = order if number == 1 else None
-            rows.append(Row(f"v.patch_norm.{number}.{part}", vision(f"{name}.{part}"), (width,), columns))
+            rows.append(TensorRule(f"v.patch_norm.{number}.{part}", vision(f"{name}.{part}"), (width,), columns))
     projection = "embedding_projection.weight"
     image = (f"embed_vision.{projection}", f"embed_vision.multimodal_embedder.{projection}")
     audio = (f"embed_audio.{projection}", f"embed_audio.multimodal_embedder.{projection}")
-    rows.append(Row("mm.input_projection.weight", image, (target, at.hidden)))
-    rows.append(Row("mm.a.input_projection.weight", audio, (target, at.frame)))
+    rows.append(TensorRule("mm.input_projection.weight", image, (target, at.hidden)))
+    rows.append(TensorRule("mm.a.input_projection.weight", audio, (target, at.frame)))
     return rows
 
 
-def drafter_rows(text: Text, target: int, tokens: int) -> list[Row]:
+def drafter_rows(text: TextConfig, target: int, tokens: int) -> list[TensorRule]:
     """The MTP drafter: 8c. `target` is the hidden size of the model it drafts for."""
-    rows = [Row(r.name, tuple(f"model.{s}" for s in r.sources), r.shape) for r in text_rows(text, tokens)]
-    rows.append(Row("nextn.pre_projection.weight", ("pre_projection.weight",), (text.hidden, 2 * target)))
-    rows.append(Row("nextn.post_projection.weight", ("post_projection.weight",), (target, text.hidden)))
+    rows = [TensorRule(r.name, tuple(f"model.{s}" for s in r.names), r.shape) for r in text_rows(text, tokens)]
+    rows.append(TensorRule("nextn.pre_projection.weight", ("pre_projection.weight",), (text.hidden, 2 * target)))
+    rows.append(TensorRule("nextn.post_projection.weight", ("post_projection.weight",), (target, text.hidden)))
     return rows
 
 
@@ -138,12 +138,12 @@ def plane_order(side: int) -> Index:
     return planes
 
 
-def rope_frequencies(text: Text) -> Source:
+def rope_frequencies(text: TextConfig) -> MappedTensor:
     """What a full layer's rotary frequencies are divided by, float32 [head / 2]: 1, or so much that nothing turns."""
     turning = int(text.full_head * text.rotary_fraction / 2)
     values = np.full(text.full_head // 2, UNROTATED, np.float32)
     values[:turning] = 1.0
-    return Source("rope_freqs.weight", values.shape, None, values)
+    return MappedTensor("rope_freqs.weight", values.shape, None, values)
 
 
 # ── matching ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -153,14 +153,14 @@ def rope_frequencies(text: Text) -> Source:
 class Matched:
     """The sections' tensors. `notes` are for people: what was left out, and why."""
 
-    text: tuple[Source, ...] = ()
-    embedder: tuple[Source, ...] = ()
-    drafter: tuple[Source, ...] = ()
+    text: tuple[MappedTensor, ...] = ()
+    embedder: tuple[MappedTensor, ...] = ()
+    drafter: tuple[MappedTensor, ...] = ()
     notes: tuple[str, ...] = ()
 
 
 def match(
-    where: str, config: Config, tensors: Mapping[str, Stored], tokens: int, *, text_only: bool = False
+    where: str, config: Config, tensors: Mapping[str, StoredTensor], tokens: int, *, text_only: bool = False
 ) -> Matched:
     """Find every tensor of the tables in a checkpoint.
 
@@ -186,7 +186,7 @@ def match(
             left[f"{prefix}lm_head.weight"] = stored
     found, problems, left = _find(text_rows(config.text, tokens), left, (prefix,))
     text = (*found, rope_frequencies(config.text))
-    embedder: list[Source] = []
+    embedder: list[MappedTensor] = []
     if config.embedder is not None:
         embedder, more, left = _find(embedder_rows(config.embedder, config.text.hidden), left, EMBEDDER_PREFIXES)
         if not embedder and not text_only and config.kind == "unified":
@@ -201,7 +201,7 @@ def match(
     return Matched(text=text, embedder=tuple(embedder), notes=tuple(notes))
 
 
-def _text_prefix(where: str, tensors: Mapping[str, Stored]) -> str:
+def _text_prefix(where: str, tensors: Mapping[str, StoredTensor]) -> str:
     found = [p for p in TEXT_PREFIXES if p + ANCHOR in tensors]
     if len(found) == 1:
         return found[0]
@@ -214,12 +214,12 @@ def _text_prefix(where: str, tensors: Mapping[str, Stored]) -> str:
 
 
 def _find(
-    rows: Iterable[Row], tensors: dict[str, Stored], prefixes: tuple[str, ...]
-) -> tuple[list[Source], list[str], dict[str, Stored]]:
+    rows: Iterable[TensorRule], tensors: dict[str, StoredTensor], prefixes: tuple[str, ...]
+) -> tuple[list[MappedTensor], list[str], dict[str, StoredTensor]]:
     """The rows' tensors, what is wrong with them, and the tensors that no row took."""
     found, problems = [], []
     for row in rows:
-        names = [p + s for p in prefixes for s in row.sources]
+        names = [p + s for p in prefixes for s in row.names]
         name = next((n for n in names if n in tensors), None)
         if name is None:
             problems.append(f"missing {names[0]}")
@@ -228,17 +228,17 @@ def _find(
         if not _fits(row, stored):
             problems.append(f"{name} is {list(stored.shape)}, expected {list(row.stored_shape)}")
             continue
-        found.append(Source(row.name, row.shape, stored, None, row.columns, row.transpose))
+        found.append(MappedTensor(row.name, row.shape, stored, None, row.columns, row.transpose))
     return found, problems, tensors
 
 
-def _fits(row: Row, stored: Stored) -> bool:
-    if row.sources[-1] in (ANCHOR, f"model.{ANCHOR}", "lm_head.weight"):  # rows beyond the vocabulary are padding
+def _fits(row: TensorRule, stored: StoredTensor) -> bool:
+    if row.names[-1] in (ANCHOR, f"model.{ANCHOR}", "lm_head.weight"):  # rows beyond the vocabulary are padding
         return len(stored.shape) == 2 and stored.shape[0] >= row.shape[0] and stored.shape[1] == row.shape[1]
     return stored.shape == row.stored_shape or (row.shape == (1,) and stored.shape == ())
 
 
-def _check(where: str, problems: list[str], left: Mapping[str, Stored]) -> None:
+def _check(where: str, problems: list[str], left: Mapping[str, StoredTensor]) -> None:
     unknown = sorted(name for name in left if not name.endswith(BUFFERS))
     if unknown and all("lora_" in name for name in unknown):
         raise ConversionError(f"{where}: holds LoRA weights; merge the adapter into its base model first")

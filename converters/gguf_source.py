@@ -15,11 +15,11 @@ from gemma4gguf.bundle.reading import DRAFTER, EMBEDDER, KEY, NAMES, TEXT, Bundl
 from gemma4gguf.errors import ConversionError, FormatError
 
 from .checkpoint import QAT
-from .contents import Material, Model
-from .gemma4 import Source
+from .contents import Contents, SectionContents
+from .gemma4 import MappedTensor
 from .metadata import QUANTIZATION_VERSION, Pairs
 from .origin import Origin
-from .safetensors import Stored
+from .safetensors import StoredTensor
 
 READABLE = {T.F32, T.BF16, T.F16, T.Q8_0}
 FILE_TYPE, VERSION, ALIGNMENT = "general.file_type", "general.quantization_version", "general.alignment"
@@ -30,7 +30,7 @@ OTHERS = {
 }
 
 
-def read_gguf(origin: Origin, *, drafter: bool = False, text_only: bool = False) -> Model:
+def read_gguf(origin: Origin, *, drafter: bool = False, text_only: bool = False) -> Contents:
     """Read a bundle, a plain text GGUF, or with `drafter` a drafter's GGUF or the drafter inside a bundle.
 
     Raises ConversionError when it holds something else.
@@ -45,30 +45,30 @@ def read_gguf(origin: Origin, *, drafter: bool = False, text_only: bool = False)
         if DRAFTER not in by_name:
             found = ", ".join(NAMES.get(a, repr(a)) for a in by_name)
             raise ConversionError(f"{origin.path}: holds no MTP drafter, only: {found}; give the drafter's own file")
-        return Model((_requantised(by_name[DRAFTER]),))
+        return Contents((_requantised(by_name[DRAFTER]),))
     carried = [by_name[a] for a in ((DRAFTER,) if text_only else (EMBEDDER, DRAFTER)) if a in by_name]
     notes = [f"the {NAMES[s.architecture]} of {origin.path.name} is carried over unchanged" for s in carried]
     if EMBEDDER not in (s.architecture for s in carried):
         why = "--text-only leaves it out" if text_only else f"{origin.path.name}: {bundle.absence(EMBEDDER)}"
         notes.append(f"NO EMBEDDER: {why}; the bundle reads text and cannot see pictures or hear sound")
     notes += [f"{origin.path.name}: {bundle.absence(name)}" for name in bundle.missing if name != EMBEDDER]
-    parts = (_requantised(by_name[TEXT]), *(Material(s.architecture, (), _no_pairs, carried=s) for s in carried))
+    parts = (_requantised(by_name[TEXT]), *(SectionContents(s.architecture, (), _no_pairs, carried=s) for s in carried))
     named = [origin.name, str(by_name[TEXT].metadata.get("general.name") or "").replace(" ", "-")]
     trained_for = "Q4_0" if any(QAT.search(name) for name in named) else None
-    return Model(parts, tuple(notes), trained_for)
+    return Contents(parts, tuple(notes), trained_for)
 
 
 def _no_pairs(_: int) -> Pairs:
     return {}
 
 
-def _requantised(section: Section) -> Material:
+def _requantised(section: Section) -> SectionContents:
     start = section.header.data_start
-    sources = tuple(
-        Source(t.name, t.shape, Stored(t.name, t.shape, t.type, section.path, start + t.offset))
+    tensors = tuple(
+        MappedTensor(t.name, t.shape, StoredTensor(t.name, t.shape, t.type, section.path, start + t.offset))
         for t in section.tensors.values()
     )
-    if not sources:
+    if not tensors:
         raise ConversionError(f"{section.path}: the {NAMES[section.architecture]} has no tensors; get the file again")
     _check_model(section)
     heads, kv_heads = (_first(section, f"attention.{key}") for key in ("head_count", "head_count_kv"))
@@ -79,7 +79,7 @@ def _requantised(section: Section) -> Material:
         kept[VERSION] = encode_pair(VERSION, GGUFValueType.UINT32, QUANTIZATION_VERSION)
         return kept
 
-    return Material(section.architecture, sources, pairs, _first(section, "block_count"), heads // kv_heads)
+    return SectionContents(section.architecture, tensors, pairs, _first(section, "block_count"), heads // kv_heads)
 
 
 def _check_model(section: Section) -> None:

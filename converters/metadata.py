@@ -20,8 +20,8 @@ from gemma4gguf.bundle.reading import DRAFTER, EMBEDDER, TEXT
 from gemma4gguf.errors import ConversionError
 from gemma4gguf.version import __version__
 
-from .config import Config, Text, is_number
-from .gemma4 import Source
+from .config import Config, TextConfig, is_number
+from .gemma4 import MappedTensor
 from .safetensors import read_json
 
 QUANTIZATION_VERSION = 2  # of ggml's block formats
@@ -63,25 +63,25 @@ def _optional(path: Path) -> dict[str, Any]:
     return read_json(path) if path.is_file() else {}
 
 
-def text_pairs(files: Files, config: Config, sources: Sequence[Source], file_type: int) -> Pairs:
+def text_pairs(files: Files, config: Config, tensors: Sequence[MappedTensor], file_type: int) -> Pairs:
     """Keys of the text model, without the tokenizer's."""
     lines = [*_text_lines(TEXT, config.text, file_type)]
     suppress = _token_list(files, "suppress_tokens")
     if suppress:
         lines.append(("tokenizer.ggml.suppress_tokens", Type.INT32, suppress))
     lines += _own_lines(files)
-    return _pairs(TEXT, "model", _general(files, sources) | _encode([MADE_BY]), lines)
+    return _pairs(TEXT, "model", _general(files, tensors) | _encode([MADE_BY]), lines)
 
 
-def drafter_pairs(files: Files, config: Config, sources: Sequence[Source], file_type: int) -> Pairs:
+def drafter_pairs(files: Files, config: Config, tensors: Sequence[MappedTensor], file_type: int) -> Pairs:
     """Keys of the drafter, without the tokenizer's."""
     lines = [*_text_lines(DRAFTER, config.text, file_type)]
     lines.append((f"{DRAFTER}.embedding_length_out", Type.UINT32, config.target_hidden))
     lines.append((f"{DRAFTER}.nextn_predict_layers", Type.UINT32, config.text.layers))
-    return _pairs(DRAFTER, "model", _general(files, sources), lines)
+    return _pairs(DRAFTER, "model", _general(files, tensors), lines)
 
 
-def embedder_pairs(files: Files, config: Config, sources: Sequence[Source], file_type: int) -> Pairs:
+def embedder_pairs(files: Files, config: Config, tensors: Sequence[MappedTensor], file_type: int) -> Pairs:
     """Keys of the multimodal embedder, as llama.cpp's projector loader wants them.
 
     Never a plain `clip.projector_type`: it would override both kinds.
@@ -114,10 +114,10 @@ def embedder_pairs(files: Files, config: Config, sources: Sequence[Source], file
     ]
     lines: list[Line] = [("general.file_type", Type.UINT32, file_type)]
     lines += [(f"clip.{key}", kind, value) for key, kind, value in vision]
-    return _pairs(EMBEDDER, "mmproj", _general(files, sources), lines)
+    return _pairs(EMBEDDER, "mmproj", _general(files, tensors), lines)
 
 
-def _text_lines(arch: str, text: Text, file_type: int) -> Iterator[Line]:
+def _text_lines(arch: str, text: TextConfig, file_type: int) -> Iterator[Line]:
     u32, f32 = Type.UINT32, Type.FLOAT32
     table: list[Line | None] = [
         ("block_count", u32, text.layers),
@@ -182,13 +182,13 @@ def _three(files: Files, key: str, default: float) -> list[float]:
     return [float(v) for v in value]
 
 
-def parameters(sources: Iterable[Source]) -> int:
-    return sum(prod(s.shape) for s in sources)
+def parameters(tensors: Iterable[MappedTensor]) -> int:
+    return sum(prod(s.shape) for s in tensors)
 
 
-def _general(files: Files, sources: Sequence[Source]) -> Pairs:
+def _general(files: Files, tensors: Sequence[MappedTensor]) -> Pairs:
     """general.sampling.*, general.name and the rest of a model card, by the rules of gguf's own reader of them."""
-    total = parameters(sources)
+    total = parameters(tensors)
     name = files.name.encode("utf-8", "replace").decode()  # a folder's name may be any bytes
     try:
         card = gguf.Metadata.load_model_card(files.folder)

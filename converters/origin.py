@@ -14,7 +14,7 @@ from typing import Any
 
 from gemma4gguf.errors import ConversionError, InputError
 
-from .safetensors import Stored, described, weight_files
+from .safetensors import StoredTensor, described, weight_files
 
 Report = Callable[[int, int], None]  # bytes so far, bytes in all
 
@@ -47,7 +47,7 @@ class Origin:
 
     path: Path
     name: str
-    tensors: Mapping[str, Stored] | None = None
+    tensors: Mapping[str, StoredTensor] | None = None
     repo: str | None = None
 
     @property
@@ -95,7 +95,7 @@ def _check_folder(folder: Path) -> None:
 
 def _download(
     name: str, revision: str | None, report: Report, plan_only: bool
-) -> tuple[Path, Mapping[str, Stored] | None]:
+) -> tuple[Path, Mapping[str, StoredTensor] | None]:
     import huggingface_hub as hub  # slow to import, and only needed here
 
     wanted = [pattern for pattern in NEEDED if not plan_only or pattern != WEIGHTS]
@@ -103,7 +103,7 @@ def _download(
     folder = Path(str(hub.snapshot_download(name, revision=revision, allow_patterns=wanted, tqdm_class=bar)))
     if not plan_only:
         return folder, None
-    tensors: dict[str, Stored] = {}
+    tensors: dict[str, StoredTensor] = {}
     for file in weight_files(folder):
         header = hub.parse_safetensors_file_metadata(name, file, revision=revision)
         tensors |= described(folder / file, {tensor: vars(entry) for tensor, entry in header.tensors.items()})

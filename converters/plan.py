@@ -1,7 +1,7 @@
 """From what a source holds to what will be written: a type for every tensor, a part for every section, and the plan.
 
-In: a `Model` and the asked types. Out: `Aimed` sections, which become parts of a bundle, and the records that describe
-them. Reads and writes nothing.
+In: a `Contents` and the asked types. Out: `PlannedSection`s, which become parts of a bundle, and the summaries
+that describe them. Reads and writes nothing.
 """
 
 from __future__ import annotations
@@ -12,41 +12,41 @@ from pathlib import Path
 from gguf import GGML_QUANT_SIZES
 from gguf import GGMLQuantizationType as T
 
-from gemma4gguf.bundle.container import layout
-from gemma4gguf.bundle.reading import EMBEDDER, TEXT, Part, part_of
+from gemma4gguf.bundle.container import place_tensors
+from gemma4gguf.bundle.reading import EMBEDDER, TEXT
+from gemma4gguf.bundle.writing import Part, part_of
 from gemma4gguf.errors import ConversionError
 from gemma4gguf.native import quantizer
 
-from . import mixture
-from . import quantise as stream
-from .contents import Material
+from . import mixture, quantise
+from .contents import SectionContents
 from .gguf_source import READABLE
 from .imatrix import ImportanceMatrix
 from .mixture import FLOATS, MIXTURES, Mixture, Override
-from .quantise import Target
+from .quantise import PlannedTensor
 from .safetensors import listed
 
 CARRIED = "as in the source"
 
 
 @dataclass(frozen=True)
-class PlannedTensor:
-    """`shape` rows first; `source_type` is None where the values are computed, not read."""
+class TensorSummary:
+    """`shape` rows first; `stored_type` is None where the values are computed, not read."""
 
     name: str
     shape: tuple[int, ...]
-    source_type: str | None
+    stored_type: str | None
     type: str
     nbytes: int
 
 
 @dataclass(frozen=True)
-class PlannedSection:
+class SectionSummary:
     """`size` is the section's length in the file in bytes, header included."""
 
     architecture: str
     quant: str
-    tensors: tuple[PlannedTensor, ...]
+    tensors: tuple[TensorSummary, ...]
     size: int
 
     @property
@@ -57,13 +57,13 @@ class PlannedSection:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ConversionPlan:
     """What a conversion will write. `total` and `free` in bytes; `notes` are lines for people, the loud in capitals."""
 
     source: str
     out: Path
     quant: str
-    sections: tuple[PlannedSection, ...]
+    sections: tuple[SectionSummary, ...]
     total: int
     free: int
     notes: tuple[str, ...]
@@ -74,69 +74,69 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Aimed:
+class PlannedSection:
     """A section whose tensors have their types; `quant` is the mixture's name, or `CARRIED`."""
 
-    material: Material
+    contents: SectionContents
     quant: str
-    targets: tuple[Target, ...]
+    tensors: tuple[PlannedTensor, ...]
     pairs: dict[str, bytes]
 
     def part(self, threads: int) -> Part:
-        if self.material.carried is not None:
-            return part_of(self.material.carried)
-        table = layout([(t.source.name, t.source.shape, t.type) for t in self.targets])
-        return Part(self.material.architecture, self.pairs, table, lambda: stream.pieces(self.targets, threads))
+        if self.contents.carried is not None:
+            return part_of(self.contents.carried)
+        table = place_tensors([(t.tensor.name, t.tensor.shape, t.type) for t in self.tensors])
+        return Part(self.contents.architecture, self.pairs, table, lambda: quantise.pieces(self.tensors, threads))
 
-    def planned(self, size: int) -> PlannedSection:
-        if self.material.carried is not None:
-            held = self.material.carried.tensors.values()
-            tensors = tuple(PlannedTensor(t.name, t.shape, t.type.name, t.type.name, t.nbytes) for t in held)
+    def summary(self, size: int) -> SectionSummary:
+        if self.contents.carried is not None:
+            held = self.contents.carried.tensors.values()
+            tensors = tuple(TensorSummary(t.name, t.shape, t.type.name, t.type.name, t.nbytes) for t in held)
         else:
-            tensors = tuple(_planned(t) for t in self.targets)
-        return PlannedSection(self.material.architecture, self.quant, tensors, size)
+            tensors = tuple(_summary(t) for t in self.tensors)
+        return SectionSummary(self.contents.architecture, self.quant, tensors, size)
 
 
-def _planned(target: Target) -> PlannedTensor:
-    source = target.source
-    stored = source.stored.type.name if source.stored else None
-    return PlannedTensor(source.name, source.shape, stored, target.type.name, target.nbytes)
+def _summary(planned: PlannedTensor) -> TensorSummary:
+    tensor = planned.tensor
+    stored = tensor.stored.type.name if tensor.stored else None
+    return TensorSummary(tensor.name, tensor.shape, stored, planned.type.name, planned.nbytes)
 
 
-def aim(
-    material: Material,
+def plan_section(
+    contents: SectionContents,
     asked: Mixture,
     *,
     overrides: tuple[Override, ...] = (),
     imatrix: ImportanceMatrix | None = None,
-) -> Aimed:
+) -> PlannedSection:
     """Give every tensor of a section its type. Overrides and importance values are for the text model only.
 
     Raises ConversionError when the source keeps less than what is asked, or values are needed that are not there.
     """
-    if material.carried is not None:
-        return Aimed(material, CARRIED, (), {})
-    if material.architecture == EMBEDDER:
+    if contents.carried is not None:
+        return PlannedSection(contents, CARRIED, (), {})
+    if contents.architecture == EMBEDDER:
         # It stays in float32: 0.2 GB of the 12B's 7, exact soft tokens, and numpy maps it as it lies.
         asked = MIXTURES["F32"]
-    if material.architecture != TEXT:
+    if contents.architecture != TEXT:
         overrides, imatrix = (), None
     chosen = mixture.choose(
-        [(s.name, s.shape) for s in material.sources],
+        [(s.name, s.shape) for s in contents.tensors],
         asked,
-        layers=material.layers,
-        group=material.group,
+        layers=contents.layers,
+        group=contents.group,
         imatrix=imatrix is not None,
         overrides=overrides,
     )
-    targets = []
-    for source in sorted(material.sources, key=lambda s: mixture.write_order(s.name)):
-        values = imatrix.of(source.name, source.shape[-1]) if imatrix is not None else None
-        targets.append(Target(source, chosen[source.name], values))
-    _check_sources(targets)
-    _check_importance(targets)
-    pairs = material.pairs(asked.file_type) | (imatrix.pairs() if imatrix is not None else {})
-    return Aimed(material, asked.name, tuple(targets), pairs)
+    tensors = []
+    for tensor in sorted(contents.tensors, key=lambda s: mixture.write_order(s.name)):
+        values = imatrix.of(tensor.name, tensor.shape[-1]) if imatrix is not None else None
+        tensors.append(PlannedTensor(tensor, chosen[tensor.name], values))
+    _check_stored_types(tensors)
+    _check_importance(tensors)
+    pairs = contents.pairs(asked.file_type) | (imatrix.pairs() if imatrix is not None else {})
+    return PlannedSection(contents, asked.name, tuple(tensors), pairs)
 
 
 def bits(kind: T) -> float:
@@ -145,23 +145,23 @@ def bits(kind: T) -> float:
     return float(8 * size / block)
 
 
-def _check_sources(targets: list[Target]) -> None:
+def _check_stored_types(tensors: list[PlannedTensor]) -> None:
     """A type can only be lowered: what a source has rounded away does not come back."""
-    for target in targets:
-        stored = target.source.stored
-        if stored is None or stored.type is target.type or stored.type in FLOATS:
+    for planned in tensors:
+        stored = planned.tensor.stored
+        if stored is None or stored.type is planned.type or stored.type in FLOATS:
             continue
-        if stored.type not in READABLE or bits(target.type) > bits(stored.type):
+        if stored.type not in READABLE or bits(planned.type) > bits(stored.type):
             raise ConversionError(
-                f"{stored.path}: {stored.name!r} is {stored.type.name}, which cannot become {target.type.name}; "
+                f"{stored.path}: {stored.name!r} is {stored.type.name}, which cannot become {planned.type.name}; "
                 "start from the checkpoint or a BF16 or Q8_0 file"
             )
 
 
-def _check_importance(targets: list[Target]) -> None:
+def _check_importance(tensors: list[PlannedTensor]) -> None:
     needy = [
-        t.source.name
-        for t in targets
+        t.tensor.name
+        for t in tensors
         if t.type not in FLOATS and t.importance is None and quantizer.requires_importance(t.type)
     ]
     if needy:

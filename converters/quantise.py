@@ -22,8 +22,8 @@ from gemma4gguf.bundle.container import padded, tensor_nbytes
 from gemma4gguf.errors import ConversionError, NativeError
 from gemma4gguf.native import quantizer
 
-from .gemma4 import Source
-from .safetensors import Stored
+from .gemma4 import MappedTensor
+from .safetensors import StoredTensor
 
 SLAB = 1 << 20  # values in one piece of work: 4 MB as float32, which stays in a core's cache
 AHEAD = 2  # slabs per thread that may be under way or wait to be written
@@ -33,35 +33,35 @@ FloatArray = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Target:
+class PlannedTensor:
     """A tensor to be written as `type`; `importance` is float32 [columns], or None."""
 
-    source: Source
+    tensor: MappedTensor
     type: T
     importance: FloatArray | None = None
 
     @property
     def rows(self) -> int:
-        return prod(self.source.shape[:-1])
+        return prod(self.tensor.shape[:-1])
 
     @property
     def nbytes(self) -> int:
-        return tensor_nbytes(self.source.shape, self.type)
+        return tensor_nbytes(self.tensor.shape, self.type)
 
 
-def pieces(targets: Sequence[Target], threads: int) -> Iterator[Bytes]:
-    """The targets' data, each padded to the alignment of a GGUF.
+def pieces(tensors: Sequence[PlannedTensor], threads: int) -> Iterator[Bytes]:
+    """The tensors' data, each padded to the alignment of a GGUF.
 
     Raises ConversionError that names the tensor when it holds values that cannot be stored, or cannot be read.
     """
-    jobs = (job for target in targets for job in _jobs(target))
+    jobs = (job for planned in tensors for job in _jobs(planned))
     scratch = threading.local()
     pool = ThreadPoolExecutor(threads, "quantise")
     waiting: deque[Future[Bytes]] = deque()
     with quantizer.quantizer():
         try:
-            for target, start, stop in jobs:
-                waiting.append(pool.submit(_slab, scratch, target, start, stop))
+            for planned, start, stop in jobs:
+                waiting.append(pool.submit(_slab, scratch, planned, start, stop))
                 if len(waiting) > threads * AHEAD:
                     yield waiting.popleft().result()
             while waiting:
@@ -70,49 +70,49 @@ def pieces(targets: Sequence[Target], threads: int) -> Iterator[Bytes]:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _jobs(target: Target) -> Iterator[tuple[Target, int, int]]:
-    step = max(1, SLAB // target.source.shape[-1])
-    if target.source.transpose or target.source.values is not None:
-        step = target.rows  # small ones, and their rows do not lie in order
-    for start in range(0, target.rows, step):
-        yield target, start, min(start + step, target.rows)
+def _jobs(planned: PlannedTensor) -> Iterator[tuple[PlannedTensor, int, int]]:
+    step = max(1, SLAB // planned.tensor.shape[-1])
+    if planned.tensor.transpose or planned.tensor.values is not None:
+        step = planned.rows  # small ones, and their rows do not lie in order
+    for start in range(0, planned.rows, step):
+        yield planned, start, min(start + step, planned.rows)
 
 
-def _slab(scratch: Any, target: Target, start: int, stop: int) -> Bytes:
-    """Rows `start` to `stop` of a target as stored bytes, with the tensor's padding after its last row."""
-    source, width = target.source, target.source.shape[-1]
-    if source.values is not None:
-        out = _quantised(target, source.values.reshape(-1, width)[start:stop])
+def _slab(scratch: Any, planned: PlannedTensor, start: int, stop: int) -> Bytes:
+    """Rows `start` to `stop` of a planned as stored bytes, with the tensor's padding after its last row."""
+    tensor, width = planned.tensor, planned.tensor.shape[-1]
+    if tensor.values is not None:
+        out = _quantised(planned, tensor.values.reshape(-1, width)[start:stop])
     else:
-        assert source.stored is not None
-        stored = source.stored
-        raw = _read(scratch, target, stored, start, stop)
-        if stored.type is target.type and source.columns is None:
-            _check_copied(target, stored, raw)
+        assert tensor.stored is not None
+        stored = tensor.stored
+        raw = _read(scratch, planned, stored, start, stop)
+        if stored.type is planned.type and tensor.columns is None:
+            _check_copied(planned, stored, raw)
             out = raw.copy()
         else:
             rows = _floats(scratch, stored.type, raw, width)
-            if source.columns is not None:
-                rows = np.ascontiguousarray(rows[:, source.columns])
+            if tensor.columns is not None:
+                rows = np.ascontiguousarray(rows[:, tensor.columns])
             if not np.isfinite(rows).all():
-                raise _not_finite(target, stored)
-            out = _quantised(target, rows)
-    if stop < target.rows:
+                raise _not_finite(planned, stored)
+            out = _quantised(planned, rows)
+    if stop < planned.rows:
         return out
-    tail = padded(target.nbytes) - target.nbytes
+    tail = padded(planned.nbytes) - planned.nbytes
     return np.concatenate([out, np.zeros(tail, np.uint8)]) if tail else out
 
 
-def _quantised(target: Target, rows: FloatArray) -> Bytes:
-    if target.type is T.F32:
+def _quantised(planned: PlannedTensor, rows: FloatArray) -> Bytes:
+    if planned.type is T.F32:
         return np.array(rows, np.float32).reshape(-1).view(np.uint8)
     try:
-        return quantizer.quantize_rows(rows, target.type, target.importance).reshape(-1)
+        return quantizer.quantize_rows(rows, planned.type, planned.importance).reshape(-1)
     except NativeError as error:
-        raise ConversionError(f"{target.source.name}: {error}; choose another type for it with --type") from None
+        raise ConversionError(f"{planned.tensor.name}: {error}; choose another type for it with --type") from None
 
 
-def _read(scratch: Any, target: Target, stored: Stored, start: int, stop: int) -> Bytes:
+def _read(scratch: Any, planned: PlannedTensor, stored: StoredTensor, start: int, stop: int) -> Bytes:
     """The stored bytes of some rows. With `transpose`, of all of them, in the order they are written."""
     width = stored.shape[-1] if stored.shape else 1
     each = tensor_nbytes((width,), stored.type)
@@ -129,7 +129,7 @@ def _read(scratch: Any, target: Target, stored: Stored, start: int, stop: int) -
                 done += count
     except OSError as error:
         raise ConversionError(f"{stored.path}: {stored.name!r} cannot be read ({error.strerror})") from None
-    if target.source.transpose:
+    if planned.tensor.transpose:
         first, second = stored.shape[:2]
         return np.ascontiguousarray(raw.reshape(first, second, -1).transpose(1, 0, 2)).reshape(-1)
     return raw
@@ -163,7 +163,7 @@ def _buffer(scratch: Any, name: str, size: int) -> Bytes:
     return held[:size]
 
 
-def _check_copied(target: Target, stored: Stored, raw: Bytes) -> None:
+def _check_copied(planned: PlannedTensor, stored: StoredTensor, raw: Bytes) -> None:
     """Bytes that pass unchanged are looked at too."""
     if stored.type is T.BF16:
         fine = bool((raw.view(np.uint16) & np.uint16(0x7FFF)).max(initial=0) < 0x7F80)
@@ -172,11 +172,11 @@ def _check_copied(target: Target, stored: Stored, raw: Bytes) -> None:
     else:
         fine = quantizer.is_valid(raw, stored.type)
     if not fine:
-        raise _not_finite(target, stored)
+        raise _not_finite(planned, stored)
 
 
-def _not_finite(target: Target, stored: Stored) -> ConversionError:
+def _not_finite(planned: PlannedTensor, stored: StoredTensor) -> ConversionError:
     return ConversionError(
-        f"{stored.path}: {stored.name!r} ({target.source.name}) holds values that are not finite; "
+        f"{stored.path}: {stored.name!r} ({planned.tensor.name}) holds values that are not finite; "
         "the checkpoint is broken, get it again"
     )

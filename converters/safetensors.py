@@ -31,7 +31,7 @@ SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredTensor:
     """A tensor in a file: `shape` rows first, its data from byte `offset` of `path`."""
 
     name: str
@@ -63,7 +63,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def read_folder(folder: Path) -> dict[str, Stored]:
+def read_folder(folder: Path) -> dict[str, StoredTensor]:
     """Every tensor of a checkpoint folder, single-file or sharded, by name.
 
     Raises ConversionError for a folder without weights, a missing shard (named, with its tensors), or a damaged file.
@@ -99,7 +99,7 @@ def _weight_map(index: Path) -> dict[str, str]:
     return found
 
 
-def _read_shards(folder: Path, weight_map: Mapping[str, str]) -> dict[str, Stored]:
+def _read_shards(folder: Path, weight_map: Mapping[str, str]) -> dict[str, StoredTensor]:
     names = sorted(set(weight_map.values()))
     missing = [n for n in names if not (folder / n).is_file()]
     if missing:
@@ -108,7 +108,7 @@ def _read_shards(folder: Path, weight_map: Mapping[str, str]) -> dict[str, Store
             f"{folder}: {'shard' if len(missing) == 1 else 'shards'} {', '.join(missing)} missing, with "
             f"{listed(tensors)}; get the whole checkpoint again"
         )
-    found: dict[str, Stored] = {}
+    found: dict[str, StoredTensor] = {}
     for name in names:
         found |= read_file(folder / name)
     lost = sorted(t for t, file in weight_map.items() if t not in found or found[t].path.name != file)
@@ -124,7 +124,7 @@ def listed(names: list[str], limit: int = 12) -> str:
     return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
 
 
-def read_file(path: Path) -> dict[str, Stored]:
+def read_file(path: Path) -> dict[str, StoredTensor]:
     """The tensor table of one safetensors file."""
     try:
         size = path.stat().st_size
@@ -145,12 +145,12 @@ def read_file(path: Path) -> dict[str, Stored]:
     return {name: _stored(path, name, entry, start, size) for name, entry in header.items()}
 
 
-def described(path: Path, entries: Mapping[str, Any]) -> dict[str, Stored]:
+def described(path: Path, entries: Mapping[str, Any]) -> dict[str, StoredTensor]:
     """Tensors of a file that is not here, from its header's entries."""
     return {name: _stored(path, name, entry, 0, 1 << 62) for name, entry in entries.items()}
 
 
-def _stored(path: Path, name: str, entry: Any, start: int, size: int) -> Stored:
+def _stored(path: Path, name: str, entry: Any, start: int, size: int) -> StoredTensor:
     try:
         dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
         whole = all(type(n) is int and n >= 0 for n in (*shape, begin, end))
@@ -171,7 +171,7 @@ def _stored(path: Path, name: str, entry: Any, start: int, size: int) -> Stored:
         )
     if start + end > size:
         raise _damaged(path, f"{name!r} ends at byte {start + end:,}, the file at {size:,}")
-    return Stored(name, shape, kind, path, start + begin)
+    return StoredTensor(name, shape, kind, path, start + begin)
 
 
 def _damaged(path: Path, what: str) -> ConversionError:

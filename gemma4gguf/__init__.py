@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from .media.image import patchify as patchify
     from .model import Evaluation as Evaluation
     from .model import Gemma4 as Gemma4
-    from .runtime.answer import Result as Result
+    from .runtime.result import Result as Result
 
 
 _HOME = {

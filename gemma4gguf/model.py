@@ -23,20 +23,22 @@ from numpy.typing import NDArray
 from .arguments import listed, whole
 from .bundle.reading import DRAFTER, EMBEDDER, Bundle
 from .bundle.validation import check_vocabulary
-from .chat.rendering import THOUGHT_OPEN, Audio, Image, Prompt, Segment, compose, raw_segments
+from .chat.rendering import THOUGHT_OPEN, AudioSegment, ImageSegment, Prompt, Segment, compose, raw_segments
 from .chat.reply import ReplyParser
 from .chat.stream import Chunk, ReplyStream
 from .errors import ContextError, FormatError, InputError, NativeError
-from .media.audio import AudioSource
+from .media.audio import AudioInput
 from .media.embedder import Embedder
-from .media.image import DEFAULT_BUDGET, ImageSource, check_budget
+from .media.image import DEFAULT_BUDGET, ImageInput, check_budget
 from .native.context import FLASH_ATTENTION, KV_TYPES, Context, ContextOptions
-from .native.weights import Model
-from .runtime.answer import Options, Result, Rules, answer, room
+from .native.weights import Weights
+from .runtime.answer import Rules, answer, room
 from .runtime.decode import Drafts
 from .runtime.drafter import Drafter
+from .runtime.options import Options
 from .runtime.pace import Pace
 from .runtime.prompt import spans
+from .runtime.result import Result
 from .runtime.session import Session, Span, evaluate, pieces
 
 DEFAULT_CONTEXT = 8192  # positions
@@ -116,7 +118,7 @@ class Gemma4:
             self.bundle.require(DRAFTER)
         self._drafter: Drafter | None = None
         self._pace = Pace()
-        self._model: Model | None = None
+        self._model: Weights | None = None
         self._session: Session | None = None
         self._scorer: Session | None = None
         self._load_s = 0.0
@@ -147,7 +149,7 @@ class Gemma4:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
-    def _ready(self) -> tuple[Model, Session]:
+    def _ready(self) -> tuple[Weights, Session]:
         with self._opening:
             if self._closed:
                 raise InputError("this model is closed; open it again")
@@ -155,7 +157,9 @@ class Gemma4:
                 started = time.perf_counter()
                 check_vocabulary(self.bundle.text)
                 with ExitStack() as undo:  # a part that cannot be made takes the others with it
-                    model = undo.enter_context(Model(self.bundle.path, gpu_layers=self._gpu_layers, debug=self._debug))
+                    model = undo.enter_context(
+                        Weights(self.bundle.path, gpu_layers=self._gpu_layers, debug=self._debug)
+                    )
                     context = undo.enter_context(Context(model, self._context_options, hidden=bool(self._draft)))
                     if self._draft:
                         self._load_drafter(context)
@@ -164,7 +168,7 @@ class Gemma4:
                 self._load_s = time.perf_counter() - started
             return self._model, self._session
 
-    def _scoring(self, model: Model) -> Session:
+    def _scoring(self, model: Weights) -> Session:
         """A cache of its own, which gives logits at every position."""
         with self._opening:
             if self._scorer is None:
@@ -193,8 +197,8 @@ class Gemma4:
         self,
         prompt: str,
         *,
-        images: Sequence[ImageSource] = (),
-        audio: Sequence[AudioSource] = (),
+        images: Sequence[ImageInput] = (),
+        audio: Sequence[AudioInput] = (),
         system: str | None = None,
         thinking: bool = False,
         raw: bool = False,
@@ -210,8 +214,8 @@ class Gemma4:
         self,
         prompt: str,
         *,
-        images: Sequence[ImageSource] = (),
-        audio: Sequence[AudioSource] = (),
+        images: Sequence[ImageInput] = (),
+        audio: Sequence[AudioInput] = (),
         system: str | None = None,
         thinking: bool = False,
         raw: bool = False,
@@ -251,8 +255,8 @@ class Gemma4:
         self,
         prompt: str,
         *,
-        images: Sequence[ImageSource] = (),
-        audio: Sequence[AudioSource] = (),
+        images: Sequence[ImageInput] = (),
+        audio: Sequence[AudioInput] = (),
         raw: bool = False,
     ) -> Evaluation:
         """Ids and logits at every position of a prompt, for scoring. Leaves the conversation's cache alone."""
@@ -317,17 +321,20 @@ class Gemma4:
             prepare_s=prepare_s,
         )
 
-    def _spans(self, parts: Sequence[Segment], model: Model) -> list[Span]:
+    def _spans(self, parts: Sequence[Segment], model: Weights) -> list[Span]:
         self._check_media(parts)
         return spans(parts, model.vocab, lambda: self.embedder, self.image_tokens)
 
     def _check_media(self, parts: Sequence[Segment]) -> None:
-        if any(isinstance(part, (Image, Audio)) for part in parts) and self.bundle.section(EMBEDDER) is None:
+        if (
+            any(isinstance(part, (ImageSegment, AudioSegment)) for part in parts)
+            and self.bundle.section(EMBEDDER) is None
+        ):
             raise InputError(f"{self.bundle.path}: {self.bundle.absence(EMBEDDER)}, so it takes no pictures or sound")
 
 
 def _one_turn(
-    prompt: str, images: Sequence[ImageSource], audio: Sequence[AudioSource], system: str | None
+    prompt: str, images: Sequence[ImageInput], audio: Sequence[AudioInput], system: str | None
 ) -> list[dict[str, Any]]:
     """A conversation of one question, media where the model card advises: pictures, text, sound."""
     content = [

@@ -34,7 +34,7 @@ sys.path.insert(0, str(ROOT))
 from converters import convert  # noqa: E402
 from gemma4gguf import Gemma4  # noqa: E402
 from gemma4gguf.chat.rendering import raw_segments  # noqa: E402
-from gemma4gguf.native.sampler import Sampler, Sampling  # noqa: E402
+from gemma4gguf.native.sampler import Sampler, SamplingOptions  # noqa: E402
 from gemma4gguf.runtime.answer import Rules  # noqa: E402
 from gemma4gguf.runtime.decode import Drafts, decode  # noqa: E402
 from gemma4gguf.runtime.pace import Pace  # noqa: E402
@@ -47,7 +47,7 @@ MODELS = ROOT / "models"
 LENGTHS = range(1, 9)
 MOST_TOKENS = 48
 OPTIONS: dict[str, Any] = {"context": 1024, "threads": 1}
-GREEDY = Sampling(temperature=0, top_k=0, top_p=1, min_p=0, seed=0)
+GREEDY = SamplingOptions(temperature=0, top_k=0, top_p=1, min_p=0, seed=0)
 
 
 class Opened:
@@ -63,7 +63,7 @@ class Opened:
         parts = raw_segments(example.prompt.removeprefix("<bos>"), example.images, sounds)
         return self.model._spans(parts, self.weights)
 
-    def ids(self, spans: list[Span], how: Sampling = GREEDY, drafts: Drafts | None = None) -> list[int]:
+    def ids(self, spans: list[Span], how: SamplingOptions = GREEDY, drafts: Drafts | None = None) -> list[int]:
         """The prompt comes from the cache, so that its last row is computed alone in every run."""
         self.session.feed(spans)
         self.session.feed(spans)
@@ -120,7 +120,7 @@ def greedy(work: Path, asked: list[Any], kv_type: str) -> bool:
 def seed(work: Path, asked: list[Any]) -> bool:
     opened, same = Opened(tiny(work)), 0
     for number, example in enumerate(asked):
-        prompt, how = opened.spans(example), Sampling(temperature=1, top_k=64, top_p=0.95, min_p=0, seed=number)
+        prompt, how = opened.spans(example), SamplingOptions(temperature=1, top_k=64, top_p=0.95, min_p=0, seed=number)
         drafts = Drafts(opened.model._drafter, Pace(1 + number % len(LENGTHS)))
         same += opened.ids(prompt, how) == opened.ids(prompt, how, drafts)
     print(f"seed: the same ids with drafts for {same} of {len(asked)} prompts at temperature 1", flush=True)

@@ -32,24 +32,12 @@ from gemma4gguf.bundle.container import (
     encode_header,
     encode_pair,
     encode_string,
-    layout,
     padded,
+    place_tensors,
     read_header,
 )
-from gemma4gguf.bundle.reading import (
-    DRAFTER,
-    EMBEDDER,
-    KEY,
-    SECTION_ALIGNMENT,
-    TEXT,
-    Bundle,
-    Part,
-    digest,
-    part_of,
-    plan_layout,
-    read_sections,
-    write_bundle,
-)
+from gemma4gguf.bundle.reading import DRAFTER, EMBEDDER, KEY, SECTION_ALIGNMENT, TEXT, Bundle, digest, read_sections
+from gemma4gguf.bundle.writing import Part, part_of, place_sections, write_bundle
 from gemma4gguf.errors import ConversionError, FormatError, Gemma4Error, InputError
 
 WORDS = ["", "a", "größe", "😀", "<bos>", "x" * 300]
@@ -70,7 +58,7 @@ def part(architecture: str, seed: int = 0, **extra: bytes) -> Part:
     arrays = {f"t.{kind.name}": values + seed for kind, values in VALUES.items()}
     arrays["t.one"] = np.asarray([seed], np.float32)
     kinds = {np.dtype(np.float32): T.F32, np.dtype(np.float16): T.F16}
-    table = layout([(name, a.shape, kinds[a.dtype]) for name, a in arrays.items()])
+    table = place_tensors([(name, a.shape, kinds[a.dtype]) for name, a in arrays.items()])
 
     def data() -> Iterator[bytes]:
         for array in arrays.values():
@@ -458,7 +446,7 @@ def test_what_is_no_file(tmp_path: Path, make: object, error: type[Gemma4Error],
 
 def test_tensors_that_are_not_there_or_cannot_be_read(tmp_path: Path) -> None:
     path = tmp_path / "a.gguf"
-    table = layout([("odd", (1, 256), T.Q8_K)])
+    table = place_tensors([("odd", (1, 256), T.Q8_K)])
     write_bundle(path, [Part(TEXT, PARTS[0].pairs, table, lambda: [bytes(padded(table[0].nbytes))])])
     text = Bundle.open(path).text
     with pytest.raises(FormatError, match="no tensor 'even'"):
@@ -496,7 +484,7 @@ def test_places_that_cannot_be_written(tmp_path: Path, out: str, message: str) -
 
 
 def test_more_than_the_disk_holds_is_refused_at_once(tmp_path: Path) -> None:
-    table = layout([("a", (1 << 30, 1 << 20), T.F32)])
+    table = place_tensors([("a", (1 << 30, 1 << 20), T.F32)])
     with pytest.raises(ConversionError, match="the disk has"):
         write_bundle(tmp_path / "a.gguf", [Part(TEXT, PARTS[0].pairs, table, lambda: [])])
     assert list(tmp_path.iterdir()) == []
@@ -526,7 +514,7 @@ def test_a_source_of_another_size_than_planned(tmp_path: Path, pieces: list[byte
 def test_a_disk_that_fills_up_leaves_what_was_there(tmp_path: Path, whole: Path) -> None:
     """The system refuses to let the file grow, at each of many sizes."""
     before = listing(tmp_path)
-    total = plan_layout(PARTS).total
+    total = place_sections(PARTS).total
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     for limit in range(0, total, total // 12):
         try:

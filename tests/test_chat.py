@@ -15,10 +15,10 @@ import pytest
 from gemma4gguf.chat import rendering as chat
 from gemma4gguf.chat.rendering import (
     SPECIAL_TOKENS,
-    Audio,
-    Image,
+    AudioSegment,
+    ImageSegment,
     Prompt,
-    Text,
+    TextSegment,
     compose,
     raw_segments,
     render,
@@ -52,8 +52,8 @@ def with_media(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def joined(found: Any) -> str:
     """Segments as one text, with the tokens that stand for media: the prompt with its placeholders expanded."""
-    signs = {Image: "<|image|>", Audio: "<|audio|>"}
-    return "".join(item.text if isinstance(item, Text) else signs[type(item)] for item in found)
+    signs = {ImageSegment: "<|image|>", AudioSegment: "<|audio|>"}
+    return "".join(item.text if isinstance(item, TextSegment) else signs[type(item)] for item in found)
 
 
 def expanded(text: str) -> str:
@@ -62,7 +62,7 @@ def expanded(text: str) -> str:
 
 def specials(prompt: Prompt) -> list[str]:
     """The special tokens that a tokeniser finds: each text by itself, look-alikes and all."""
-    return [token for item in prompt.segments if isinstance(item, Text) for token in SPECIAL.findall(item.text)]
+    return [token for item in prompt.segments if isinstance(item, TextSegment) for token in SPECIAL.findall(item.text)]
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -78,9 +78,9 @@ def test_composes_as_the_reference(name: str) -> None:
     assert prompt.text == expected
     assert joined(prompt.segments) == expanded(expected)
     assert prompt.thinking_open == expected.endswith("<|channel>thought\n")
-    media = [item.source for item in prompt.segments if not isinstance(item, Text)]
+    media = [item.medium for item in prompt.segments if not isinstance(item, TextSegment)]
     assert media == [f"{number}" for number in range(len(re.findall(r"<\|(?:image|audio)\|>", expected)))]
-    texts = [item for item in prompt.segments if isinstance(item, Text)]
+    texts = [item for item in prompt.segments if isinstance(item, TextSegment)]
     assert len(texts) == len(media) + 1  # without look-alikes a text is cut at media only
 
 
@@ -102,13 +102,13 @@ def test_segments_of_media() -> None:
         {"type": "audio", "audio": "c.wav"},
     ]
     assert compose([{"role": "user", "content": parts}]).segments == (
-        Text("<bos><|turn>user\n<|image>"),
-        Image("a.png"),
-        Text("<image|><|image>"),
-        Image(b"b"),
-        Text("<image|>and<|audio>"),
-        Audio("c.wav"),
-        Text("<audio|><turn|>\n<|turn>model\n<|channel>thought\n<channel|>"),
+        TextSegment("<bos><|turn>user\n<|image>"),
+        ImageSegment("a.png"),
+        TextSegment("<image|><|image>"),
+        ImageSegment(b"b"),
+        TextSegment("<image|>and<|audio>"),
+        AudioSegment("c.wav"),
+        TextSegment("<audio|><turn|>\n<|turn>model\n<|channel>thought\n<channel|>"),
     )
 
 
@@ -210,13 +210,13 @@ def test_template_that_leaves_media_out() -> None:
 def test_raw_prompts_keep_their_special_tokens() -> None:
     found = raw_segments("<|turn>user\n<|audio|>Same as <|image|>?<turn|>\n", images=["a.png"], audio=["b.wav"])
     assert found == [
-        Text("<|turn>user\n<|audio>"),
-        Audio("b.wav"),
-        Text("<audio|>Same as <|image>"),
-        Image("a.png"),
-        Text("<image|>?<turn|>\n"),
+        TextSegment("<|turn>user\n<|audio>"),
+        AudioSegment("b.wav"),
+        TextSegment("<audio|>Same as <|image>"),
+        ImageSegment("a.png"),
+        TextSegment("<image|>?<turn|>\n"),
     ]
-    assert raw_segments("plain") == [Text("plain")]
+    assert raw_segments("plain") == [TextSegment("plain")]
     assert raw_segments("") == []
 
 

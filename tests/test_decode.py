@@ -16,8 +16,8 @@ from gemma4gguf import Gemma4
 from gemma4gguf.bundle.reading import DRAFTER, Bundle
 from gemma4gguf.errors import ContextError, InputError, NativeError
 from gemma4gguf.native.context import Context, ContextOptions
-from gemma4gguf.native.sampler import Sampler, Sampling
-from gemma4gguf.native.weights import Model
+from gemma4gguf.native.sampler import Sampler, SamplingOptions
+from gemma4gguf.native.weights import Weights
 from gemma4gguf.runtime.decode import Drafts, decode
 from gemma4gguf.runtime.drafter import Drafter
 from gemma4gguf.runtime.pace import Pace
@@ -25,7 +25,7 @@ from gemma4gguf.runtime.session import Session, Span
 from tests.support import cases
 from tests.support.drafters import NEVER, TIE, Scripted, chi_square, chi_square_bound, gap
 
-GREEDY = Sampling(temperature=0, top_k=0, top_p=1, min_p=0, seed=0)
+GREEDY = SamplingOptions(temperature=0, top_k=0, top_p=1, min_p=0, seed=0)
 IMAGE, VOCABULARY = 258, 1024  # of the stand-in: see tests/standin.py
 
 PROMPTS = [
@@ -38,8 +38,8 @@ PROMPTS = [
 
 
 @pytest.fixture(scope="module")
-def weights(bundle: Path) -> Iterator[Model]:
-    with Model(bundle) as model:
+def weights(bundle: Path) -> Iterator[Weights]:
+    with Weights(bundle) as model:
         yield model
 
 
@@ -51,12 +51,12 @@ def small(make_bundle: Callable[..., Path]) -> Path:
 
 @pytest.fixture
 def small_session(small: Path) -> Iterator[Session]:
-    with Model(small) as model, Context(model, ContextOptions(1024, threads=1), hidden=True) as context:
+    with Weights(small) as model, Context(model, ContextOptions(1024, threads=1), hidden=True) as context:
         yield Session(context)
 
 
 @pytest.fixture
-def make_session(weights: Model) -> Iterator[Callable[..., Session]]:
+def make_session(weights: Weights) -> Iterator[Callable[..., Session]]:
     """A function from context options to a session; hidden rows are kept.
 
     In float32 throughout, because llama.cpp's arithmetic depends on the batch: there by 0.002 of a logit, in types of
@@ -83,7 +83,7 @@ def ids(
     session: Session,
     prompt: Sequence[int],
     limit: int,
-    how: Sampling = GREEDY,
+    how: SamplingOptions = GREEDY,
     drafts: Drafts | None = None,
     end: frozenset[int] = NEVER,
 ) -> list[int]:
@@ -156,7 +156,7 @@ def test_the_same_seed_gives_the_same_text(small: Path, small_session: Session) 
 
     with Drafter(opened.require(DRAFTER), opened.text, session.context) as own:
         for seed in range(20):
-            how = Sampling(temperature=0.7, top_k=40, top_p=0.95, min_p=0.01, seed=seed)
+            how = SamplingOptions(temperature=0.7, top_k=40, top_p=0.95, min_p=0.01, seed=seed)
             prompt, k = PROMPTS[seed % len(PROMPTS)], 1 + seed % 3
             plain = asked(prompt, 20, how)
             assert plain != asked(prompt, 20)

@@ -25,7 +25,7 @@ from gemma4gguf.media.embedder import Embedder
 from gemma4gguf.native import context as native_context
 from gemma4gguf.native import extensions
 from gemma4gguf.native.context import Context, ContextOptions
-from gemma4gguf.native.weights import Model
+from gemma4gguf.native.weights import Weights
 from gemma4gguf.runtime.drafter import Drafter, in_place
 from gemma4gguf.runtime.pace import LONGEST, Pace
 from gemma4gguf.runtime.prompt import spans
@@ -45,13 +45,13 @@ def opened(bundle: Path) -> Bundle:
 
 
 @pytest.fixture(scope="module")
-def weights(bundle: Path) -> Iterator[Model]:
-    with Model(bundle) as model:
+def weights(bundle: Path) -> Iterator[Weights]:
+    with Weights(bundle) as model:
         yield model
 
 
 @pytest.fixture
-def beside(opened: Bundle, weights: Model) -> Iterator[Callable[..., tuple[Session, Drafter]]]:
+def beside(opened: Bundle, weights: Weights) -> Iterator[Callable[..., tuple[Session, Drafter]]]:
     """A function from cache options to a session with its drafter."""
     owned: list[Any] = []
 
@@ -102,14 +102,14 @@ def test_drafts_read_any_cache(
             assert np.corrcoef(found, expected)[0, 1] > (0.98 if kv_type == "q8_0" else 0.999)
 
 
-def test_the_drafter_loads_where_it_lies_or_from_a_copy(opened: Bundle, weights: Model) -> None:
+def test_the_drafter_loads_where_it_lies_or_from_a_copy(opened: Bundle, weights: Weights) -> None:
     section = opened.require(DRAFTER)
     with in_place(section, copy=False) as (path, offset):
         assert (path, offset) == (section.path, section.offset)
     with in_place(section, copy=True) as (path, offset):
         assert offset == 0
         assert path.read_bytes() == b"".join(bytes(piece) for piece in section.copy())
-        with Model(path) as copied, Model(section.path, offset=section.offset) as placed:
+        with Weights(path) as copied, Weights(section.path, offset=section.offset) as placed:
             assert copied.n_embd == placed.n_embd == weights.n_embd
     assert not path.exists()
 

@@ -18,8 +18,9 @@ import pytest
 from gguf import GGMLQuantizationType as Type
 from gguf import GGUFValueType as Kind
 
-from gemma4gguf.bundle.container import encode_array, encode_pair, layout, padded
-from gemma4gguf.bundle.reading import Bundle, Part, write_bundle
+from gemma4gguf.bundle.container import encode_array, encode_pair, padded, place_tensors
+from gemma4gguf.bundle.reading import Bundle
+from gemma4gguf.bundle.writing import Part, write_bundle
 from gemma4gguf.errors import FormatError, InputError
 from gemma4gguf.media.embedder import Embedder
 from gemma4gguf.media.image import PATCH_SIDE, PATCH_VALUES, patchify
@@ -107,7 +108,7 @@ def contents(seed: int = 0) -> Contents:
 
 def part(architecture: str, pairs: dict[str, bytes], tensors: Arrays, types: Mapping[str, Type]) -> Part:
     data = {name: gguf.quants.quantize(array, types.get(name, Type.F32)) for name, array in tensors.items()}
-    table = layout([(name, array.shape, types.get(name, Type.F32)) for name, array in tensors.items()])
+    table = place_tensors([(name, array.shape, types.get(name, Type.F32)) for name, array in tensors.items()])
     pieces = [data[t.name].tobytes().ljust(padded(t.nbytes), b"\0") for t in table]
     return Part(architecture, pairs, table, lambda: iter(pieces))
 

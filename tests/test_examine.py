@@ -20,9 +20,11 @@ from converters.checkpoint import read_checkpoint
 from converters.origin import Origin
 from gemma4gguf import __version__
 from gemma4gguf.bundle.container import encode_array, encode_header, encode_pair, padded
-from gemma4gguf.bundle.reading import DRAFTER, EMBEDDER, KEY, TEXT, Bundle, Part, Section, part_of, write_bundle
+from gemma4gguf.bundle.reading import DRAFTER, EMBEDDER, KEY, TEXT, Bundle, Section
+from gemma4gguf.bundle.writing import Part, part_of, write_bundle
 from gemma4gguf.cli import cli, run
-from gemma4gguf.tools.verify import faults, summary
+from gemma4gguf.tools.inspect import summary
+from gemma4gguf.tools.verify import faults
 
 NAN = float("nan")
 

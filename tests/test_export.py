@@ -15,7 +15,8 @@ import pytest
 from gguf import GGUFReader
 
 from gemma4gguf.bundle.newfile import new_file
-from gemma4gguf.bundle.reading import DRAFTER, EMBEDDER, TEXT, Bundle, part_of, write_bundle
+from gemma4gguf.bundle.reading import DRAFTER, EMBEDDER, TEXT, Bundle
+from gemma4gguf.bundle.writing import part_of, write_bundle
 from gemma4gguf.cli import cli, run
 from gemma4gguf.errors import ConversionError, FormatError, Gemma4Error, InputError
 from gemma4gguf.media.image import target_size

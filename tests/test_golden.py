@@ -15,7 +15,7 @@ import pytest
 
 from gemma4gguf import Gemma4, frame, patchify
 from gemma4gguf.chat.rendering import raw_segments
-from gemma4gguf.native.sampler import Sampler, Sampling
+from gemma4gguf.native.sampler import Sampler, SamplingOptions
 from gemma4gguf.runtime.answer import Rules
 from gemma4gguf.runtime.decode import decode
 from gemma4gguf.runtime.prompt import spans
@@ -29,7 +29,7 @@ EXACT: dict[str, Any] = {
     "flash_attention": "off",
 }  # nothing rounded on the way but llama.cpp's own GELU table
 CLOSE = 0.03  # logits, whose standard deviation is 2 here
-GREEDY = Sampling(temperature=0, top_k=0, top_p=1, min_p=0, seed=0)
+GREEDY = SamplingOptions(temperature=0, top_k=0, top_p=1, min_p=0, seed=0)
 AS_SHIPPED = 0.1  # the same with the default F16 cache and flash attention
 TIE = 0.005  # two logits closer than this are equally good: which of them wins is rounding
 RELATIVE = 1e-5  # of soft tokens: the largest difference by the largest value of the matrix

@@ -16,7 +16,7 @@ from gemma4gguf import Gemma4
 from gemma4gguf.bundle.reading import Bundle
 from gemma4gguf.errors import ContextError, FormatError, InputError, NativeError
 from gemma4gguf.media.image import soft_tokens
-from gemma4gguf.runtime.answer import Options
+from gemma4gguf.runtime.options import Options
 
 MODELS = Path(__file__).parent.parent / "models"
 CAT = MODELS / "demo" / "cat.jpg"

@@ -15,8 +15,9 @@ from gguf import GGMLQuantizationType as T
 from gguf import GGUFValueType as V
 
 from gemma4gguf import Gemma4
-from gemma4gguf.bundle.container import encode_array, encode_pair, layout, padded
-from gemma4gguf.bundle.reading import DRAFTER, EMBEDDER, TEXT, Bundle, Part, Section, part_of, read_sections
+from gemma4gguf.bundle.container import encode_array, encode_pair, padded, place_tensors
+from gemma4gguf.bundle.reading import DRAFTER, EMBEDDER, TEXT, Bundle, Section, read_sections
+from gemma4gguf.bundle.writing import Part, part_of
 from gemma4gguf.cli import cli, run
 from gemma4gguf.errors import ConversionError, Gemma4Error
 from gemma4gguf.tools.pack import pack
@@ -40,7 +41,7 @@ def changed(section: Section, keys: Mapping[str, bytes] | None = None, *, withou
     kept = [t for t in part.tensors if t.name != without]
     if not without:
         return replace(part, pairs=pairs)
-    table = layout([(t.name, t.shape, t.type) for t in kept])
+    table = place_tensors([(t.name, t.shape, t.type) for t in kept])
     raws = [section.raw(t.name).tobytes() for t in kept]
     return Part(part.architecture, pairs, table, lambda: [raw + bytes(padded(len(raw)) - len(raw)) for raw in raws])
 
@@ -121,7 +122,7 @@ def test_query_key_and_value_may_be_one_tensor(parts: Mapping[str, Path], tmp_pa
     raws["blk.0.attn_qkv.weight"] = b"".join(text.raw(name).tobytes() for name in apart)
     rows = sum(text.tensors[name].shape[0] for name in apart)
     shapes = {name: info.shape for name, info in text.tensors.items()} | {"blk.0.attn_qkv.weight": (rows, 256)}
-    table = layout([(name, shapes[name], T.F32) for name in raws])
+    table = place_tensors([(name, shapes[name], T.F32) for name in raws])
     fused = Part(
         TEXT, part_of(text).pairs, table, lambda: [raw + bytes(padded(len(raw)) - len(raw)) for raw in raws.values()]
     )
@@ -185,7 +186,7 @@ def wider(f: Files) -> Part:
     shapes |= {f"v.patch_norm.{i}.{k}": (width,) for i in (2, 3) for k in ("weight", "bias")}
     shapes |= {"v.patch_embd.bias": (width,), "mm.input_projection.weight": (width, width)}
     shapes |= {"mm.a.input_projection.weight": (width, 640)}
-    table = layout([(name, shape, T.F32) for name, shape in shapes.items()])
+    table = place_tensors([(name, shape, T.F32) for name, shape in shapes.items()])
     keys: dict[str, bytes] = {}
     for key in ("vision.projection_dim", "vision.embedding_length", "audio.projection_dim"):
         keys |= number(f"clip.{key}", width)

@@ -17,9 +17,9 @@ from gguf import GGMLQuantizationType as T
 
 from converters import convert
 from converters import quantise as stream
-from converters.gemma4 import Source
-from converters.quantise import SLAB, Target
-from converters.safetensors import Stored
+from converters.gemma4 import MappedTensor
+from converters.quantise import SLAB, PlannedTensor
+from converters.safetensors import StoredTensor
 from gemma4gguf.bundle.reading import Bundle
 from gemma4gguf.errors import ConversionError, NativeError
 from gemma4gguf.native import quantizer
@@ -88,12 +88,14 @@ def test_the_library_is_found_or_the_cure_is_told(tmp_path: Path) -> None:
 # ── the stream ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def wide_target(tmp_path: Path) -> Target:
+def wide_target(tmp_path: Path) -> PlannedTensor:
     """A billion values that take no disk: the 12B's token embedding, all zeros."""
     path, shape = tmp_path / "sparse.bin", (262_144, 3840)
     with open(path, "wb") as file:
         file.truncate(2 * shape[0] * shape[1])
-    return Target(Source("token_embd.weight", shape, Stored("embed", shape, T.BF16, path, 0)), T.Q8_0)
+    return PlannedTensor(
+        MappedTensor("token_embd.weight", shape, StoredTensor("embed", shape, T.BF16, path, 0)), T.Q8_0
+    )
 
 
 def test_pieces_stay_small_and_an_abandoned_stream_ends_its_threads(tmp_path: Path) -> None:
@@ -111,8 +113,8 @@ def test_a_file_that_shrinks_is_an_error(tmp_path: Path) -> None:
     target = wide_target(tmp_path)
     pieces = stream.pieces([target], threads=2)
     next(pieces)
-    assert target.source.stored is not None
-    os.truncate(target.source.stored.path, 1000)
+    assert target.tensor.stored is not None
+    os.truncate(target.tensor.stored.path, 1000)
     with pytest.raises(ConversionError, match="changed while it was read"):
         list(pieces)
 

@@ -310,7 +310,7 @@ def encode_header(pairs: Iterable[bytes], tensors: Iterable[TensorInfo], alignme
     return header + bytes(padded(len(header), alignment) - len(header))
 
 
-def layout(tensors: Iterable[tuple[str, tuple[int, ...], GGMLQuantizationType]]) -> list[TensorInfo]:
+def place_tensors(tensors: Iterable[tuple[str, tuple[int, ...], GGMLQuantizationType]]) -> list[TensorInfo]:
     """Give each (name, shape, type) its offset, one after the other, aligned."""
     out, offset = [], 0
     for name, shape, kind in tensors:

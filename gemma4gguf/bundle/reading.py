@@ -1,8 +1,7 @@
 """The bundle: complete GGUF files one after the other in one file, each at a multiple of 65,536 bytes.
 
-In: a path (to read) or parts (to write). Out: sections with their keys, tensors and arrays, or a finished file.
-llama.cpp never looks past the last tensor of the first section, so a bundle is a plain text model to it.
-Everything read is untrusted. Knows nothing of models or llama.cpp.
+In: a path. Out: sections with their keys, tensors and arrays. llama.cpp never looks past the last tensor of the first
+section, so a bundle is a plain text model to it. Everything read is untrusted. Knows nothing of models or llama.cpp.
 """
 
 from __future__ import annotations
@@ -10,29 +9,24 @@ from __future__ import annotations
 import hashlib
 import mmap
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 import gguf
 import numpy as np
-from gguf import GGMLQuantizationType, GGUFValueType
+from gguf import GGMLQuantizationType
 from numpy.typing import NDArray
 
-from ..errors import ConversionError, FormatError, InputError
+from ..errors import FormatError, InputError
 from .container import (
-    DEFAULT_ALIGNMENT,
     Header,
     LazyStrings,
     TensorInfo,
-    encode_array,
-    encode_header,
-    encode_pair,
     padded,
     read_header,
 )
-from .newfile import new_file
 
 TEXT, EMBEDDER, DRAFTER = "gemma4", "clip", "gemma4-assistant"  # general.architecture of each section, in order
 ORDER = (TEXT, EMBEDDER, DRAFTER)
@@ -42,7 +36,7 @@ BUNDLE_VERSION = 1
 KEY = "gemma4gguf.bundle."
 COPY_BYTES = 8 << 20
 
-_UNHASHED = "0" * 64  # what the text section's own digest is read as while that section is hashed
+UNHASHED = "0" * 64  # what the text section's own digest is read as while that section is hashed
 
 _STORED_AS_THEY_ARE = {GGMLQuantizationType.F32: np.float32, GGMLQuantizationType.F16: np.float16}
 
@@ -51,9 +45,6 @@ def a_kind(architecture: str) -> str:
     """A section's kind with its article, for messages."""
     what = NAMES.get(architecture, f"{architecture!r} model")
     return f"{'an' if what.startswith('MTP') else 'a'} {what}"
-
-
-# ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True)
@@ -101,7 +92,7 @@ class Section:
     def copy(self) -> Iterator[memoryview]:
         """The section's bytes, in pieces."""
         with open(self.path, "rb") as file:
-            yield from _pieces(file, self.offset, self.size)
+            yield from pieces(file, self.offset, self.size)
 
 
 @dataclass(frozen=True)
@@ -207,7 +198,7 @@ def _map(path: Path) -> mmap.mmap:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
 
 
-def _pieces(file: IO[bytes], offset: int, size: int) -> Iterator[memoryview]:
+def pieces(file: IO[bytes], offset: int, size: int) -> Iterator[memoryview]:
     file.seek(offset)
     while size:
         piece = file.read(min(COPY_BYTES, size))
@@ -225,127 +216,8 @@ def digest(section: Section) -> str:
         header = file.read(section.header.data_start - section.offset)
         own = promises(section).get(TEXT) if section.architecture == TEXT else None
         if own is not None:
-            header = header.replace(own[1].encode(), _UNHASHED.encode(), 1)
+            header = header.replace(own[1].encode(), UNHASHED.encode(), 1)
         sha.update(header)
-        for piece in _pieces(
-            file, section.header.data_start, section.offset + section.size - section.header.data_start
-        ):
+        for piece in pieces(file, section.header.data_start, section.offset + section.size - section.header.data_start):
             sha.update(piece)
     return sha.hexdigest()
-
-
-# ── writing ──────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-@dataclass(frozen=True)
-class Part:
-    """A section to be written: its encoded keys, its tensor table, and a source of its data.
-
-    `data()` yields the tensor data in the table's order, each tensor padded to `alignment`, in pieces of any size.
-    """
-
-    architecture: str
-    pairs: Mapping[str, bytes]
-    tensors: Sequence[TensorInfo]
-    data: Callable[[], Iterable[Any]]
-    alignment: int = DEFAULT_ALIGNMENT
-
-    @property
-    def data_size(self) -> int:
-        return max((padded(t.offset + t.nbytes, self.alignment) for t in self.tensors), default=0)
-
-    def header(self, extra: Iterable[bytes] = ()) -> bytes:
-        pairs = [raw for key, raw in self.pairs.items() if not key.startswith(KEY)]
-        return encode_header([*pairs, *extra], self.tensors, self.alignment)
-
-
-def part_of(section: Section) -> Part:
-    """A section of an existing file as a part of a new one: keys, table and data unchanged."""
-    header = section.header
-
-    tensors = list(header.tensors.values())
-
-    def data() -> Iterator[Any]:
-        held = header.end - header.data_start
-        with open(section.path, "rb") as file:
-            yield from _pieces(file, header.data_start, held)
-        yield bytes(part.data_size - held)  # a file may end without the padding after its last tensor
-
-    part = Part(section.architecture, header.pairs, tensors, data, header.alignment)
-    return part
-
-
-def planned_section(part: Part, path: Path) -> Section:
-    """What a part will be once it is written, for checks beforehand: keys and tensor table, without the data."""
-    header = read_header(encode_header(part.pairs.values(), [], part.alignment), 0, str(path))
-    return Section(path, part.architecture, 0, 0, replace(header, tensors={t.name: t for t in part.tensors}))
-
-
-def _bundle_pairs(parts: Sequence[Part], sizes: Sequence[int], digests: Sequence[str]) -> list[bytes]:
-    return [
-        encode_pair(KEY + "version", GGUFValueType.UINT32, BUNDLE_VERSION),
-        encode_array(KEY + "sections", GGUFValueType.STRING, [p.architecture for p in parts]),
-        encode_array(KEY + "sizes", GGUFValueType.UINT64, sizes),
-        encode_array(KEY + "sha256", GGUFValueType.STRING, digests),
-    ]
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Where each part's header begins and how long each part is, before anything is written."""
-
-    offsets: tuple[int, ...]
-    sizes: tuple[int, ...]
-
-    @property
-    def total(self) -> int:
-        return self.offsets[-1] + self.sizes[-1]
-
-
-def plan_layout(parts: Sequence[Part]) -> Layout:
-    blank = _bundle_pairs(parts, [0] * len(parts), [_UNHASHED] * len(parts))
-    sizes = [len(p.header(blank if i == 0 else ())) + p.data_size for i, p in enumerate(parts)]
-    offsets = [0]
-    for size in sizes[:-1]:
-        offsets.append(padded(offsets[-1] + size, SECTION_ALIGNMENT))
-    return Layout(tuple(offsets), tuple(sizes))
-
-
-def write_bundle(
-    out: str | os.PathLike[str],
-    parts: Sequence[Part],
-    *,
-    force: bool = False,
-    progress: Callable[[int], None] = lambda done: None,
-) -> Layout:
-    """Write `parts` (the text model first) as one bundle. `progress` is told the bytes written so far.
-
-    The file gets its name only when it is complete and synced; the same parts give the same bytes.
-    Raises ConversionError when the file exists (without `force`), the folder is missing, or the disk is full.
-    """
-    out = Path(out)
-    plan = plan_layout(parts)
-    with new_file(out, plan.total, force=force) as file:
-        # The text part comes last: its header holds the digests of the others.
-        digests, done = [""] * len(parts), 0
-        for i in [*range(1, len(parts)), 0]:
-            part = parts[i]
-            extra = _bundle_pairs(parts, plan.sizes, [_UNHASHED, *digests[1:]]) if i == 0 else []
-            header = part.header(extra)
-            sha = hashlib.sha256(header)
-            file.seek(plan.offsets[i])
-            file.write(header)
-            written = len(header)
-            for piece in part.data():
-                sha.update(piece)
-                file.write(piece)
-                written += len(piece)
-                progress(done + written)
-            if written != plan.sizes[i]:
-                raise ConversionError(
-                    f"{out}: the {NAMES[part.architecture]} came to {written:,} bytes, planned {plan.sizes[i]:,}"
-                )
-            digests[i], done = sha.hexdigest(), done + written
-        file.seek(0)
-        file.write(parts[0].header(_bundle_pairs(parts, plan.sizes, digests)))
-    return plan

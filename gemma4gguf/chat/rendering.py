@@ -35,14 +35,14 @@ from .template import render_template
 
 __all__ = [
     "SPECIAL_TOKENS",
-    "Audio",
+    "AudioSegment",
     "Delta",
-    "Image",
+    "ImageSegment",
     "Prompt",
     "Reply",
     "ReplyParser",
     "Segment",
-    "Text",
+    "TextSegment",
     "ToolCall",
     "compose",
     "default_template",
@@ -70,28 +70,28 @@ _GUARDS = (*range(0xFDD0, 0xFDF0), *range(0xF0000, 0xFFFFE), *range(0x100000, 0x
 
 
 @dataclass(frozen=True)
-class Text:
+class TextSegment:
     """To be tokenised by itself, special tokens parsed, no BOS added. Two neighbours are two calls of the tokeniser."""
 
     text: str
 
 
 @dataclass(frozen=True)
-class Image:
+class ImageSegment:
     """Where a picture's soft tokens go. The begin and end tokens are in the texts around it."""
 
-    source: Any
+    medium: Any
 
 
 @dataclass(frozen=True)
-class Audio:
+class AudioSegment:
     """Where a clip's soft tokens go. The begin and end tokens are in the texts around it."""
 
-    source: Any
+    medium: Any
 
 
-Segment = Text | Image | Audio
-_MEDIA: dict[str, Callable[[Any], Segment]] = {"image": Image, "audio": Audio}
+Segment = TextSegment | ImageSegment | AudioSegment
+_MEDIA: dict[str, Callable[[Any], Segment]] = {"image": ImageSegment, "audio": AudioSegment}
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ def compose(
 def segments(rendered: str, media: Sequence[Media], guard: str = "") -> list[Segment]:
     """Cut a rendered prompt at its media placeholders; `media` as `prepare_messages` gives them.
 
-    A placeholder becomes `<|image>`, an Image, `<image|>` (in the same way for audio), as the reference expands it.
+    A placeholder becomes `<|image>`, an ImageSegment, `<image|>` (audio likewise), as the reference expands it.
     `guard`: the character that marks look-alikes of special tokens in `rendered`, see the module's text; empty for
     none. Raises InputError unless placeholders and media agree in number, kind and order.
     """
@@ -179,7 +179,7 @@ def segments(rendered: str, media: Sequence[Media], guard: str = "") -> list[Seg
     for index, text in enumerate(pieces[::2]):
         kind = wanted[index] if index < len(wanted) else None
         whole = begin + text + (f"<|{kind}>" if kind else "")
-        found += [Text(piece) for piece in _cut(whole, guard) if piece]
+        found += [TextSegment(piece) for piece in _cut(whole, guard) if piece]
         if kind:
             found.append(_MEDIA[kind](media[index][1]))
             begin = f"<{kind}|>"

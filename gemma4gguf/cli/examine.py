@@ -17,7 +17,7 @@ from .show import Progress, Table, number, printable, size, warn
 def inspect(file: Path, as_json: bool, debug: bool) -> None:
     """Show what a bundle holds: sections, types, sizes, defaults, where it comes from."""
     from ..bundle.reading import Bundle
-    from ..tools.verify import summary
+    from ..tools.inspect import summary
 
     bundle = Bundle.open(file)
     report = summary(bundle)

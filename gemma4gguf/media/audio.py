@@ -31,7 +31,7 @@ MAX_CHANNELS = 64  # beyond, an array is taken to be transposed
 LOUDEST = 16.0  # times full scale; beyond, floats are integer counts that nobody divided
 BLOCK_SAMPLES = 1 << 18  # decoded and resampled at a time, so that memory follows what a file holds, not what it says
 
-AudioSource: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryview | tuple[ArrayLike, float]"
+AudioInput: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryview | tuple[ArrayLike, float]"
 
 _Samples: TypeAlias = "NDArray[np.float32]"
 
@@ -40,7 +40,7 @@ class AudioWarning(UserWarning):
     """A clip can be used, but the answer may disappoint: it is longer than the model learned, or ends early."""
 
 
-def frame(audio: AudioSource) -> NDArray[np.float32]:
+def frame(audio: AudioInput) -> NDArray[np.float32]:
     """A clip as float32 [N, 640]: 16 kHz mono, -1 to 1, the last frame zero-padded, N = ceil(samples / 640).
 
     `audio` is a path or an encoded file as bytes (WAV, FLAC, OGG, MP3, AIFF, …), or (samples, rate in Hz) with samples
@@ -63,7 +63,7 @@ def frame(audio: AudioSource) -> NDArray[np.float32]:
     return frames
 
 
-def _read(audio: AudioSource) -> _Samples:
+def _read(audio: AudioInput) -> _Samples:
     if isinstance(audio, (bytes, bytearray, memoryview)):
         name = f"the clip ({len(audio):,} bytes)"
         with _readable(name):

@@ -26,7 +26,7 @@ PATCH_VALUES = PATCH_SIDE * PATCH_SIDE * CHANNELS  # 6912
 BUDGETS = (70, 140, 280, 560, 1120)  # soft tokens; the ones the model was trained with
 DEFAULT_BUDGET = 280  # soft tokens
 
-ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | NDArray[Any]"
+ImageInput: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | NDArray[Any]"
 
 # What Pillow may read from untrusted bytes: rasters only. Left out on purpose: EPS starts Ghostscript, WMF needs the
 # system, TGA and others have no signature and would claim files that are none.
@@ -71,7 +71,7 @@ class Patches:
         return len(self.pixels)
 
 
-def patchify(image: ImageSource, max_soft_tokens: int = DEFAULT_BUDGET) -> Patches:
+def patchify(image: ImageInput, max_soft_tokens: int = DEFAULT_BUDGET) -> Patches:
     """Cut a picture into patches: upright, on white, RGB, resized (bicubic) to fill the budget of soft tokens.
 
     `image` is a path, an encoded file as bytes, a PIL image, or an array as `to_rgb` describes it. Raises InputError.
@@ -135,7 +135,7 @@ def cut(rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
 # ── any picture to RGB ───────────────────────────────────────────────────────────────────────────────────────────
 
 
-def to_rgb(image: ImageSource) -> Image.Image:
+def to_rgb(image: ImageInput) -> Image.Image:
     """Any picture as an upright RGB image, transparency composited on white. Raises InputError.
 
     Files: the first frame of an animation. PIL images: every mode, at the frame they stand at; grey of 16 bits

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ..errors import InputError, NativeError
 from .extensions import extension
 from .library import C, default_threads, started
-from .weights import Model
+from .weights import Weights
 
 KV_TYPES = {"f32": 0, "f16": 1, "bf16": 30, "q8_0": 8, "q4_0": 2}  # enum ggml_type
 FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}  # enum llama_flash_attn_type
@@ -50,7 +50,7 @@ class Context:
     """
 
     def __init__(
-        self, model: Model, options: ContextOptions, *, hidden: bool = False, target: Context | None = None
+        self, model: Weights, options: ContextOptions, *, hidden: bool = False, target: Context | None = None
     ) -> None:
         """Make it. `hidden`: keep hidden rows too. `target`: the context whose cache a drafter reads, and whose
         cache is EMPTIED here; close the drafter's context first. Raises NativeError.

@@ -20,7 +20,7 @@ GREEDY = 1e-6  # temperatures below overflow float32 and mean the likeliest toke
 
 
 @dataclass(frozen=True)
-class Sampling:
+class SamplingOptions:
     """How a token is chosen. `temperature` 0: the likeliest. `top_k` 0, `top_p` 1, `min_p` 0: off."""
 
     temperature: float
@@ -37,7 +37,7 @@ class Sampler:
     temperature and shortens the rest. `suppressed` ids are never chosen, in any mode.
     """
 
-    def __init__(self, how: Sampling, suppressed: Iterable[int]) -> None:
+    def __init__(self, how: SamplingOptions, suppressed: Iterable[int]) -> None:
         self._suppressed = np.asarray(sorted(set(suppressed)), np.int64)
         self._chain: Any = None
         if how.temperature < GREEDY:

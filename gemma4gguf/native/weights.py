@@ -1,4 +1,4 @@
-"""The weights and the vocabulary of one GGUF, as a handle.
+"""The weights of one GGUF, as a handle.
 
 In: a path, perhaps with a byte offset. Out: what a context computes with, and token ids of text. A context manager; a
 failure in C becomes a NativeError.
@@ -14,9 +14,10 @@ from typing import Any
 
 from ..errors import NativeError
 from .library import C, started
+from .vocabulary import Vocabulary
 
 
-class Model:
+class Weights:
     """The weights and the vocabulary of one GGUF, at byte `offset` of a file. Shared by its contexts."""
 
     def __init__(
@@ -60,7 +61,7 @@ class Model:
             if handle:
                 C.llama_model_free(handle)
 
-    def __enter__(self) -> Model:
+    def __enter__(self) -> Weights:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -91,52 +92,3 @@ class _c_file:  # noqa: N801 - reads as a function
     def __exit__(self, *_: object) -> None:
         if self._file:
             self._c.fclose(self._file)
-
-
-class Vocabulary:
-    """Token ids and bytes, in both directions. Any thread may ask, as long as the model is open."""
-
-    def __init__(self, model: Model) -> None:
-        self._model = model
-        self.size = int(C.llama_vocab_n_tokens(self._handle))
-        self.bos = int(C.llama_vocab_bos(self._handle))
-
-    @property
-    def _handle(self) -> Any:
-        return C.llama_model_get_vocab(self._model.handle)
-
-    def tokenize(self, text: str, *, special: bool) -> list[int]:
-        """Ids of `text`, without BOS. `special`: text such as `<|turn>` becomes its own token, else plain text."""
-        raw = text.encode("utf-8", "surrogatepass")
-        room = len(raw) + 8
-        out = (C.llama_token * room)()
-        # int32_t llama_tokenize(vocab, text, text_len, tokens, n_tokens_max, add_special, parse_special);
-        with self._model.lock:
-            n = C.llama_tokenize(self._handle, raw, len(raw), out, room, False, special)
-        if n < 0:
-            raise NativeError(f"llama.cpp cannot tokenise a text of {len(raw):,} bytes")
-        return list(out[:n])
-
-    def piece(self, token: int, *, special: bool) -> bytes:
-        """The bytes a token stands for; nothing for a control token unless `special`."""
-        room = 64
-        while True:
-            buffer = ctypes.create_string_buffer(room)
-            # int32_t llama_token_to_piece(vocab, token, buf, length, lstrip, special);
-            with self._model.lock:
-                n = C.llama_token_to_piece(self._handle, token, buffer, room, 0, special)
-            if n >= 0:
-                return buffer.raw[:n]
-            room = -n
-
-    def text(self, token: int) -> str:
-        """A token's entry in the vocabulary, as stored."""
-        with self._model.lock:
-            return str((C.llama_vocab_get_text(self._handle, token) or b"").decode("utf-8", "replace"))
-
-    def suppressed(self) -> list[int]:
-        """Ids that the model must never emit, as its file lists them."""
-        count = ctypes.c_int32(0)
-        with self._model.lock:
-            pointer = C.llama_vocab_get_suppress_tokens(self._handle, ctypes.byref(count))
-            return [int(pointer[i]) for i in range(count.value)]

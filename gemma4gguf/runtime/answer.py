@@ -6,20 +6,18 @@ whole. Joins prefill, decoding, detokenising, stop strings and reply parsing; ea
 
 from __future__ import annotations
 
-import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from ..arguments import real, whole
-from ..chat.reply import ToolCall
 from ..chat.stream import Chunk, ReplyStream
-from ..errors import ContextError, InputError
-from ..native.sampler import Sampler, Sampling
-from ..native.weights import Vocabulary
+from ..errors import ContextError
+from ..native.sampler import Sampler, SamplingOptions
+from ..native.vocabulary import Vocabulary
 from .decode import Drafts, decode
-from .prompt import PLACEHOLDERS, Tokens, count, token_id
+from .prompt import PLACEHOLDERS, count, token_id
+from .result import Result, Timings
 from .session import Session, Span
 
 END_TOKENS = ("<eos>", "<turn|>", "<|tool_response>")  # where a file does not list its own
@@ -28,92 +26,6 @@ VISIBLE = (
     *("<|tool>", "<tool|>", "<|tool_call>", "<tool_call|>", "<|tool_response>", "<tool_response|>"),
     *('<|"|>', "<|think|>", "<|channel>", "<channel|>"),
 )
-# What the model card recommends, where a file does not say.
-SAMPLING = {"temperature": ("temp", 1.0), "top_k": ("top_k", 64), "top_p": ("top_p", 0.95)}
-
-
-@dataclass(frozen=True)
-class Options:
-    """How one answer is made. None: what the model's own generation config says.
-
-    `max_tokens` None: until the context is full. `temperature` 0: greedy. `seed` None: a new one, told in the result.
-    """
-
-    max_tokens: int | None = None
-    temperature: float | None = None
-    top_k: int | None = None
-    top_p: float | None = None
-    min_p: float = 0.0
-    seed: int | None = None
-    stop: Sequence[str] | str | None = ()
-
-    def __post_init__(self) -> None:
-        limits: list[tuple[str, Callable[..., float], Callable[[float], bool], str]] = [
-            ("max_tokens", whole, lambda v: v >= 1, "a whole number, at least 1"),
-            ("temperature", real, lambda v: 0 <= v < float("inf"), "0 (greedy) or more"),
-            ("top_k", whole, lambda v: 0 <= v < 1 << 31, "a whole number, 0 (off) to 2147483647"),
-            ("top_p", real, lambda v: 0 < v <= 1, "above 0, at most 1"),
-            ("min_p", real, lambda v: 0 <= v <= 1, "0 to 1"),
-            ("seed", whole, lambda v: 0 <= v < 1 << 32, "a whole number, 0 to 4294967295"),
-        ]
-        for name, number, allowed, expected in limits:
-            value = getattr(self, name)
-            if value is not None:
-                object.__setattr__(self, name, number(name, value, allowed, expected))
-        stop = (self.stop,) if isinstance(self.stop, str) else self.stop or ()
-        if not isinstance(stop, (list, tuple)):
-            raise InputError(f"stop is {stop!r}, expected a text or a list of texts")
-        object.__setattr__(self, "stop", tuple(stop))
-
-    @classmethod
-    def of(cls, given: Mapping[str, Any]) -> Options:
-        """Options by name; an unknown name is an error that lists the known ones."""
-        known = [f.name for f in fields(cls)]
-        unknown = sorted(set(given) - set(known))
-        if unknown:
-            raise InputError(f"unknown option {', '.join(unknown)}; the options are {', '.join(known)}")
-        return cls(**given)
-
-    def sampling(self, metadata: Mapping[str, Any]) -> Sampling:
-        """What is chosen here, else in a file's generation config, else by the model card; a seed in any case."""
-        chosen = {name: getattr(self, name) for name in SAMPLING}
-        for name, (key, neutral) in SAMPLING.items():
-            if chosen[name] is None:
-                chosen[name] = metadata.get(f"general.sampling.{key}", neutral)
-        seed = secrets.randbits(32) if self.seed is None else self.seed
-        return Sampling(**chosen, min_p=self.min_p, seed=seed)
-
-
-@dataclass(frozen=True)
-class Timings:
-    """Seconds of each stage, and the answer's tokens per second of decoding.
-
-    `load_s`: of the weights, in the answer that had to wait for them. `time_to_first_token_s`: from the question, its
-    pictures and sound included, loading and whatever the caller did not counted.
-    """
-
-    load_s: float = 0.0
-    prefill_s: float = 0.0
-    time_to_first_token_s: float = 0.0
-    decode_s: float = 0.0
-    tokens_per_s: float = 0.0
-
-
-@dataclass(frozen=True)
-class Result:
-    """A whole answer. `finish_reason`: stop, length or tool_calls. `seed` repeats it.
-
-    `draft`: steps, proposed, accepted; where there was a drafter also what `decode.Drafts.report` says.
-    """
-
-    text: str
-    thought: str
-    tool_calls: tuple[ToolCall, ...]
-    finish_reason: str
-    tokens: Tokens
-    timings: Timings
-    seed: int
-    draft: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -141,7 +53,7 @@ def answer(
     vocab: Vocabulary,
     rules: Rules,
     spans: Sequence[Span],
-    sampling: Sampling,
+    sampling: SamplingOptions,
     limit: int,
     *,
     stream: ReplyStream,

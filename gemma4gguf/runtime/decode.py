@@ -19,7 +19,7 @@ from .pace import Pace
 from .session import Session
 
 
-class Sampling(Protocol):
+class Samples(Protocol):
     """What chooses a token from a row of logits, once per token of the answer and in its order."""
 
     def sample(self, context: Context, row: int = -1) -> int: ...
@@ -85,7 +85,7 @@ class Drafts:
 
 
 def decode(
-    session: Session, sampler: Sampling, end: frozenset[int], limit: int, drafts: Drafts | None = None
+    session: Session, sampler: Samples, end: frozenset[int], limit: int, drafts: Drafts | None = None
 ) -> Iterator[int]:
     """Yield up to `limit` ids. The session then holds the prompt and ids of the answer, never a guess."""
     turn = session.turn
@@ -101,7 +101,7 @@ def decode(
 
 
 def _advance(
-    session: Session, sampler: Sampling, end: frozenset[int], token: int, row: int, most: int, drafts: Drafts | None
+    session: Session, sampler: Samples, end: frozenset[int], token: int, row: int, most: int, drafts: Drafts | None
 ) -> list[int]:
     """Evaluate `token` and the guesses that follow it; return the one to `most` ids sampled after them.
 

@@ -21,7 +21,7 @@ from ..bundle.validation import check_drafter
 from ..errors import NativeError
 from ..native.context import Context, ContextOptions
 from ..native.extensions import missing_for_drafts
-from ..native.weights import Model
+from ..native.weights import Weights
 
 
 class Drafter:
@@ -38,7 +38,7 @@ class Drafter:
         check_drafter(text, section)  # one made for another model would end the process in llama.cpp
         options = target.options
         with in_place(section) as (path, offset):
-            self._model = Model(path, offset=offset, gpu_layers=gpu_layers)
+            self._model = Weights(path, offset=offset, gpu_layers=gpu_layers)
         try:
             one = ContextOptions(
                 context=options.context,

@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from ..chat.rendering import Audio, Image, Segment, Text
+from ..chat.rendering import AudioSegment, ImageSegment, Segment, TextSegment
 from ..errors import FormatError
 from ..media.audio import frame
 from ..media.embedder import Embedder
 from ..media.image import patchify
-from ..native.weights import Vocabulary
+from ..native.vocabulary import Vocabulary
 from .session import Span
 
 BOS = "<bos>"
@@ -65,7 +65,7 @@ def spans(
     out: list[Span] = []
     ids: list[int] = []
     for part in parts:
-        if isinstance(part, Text):
+        if isinstance(part, TextSegment):
             ids += vocab.tokenize(part.text, special=True)
         else:
             out += [Span(tuple(ids)), _medium(part, vocab, embedder, image_tokens)]
@@ -78,14 +78,16 @@ def spans(
     return [span for span in out if len(span)]
 
 
-def _medium(part: Image | Audio, vocab: Vocabulary, embedder: Callable[[], Embedder], image_tokens: int) -> Span:
-    kind = "image" if isinstance(part, Image) else "audio"
-    if isinstance(part, Image):
-        patches = patchify(part.source, image_tokens)
+def _medium(
+    part: ImageSegment | AudioSegment, vocab: Vocabulary, embedder: Callable[[], Embedder], image_tokens: int
+) -> Span:
+    kind = "image" if isinstance(part, ImageSegment) else "audio"
+    if isinstance(part, ImageSegment):
+        patches = patchify(part.medium, image_tokens)
         content: list[Any] = [patches.pixels, patches.positions]
         make = cache(lambda: embedder().image(patches))
     else:
-        frames = frame(part.source)
+        frames = frame(part.medium)
         content = [frames]
         make = cache(lambda: embedder().audio(frames))
     digest = hashlib.sha256(kind.encode())

@@ -19,9 +19,9 @@ from ..bundle.newfile import new_file
 from ..bundle.reading import COPY_BYTES, NAMES, SECTION_ALIGNMENT, Bundle, Section
 from ..errors import ConversionError, FormatError, InputError
 from ..media.image import DEFAULT_BUDGET, check_budget
-from .layouts import PLANS, Job, Order, safe
+from .layouts import LAYOUTS, Job, Order, safe
 
-TARGETS = tuple(PLANS)
+TARGETS = tuple(LAYOUTS)
 
 Progress = Callable[[int, int], None]
 
@@ -73,7 +73,7 @@ def export(
         budget = bundle.text.metadata.get("gemma4gguf.image.max_soft_tokens", DEFAULT_BUDGET)
     check_budget(budget)
     job = Job(bundle, safe(bundle.path.stem), Path(folder), budget, link)
-    orders, commands, notes = PLANS[target](job)
+    orders, commands, notes = LAYOUTS[target](job)
     todo = [order for order in orders if not _is_there(order, bundle.path)]
     _check(todo, force=force)
     total = sum(order.size for order in todo)

@@ -66,7 +66,7 @@ class Job:
         return max(MICRO_BATCH, padded(int(OVERSHOOT * self.image_tokens), 64))
 
 
-Plan = tuple[list[Order], list[str], list[str]]  # files, commands, notes
+ExportPlan = tuple[list[Order], list[str], list[str]]  # files, commands, notes
 
 
 def safe(name: str) -> str:
@@ -77,7 +77,7 @@ def safe(name: str) -> str:
 # ── llama.cpp ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _llama_cpp(job: Job) -> Plan:
+def _llama_cpp(job: Job) -> ExportPlan:
     orders = list(job.orders(job.folder, (TEXT, EMBEDDER, DRAFTER), whole=True))
     words = ["llama-server", "--model", str(job.folder / job.file(TEXT)), "--ctx-size", "8192"]
     notes = []
@@ -107,7 +107,7 @@ MTMD_NOTES = (
 # ── LM Studio ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _lm_studio(job: Job) -> Plan:
+def _lm_studio(job: Job) -> ExportPlan:
     folder = job.folder / _publisher(job.bundle.text.metadata) / job.name
     orders = list(job.orders(folder, (TEXT, EMBEDDER), whole=True))
     orders.append(Order(folder / "README.md", _readme(job).encode()))
@@ -174,7 +174,7 @@ def _readme(job: Job) -> str:
 # ── Ollama ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _ollama(job: Job) -> Plan:
+def _ollama(job: Job) -> ExportPlan:
     # Whole files are hashed and stored there: parts, never the bundle, or the rest would be stored twice.
     orders = list(job.orders(job.folder, (TEXT, EMBEDDER, DRAFTER), whole=False))
     orders.append(Order(job.folder / "Modelfile", modelfile(job.bundle, job.name).encode()))
@@ -222,4 +222,4 @@ def _stops(metadata: Mapping[str, Any]) -> list[str]:
     return [text for text in found if not {'"', "\n", "\\"} & set(text)]
 
 
-PLANS: dict[str, Callable[[Job], Plan]] = {"llama.cpp": _llama_cpp, "lmstudio": _lm_studio, "ollama": _ollama}
+LAYOUTS: dict[str, Callable[[Job], ExportPlan]] = {"llama.cpp": _llama_cpp, "lmstudio": _lm_studio, "ollama": _ollama}

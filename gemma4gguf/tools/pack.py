@@ -13,21 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..bundle.reading import (
-    DRAFTER,
-    EMBEDDER,
-    NAMES,
-    ORDER,
-    TEXT,
-    Bundle,
-    Section,
-    a_kind,
-    part_of,
-    plan_layout,
-    read_sections,
-    write_bundle,
-)
+from ..bundle.reading import DRAFTER, EMBEDDER, NAMES, ORDER, TEXT, Bundle, Section, a_kind, read_sections
 from ..bundle.validation import check_drafter, check_text
+from ..bundle.writing import part_of, place_sections, write_bundle
 from ..errors import FormatError
 from ..media.embedder import Embedder
 
@@ -81,7 +69,7 @@ def pack(
     chosen = [sections[name] for name in ORDER if name in sections]
     parts = [part_of(section) for section in chosen]
     parts[0] = replace(parts[0], pairs={k: v for k, v in parts[0].pairs.items() if not k.startswith(SPLIT)})
-    total = plan_layout(parts).total
+    total = place_sections(parts).total
     layout = write_bundle(out, parts, force=force, progress=lambda done: progress(done, total))
     names = tuple(s.architecture for s in chosen)
     return Packed(Path(out), names, layout.sizes, layout.total, tuple(_notes(bundle, names)))

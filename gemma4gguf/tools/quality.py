@@ -25,11 +25,11 @@ from ..bundle.reading import EMBEDDER, Bundle
 from ..bundle.validation import check_vocabulary
 from ..chat.rendering import Segment, raw_segments
 from ..errors import InputError
-from ..media.audio import AudioSource
+from ..media.audio import AudioInput
 from ..media.embedder import Embedder
-from ..media.image import DEFAULT_BUDGET, ImageSource
+from ..media.image import DEFAULT_BUDGET, ImageInput
 from ..native.context import Context, ContextOptions
-from ..native.weights import Model
+from ..native.weights import Weights
 from ..runtime.prompt import BOS, spans, token_id
 from ..runtime.session import Span, evaluate, pieces
 
@@ -89,8 +89,8 @@ def compare(
     reference: str | os.PathLike[str],
     *,
     text: str | None = None,
-    images: Sequence[ImageSource] = (),
-    audio: Sequence[AudioSource] = (),
+    images: Sequence[ImageInput] = (),
+    audio: Sequence[AudioInput] = (),
     windows: int | None = None,
     threads: int | None = None,
     gpu_layers: int | None = None,
@@ -115,7 +115,7 @@ def compare(
             other.require(EMBEDDER)
     with tempfile.TemporaryFile() as store:
         done = 0
-        with Model(base.path, gpu_layers=gpu_layers) as model:
+        with Weights(base.path, gpu_layers=gpu_layers) as model:
             passages = _passages(model, base, text, media, windows)
             positions = sum(p.counted for p in passages)
             total = (1 + len(others)) * positions
@@ -126,7 +126,7 @@ def compare(
         for other in others:
             store.seek(0)
             scores = []
-            with Model(other.path, gpu_layers=gpu_layers) as model:
+            with Weights(other.path, gpu_layers=gpu_layers) as model:
                 if media:  # soft tokens of its own: the embedder may differ too
                     passages = _passages(model, other, text, media, windows)
                 targets = [i for p in passages for i in p.ids[p.first + 1 :]]
@@ -166,7 +166,7 @@ def _check_pair(base: Bundle, other: Bundle) -> None:
 
 
 def _passages(
-    model: Model, bundle: Bundle, text: str, media: Sequence[Sequence[Segment]], windows: int | None
+    model: Weights, bundle: Bundle, text: str, media: Sequence[Sequence[Segment]], windows: int | None
 ) -> list[Passage]:
     bos = token_id(model.vocab, BOS)
     ids = [bos, *model.vocab.tokenize(text, special=False)]
@@ -183,7 +183,7 @@ def _passages(
     return found
 
 
-def _predictions(model: Model, passages: Sequence[Passage], threads: int | None) -> Iterator[FloatArray]:
+def _predictions(model: Weights, passages: Sequence[Passage], threads: int | None) -> Iterator[FloatArray]:
     """Log probabilities float32 [vocabulary] of every position that counts, in order."""
     longest = max(sum(map(len, p.spans)) for p in passages)
     block = max([WINDOW, *(len(s) for p in passages for s in p.spans if not s.causal)])

@@ -1,20 +1,17 @@
-"""What a bundle holds, and what is wrong with it.
+"""What is wrong with a bundle.
 
-In: a bundle. Out: a summary as plain data (for `inspect` and its JSON), or every fault found (for `verify`).
-The summary reads headers only; the faults read every byte and load the vocabulary, never the weights, into llama.cpp.
+In: a path. Out: every fault found, one line each. Reads every byte, and loads the vocabulary, never the weights, into
+llama.cpp.
 """
 
 from __future__ import annotations
 
-import hashlib
 import random
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import gguf
 import numpy as np
 from gguf import GGMLQuantizationType as T
 from numpy.typing import NDArray
@@ -27,7 +24,6 @@ from ..bundle.reading import (
     KEY,
     NAMES,
     SECTION_ALIGNMENT,
-    TEXT,
     Bundle,
     Section,
     digest,
@@ -35,94 +31,11 @@ from ..bundle.reading import (
 )
 from ..bundle.validation import check_drafter, check_text, check_vocabulary, vocabulary
 from ..chat.rendering import SPECIAL_TOKENS, render
-from ..errors import FormatError, Gemma4Error
+from ..errors import Gemma4Error
 from ..native import quantizer
-from ..native.weights import Model, Vocabulary
+from ..native.vocabulary import Vocabulary
+from ..native.weights import Weights
 from .pack import check_embedder
-
-_SHOWN = {
-    "layers": "block_count",
-    "hidden": "embedding_length",
-    "context": "context_length",
-    "sliding_window": "attention.sliding_window",
-}
-_SAMPLING = ("temp", "top_k", "top_p", "min_p", "penalty_repeat")
-# general.* keys that say how to read the file, not where it comes from.
-_TECHNICAL = {"architecture", "type", "alignment", "file_type", "quantization_version"}
-
-# ── what it holds ────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def summary(bundle: Bundle) -> dict[str, Any]:
-    """Sections, types, sizes, defaults and provenance: JSON-ready."""
-    text = bundle.text.metadata
-    template = text.get("tokenizer.chat_template")
-    return {
-        "file": str(bundle.path),
-        "size": bundle.path.stat().st_size,
-        "bundle_version": text.get(KEY + "version"),
-        "sections": [_section(section) for section in bundle.sections],
-        "missing": list(bundle.missing),
-        "model": {name: text.get(f"{TEXT}.{key}") for name, key in _SHOWN.items()},
-        "vocabulary": len(_tokens(bundle.text)),
-        "chat_template_sha256": hashlib.sha256(template.encode()).hexdigest() if isinstance(template, str) else None,
-        "end_tokens": _end_tokens(bundle.text),
-        "sampling": {name: _short(text.get(f"general.sampling.{name}")) for name in _SAMPLING},
-        "provenance": _provenance(bundle.text),
-    }
-
-
-def _section(section: Section) -> dict[str, Any]:
-    tensors = section.tensors.values()
-    parameters = sum(int(np.prod(t.shape, dtype=object)) for t in tensors)
-    return {
-        "architecture": section.architecture,
-        "what": NAMES.get(section.architecture, "?"),
-        "offset": section.offset,
-        "size": section.size,
-        "header": section.header.data_start - section.offset,
-        "file_type": _file_type(section.metadata.get("general.file_type")),
-        "tensors": len(tensors),
-        "parameters": parameters,
-        "bits_per_weight": round(8 * sum(t.nbytes for t in tensors) / max(1, parameters), 2),
-        "types": dict(Counter(t.type.name for t in tensors).most_common()),
-    }
-
-
-def _short(value: Any) -> Any:
-    """0.95 instead of the nearest float32's 0.949999988079071."""
-    return float(f"{value:.7g}") if isinstance(value, float) else value
-
-
-def _file_type(number: object) -> str | None:
-    try:
-        return str(gguf.LlamaFileType(number).name.removeprefix("MOSTLY_").removeprefix("ALL_"))
-    except ValueError:
-        return None
-
-
-def _end_tokens(text: Section) -> list[str]:
-    ids, tokens = text.metadata.get("gemma4gguf.eos_token_ids"), _tokens(text)
-    return [tokens[i] for i in ids if type(i) is int and 0 <= i < len(tokens)] if isinstance(ids, list) else []
-
-
-def _tokens(text: Section) -> Sequence[str]:
-    try:
-        return vocabulary(text)
-    except FormatError:  # a summary tells what is there
-        return ()
-
-
-def _provenance(section: Section) -> dict[str, Any]:
-    found = {}
-    for key, value in section.metadata.items():
-        group, _, name = key.partition(".")
-        if group == "general" and name not in _TECHNICAL and not name.startswith("sampling."):
-            found[name] = value if isinstance(value, (str, int, float)) else list(value)
-    return found
-
-
-# ── what is wrong ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def faults(path: str | Path, progress: Callable[[int, int], None] = lambda done, total: None) -> list[str]:
@@ -243,7 +156,7 @@ _CONVERSATIONS: tuple[tuple[str, list[dict[str, Any]], dict[str, Any]], ...] = (
 def _tokenizer(bundle: Bundle) -> Iterator[str]:
     try:
         check_vocabulary(bundle.text)
-        with Model(bundle.path, vocab_only=True) as model:
+        with Weights(bundle.path, vocab_only=True) as model:
             yield from _round_trip(model.vocab, vocabulary(bundle.text))
     except Gemma4Error as error:
         yield f"tokenizer: {error}"

@@ -22,7 +22,7 @@ from PIL import Image
 
 from gemma4gguf import Bundle, Gemma4, render
 from gemma4gguf.chat.rendering import raw_segments
-from gemma4gguf.native.sampler import Sampler, Sampling
+from gemma4gguf.native.sampler import Sampler, SamplingOptions
 from gemma4gguf.runtime.answer import Rules
 from gemma4gguf.runtime.decode import decode
 from gemma4gguf.runtime.prompt import spans
@@ -30,7 +30,7 @@ from tests.support import cases
 from tests.support.parts import ARCHITECTURES, cut
 
 STEPS = 16
-GREEDY = Sampling(temperature=0, top_k=0, top_p=1, min_p=0, seed=0)
+GREEDY = SamplingOptions(temperature=0, top_k=0, top_p=1, min_p=0, seed=0)
 PROMPTS = {
     "short": "What is in this picture?",
     "turns": "<|turn>user\nWas ist das? 你好 😀\n\n<turn|>\n<|turn>model\n",

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gemma4gguf.native.sampler import Sampler, Sampling
+from gemma4gguf.native.sampler import Sampler, SamplingOptions
 from gemma4gguf.runtime.decode import Drafts, decode
 from gemma4gguf.runtime.pace import Pace
 from gemma4gguf.runtime.session import Session, Span
@@ -69,7 +69,7 @@ def chi_square(
 
     drafts = Drafts(InTurn(), Pace(2))
     counts = dict.fromkeys(odds, 0)
-    with Sampler(Sampling(temperature=1, top_k=top_k, top_p=1, min_p=0, seed=20_261_125), []) as sampler:
+    with Sampler(SamplingOptions(temperature=1, top_k=top_k, top_p=1, min_p=0, seed=20_261_125), []) as sampler:
         for _ in range(samples):
             session.feed([prompt])
             counts[tuple(decode(session, sampler, NEVER, length, drafts))] += 1

@@ -21,12 +21,12 @@ import llama_cpp
 import numpy as np
 
 from gemma4gguf import Gemma4
-from gemma4gguf.native.sampler import Sampler, Sampling
+from gemma4gguf.native.sampler import Sampler, SamplingOptions
 from gemma4gguf.runtime.answer import Rules
 from gemma4gguf.runtime.decode import decode
 from gemma4gguf.runtime.session import Span
 
-GREEDY = Sampling(temperature=0, top_k=0, top_p=1, min_p=0, seed=0)
+GREEDY = SamplingOptions(temperature=0, top_k=0, top_p=1, min_p=0, seed=0)
 CONTEXT = 1024
 Ids = list[int]
 
