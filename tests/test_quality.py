@@ -19,7 +19,7 @@ from gemma4gguf.errors import Gemma4Error, InputError
 from gemma4gguf.tools.quality import TEXT, WINDOW, compare, measure
 from tests.support import standin
 
-SOME = resources.files("gemma4gguf").joinpath(TEXT).read_text(encoding="utf-8")[:4000]
+SOME = resources.files("gemma4gguf.tools").joinpath(TEXT).read_text(encoding="utf-8")[:4000]
 FEW = {"windows": 1, "threads": 1}
 
 
