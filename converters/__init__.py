@@ -1,8 +1,9 @@
 """Checkpoint to bundle: one call, one file, in one pass.
 
-In: a checkpoint folder, a Hub id or a GGUF, and optionally a drafter. Out: a bundle, written whole or not at all.
-The steps, each a module: source; checkpoint (safetensors, config, tokenizer, gemma4's tables, metadata) or
-gguf_source; plan (mixture, imatrix); quantise; and `gemma4gguf.bundle` to write.
+In: a checkpoint folder, a Hub id or a GGUF, and optionally a drafter. Out: a complete bundle, or no file.
+Each step is a module: `origin` finds the source; `checkpoint` (with `safetensors`, `config`, `tokenizer`, `gemma4`,
+`metadata`) or `gguf_source` reads it; `plan` (with `mixture`, `imatrix`) chooses types; `quantise` makes the data;
+`gemma4gguf.bundle` writes the file.
 """
 
 from __future__ import annotations
@@ -66,15 +67,15 @@ def convert(
     types: Iterable[str] = (),
     progress: Progress | None = None,
 ) -> Conversion:
-    """Convert a checkpoint to a bundle, quantising on the way.
+    """Convert a checkpoint to a quantised bundle.
 
     `source` and `drafter` are checkpoint folders, Hub ids or GGUF files. `out` names the file or a folder for it; None
-    makes `NAME-QUANT.gguf` here. `quant` None means Q4_K_M, or Q4_0 for a checkpoint that was trained for it.
-    `types` are overrides NAME=TYPE for tensors of the text model, by pattern. `progress` is told (bytes done, bytes in
-    all, stage), stages being "download" and "convert".
+    makes `NAME-QUANT.gguf` in the current folder. `quant` None means Q4_K_M, or Q4_0 for a checkpoint that was trained
+    for it. `types` are overrides PATTERN=TYPE for tensors of the text model; a pattern is a regular expression.
+    `progress` is called with (bytes done, total bytes, stage); a stage is "download" or "convert".
 
-    Raises InputError for unusable arguments and ConversionError for everything that stops the work; nothing is then
-    left under the output's name.
+    Raises InputError for unusable arguments and ConversionError for everything else that stops the work. No file is
+    then left under the output's name.
     """
     started = time.monotonic()
     report = progress or (lambda done, total, stage: None)
@@ -111,7 +112,7 @@ def convert(
     if path.exists() and origin.is_gguf and path.samefile(origin.path):
         raise InputError(f"{path}: is the source itself; choose another name for the output")
     write_bundle(path, parts, force=force, progress=lambda done: report(done, placement.total, "convert"))
-    report(placement.total, placement.total, "convert")  # the gaps between sections are nobody's bytes
+    report(placement.total, placement.total, "convert")  # the padding between sections is not counted on the way
     return Conversion(path, plan, placement.total, time.monotonic() - started)
 
 
@@ -138,7 +139,7 @@ def _advice(origin: Origin, contents: Contents, asked: Mixture | None, chosen: M
 
 
 def _uncovered(contents: Contents, importance: ImportanceMatrix | None) -> list[str]:
-    """Refuse another model's importance matrix, and tell which tensors it says nothing about."""
+    """Raise for another model's importance matrix; return a note on the tensors that it does not cover."""
     text = contents.section(TEXT)
     if importance is None or text is None:
         return []

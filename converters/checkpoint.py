@@ -1,6 +1,6 @@
-"""A checkpoint folder as sections ready to be planned: tensors matched, keys encoded.
+"""Reads a checkpoint folder into sections that are ready to be planned: tensors matched, keys encoded.
 
-In: a located folder. Out: a `Model`. Knows the family's tables through `gemma4`, storage types not at all.
+In: a located folder. Out: `Contents`. Knows nothing of storage types; the tables of tensor names are in `gemma4`.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ QAT = re.compile(r"(?i)(?:^|[-_./])qat(?:$|[-_.])")
 
 
 def read_checkpoint(origin: Origin, *, drafter: bool = False, text_only: bool = False) -> Contents:
-    """Read a checkpoint folder's JSON and tensor tables: the model, or with `drafter` its MTP drafter.
+    """Read the JSON files and tensor tables of a model's checkpoint folder, or with `drafter` of an MTP drafter's.
 
-    Raises ConversionError when it is another model, or when tensors are unknown, missing or misshapen.
+    Raises ConversionError for another model, and for tensors that are unknown, missing or of the wrong shape.
     """
     where = str(origin.path)
     files = metadata.read_files(origin.path, origin.name, origin.repo)

@@ -1,7 +1,7 @@
-"""config.json, in the Hub's dialect or as transformers re-saves it, as one frozen record.
+"""Turns config.json into one frozen record, whether it has the Hub's form or the form that transformers saves.
 
-In: the parsed JSON of a checkpoint, untrusted. Out: a `Config` in which every number that the tensor shapes and the
-GGUF keys come from is there and checked. Says which model it is when it is another one. Knows nothing of tensors.
+In: the parsed JSON of a checkpoint, untrusted. Out: a `Config` with every number that tensor shapes and GGUF keys need,
+checked. The error for another model names that model. Knows nothing of tensors.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from gemma4gguf.errors import ConversionError
 
 Kind = Literal["unified", "text", "drafter"]
 SLIDING, FULL = "sliding_attention", "full_attention"
-LIMIT = 1 << 24  # no dimension of this family comes near it
-LARGEST = 1e38  # what a float32 holds, nearly
+LIMIT = 1 << 24  # the largest size accepted; the 12B's largest is 262,144
+LARGEST = 1e38  # a little below the largest float32
 
-# What a checkpoint says it is: model_type first, then architectures[0].
+# model_type -> kind, and architectures[0] -> kind. The class name decides where both are known.
 KINDS: dict[str, Kind] = {
     "gemma4_unified": "unified",
     "gemma4_unified_text": "text",
@@ -47,7 +47,7 @@ WANTED = "expected Gemma 4 12B (gemma4_unified), a text-only fine-tune of it, or
 
 @dataclass(frozen=True)
 class TextConfig:
-    """The language model, or the drafter's layers. `sliding[i]` tells layer i's kind; sizes in values, not bytes."""
+    """The language model, or the drafter's layers. `sliding[i]`: layer i has sliding attention. Sizes in values."""
 
     layers: int
     sliding: tuple[bool, ...]
@@ -57,8 +57,8 @@ class TextConfig:
     kv_heads: tuple[int, ...]
     head: int  # sliding layers
     full_head: int
-    key_is_value: bool  # full layers have no v_proj
-    shared_kv: int  # how many last layers have no key and value of their own
+    key_is_value: bool  # full layers have no v_proj: the key is also the value
+    shared_kv: int  # how many of the last layers reuse an earlier layer's keys and values
     window: int
     context: int
     vocabulary: int
@@ -101,17 +101,17 @@ class EmbedderConfig:
 class Config:
     kind: Kind
     text: TextConfig
-    embedder: EmbedderConfig | None  # where the config describes one; a fine-tune of the language model alone may still
-    target_hidden: int | None  # the drafter only: the hidden size of the model it drafts for
+    embedder: EmbedderConfig | None  # None where the config describes none
+    target_hidden: int | None  # the drafter only: the hidden size of its target model
 
 
 def is_number(value: Any) -> TypeGuard[int | float]:
-    """Whether a JSON value is a number that a float32 holds."""
+    """Whether a JSON value is a number that a float32 can hold."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= LARGEST
 
 
 class _Reader:
-    """Looks keys up in one JSON object; every complaint names the file and the key."""
+    """Looks up keys in one JSON object; every error names the file and the key."""
 
     def __init__(self, where: str, values: Mapping[str, Any], prefix: str = "") -> None:
         self.where, self.values, self.prefix = where, values, prefix
@@ -151,12 +151,12 @@ class _Reader:
 
 
 def identify(where: str, config: Mapping[str, Any]) -> Kind:
-    """Which of the three it is. Raises ConversionError that says what it is when it is none of them."""
+    """The kind of a checkpoint. Raises ConversionError for another model, and names that model."""
     model_type, architectures = config.get("model_type"), config.get("architectures")
     named = architectures[0] if isinstance(architectures, list) and architectures else None
     by_type = KINDS.get(model_type) if isinstance(model_type, str) else None
     by_name = ARCHITECTURES.get(named) if isinstance(named, str) else None
-    # A fine-tune of the language model alone keeps the whole model's model_type at times: its class name decides.
+    # A fine-tune of the language model alone may keep the whole model's model_type, so the class name decides.
     kind = by_name or by_type
     text = config.get("text_config")
     text = text if isinstance(text, Mapping) else config
@@ -177,7 +177,7 @@ def identify(where: str, config: Mapping[str, Any]) -> Kind:
 
 
 def parse(where: str, config: Mapping[str, Any]) -> Config:
-    """One record from either dialect of config.json. `where` names the checkpoint in errors."""
+    """Read either form of config.json. `where` names the checkpoint in errors."""
     kind = identify(where, config)
     top = _Reader(where, config)
     nested = kind != "text" or isinstance(config.get("text_config"), Mapping)
@@ -196,7 +196,7 @@ def parse(where: str, config: Mapping[str, Any]) -> Config:
 def _text(at: _Reader, tied: Any) -> TextConfig:
     layers = at.size("num_hidden_layers")
     kinds = at.values.get("layer_types")
-    if kinds is None:  # the family's rule, when the list is left out
+    if kinds is None:  # the rule of the 12B: every sixth layer is full
         kinds = [FULL if i % 6 == 5 else SLIDING for i in range(layers)]
     if not isinstance(kinds, list) or len(kinds) != layers or any(kind not in (SLIDING, FULL) for kind in kinds):
         raise at.fail("layer_types", kinds, f"{layers} of {SLIDING!r} and {FULL!r}")
@@ -244,7 +244,7 @@ def _text(at: _Reader, tied: Any) -> TextConfig:
 
 
 def _of_full_layers(at: _Reader, sliding: tuple[bool, ...], hub: str, resaved: str, default: int) -> int:
-    """A number of the full-attention layers: a key of its own on the Hub, per layer where transformers re-saved it."""
+    """A number of the full-attention layers: the key `hub`, or the key `resaved` of each layer's `per_layer_config`."""
     if at.values.get(hub) is not None:
         return at.size(hub)
     per_layer = at.values.get("per_layer_config")

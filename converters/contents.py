@@ -1,4 +1,4 @@
-"""What a source holds, ready to be planned: sections with their tensors and keys, whatever it was read from."""
+"""The records that both readers return: what a source holds, ready to be planned. They read and decide nothing."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from .metadata import Pairs
 
 @dataclass(frozen=True)
 class SectionContents:
-    """One section to be: its tensors, its keys for a given file type, and what the mixture rules ask of the model.
+    """One section to be written.
 
-    `carried` is a section of an existing file that passes into the new one unchanged; there are then no `tensors`.
+    `pairs` returns the encoded keys for a file type. `layers`, and `group` (query heads per key head), are what the
+    mixture rules need. `carried` is a section of an existing file that is copied unchanged; `tensors` is then empty.
     """
 
     architecture: str
@@ -28,7 +29,7 @@ class SectionContents:
 
 @dataclass(frozen=True)
 class Contents:
-    """`trained_for` is the mixture that a quantisation-aware training was for, or None. `notes` are for people."""
+    """`trained_for`: the type of a quantisation-aware training, or None. `notes`: lines for the user."""
 
     sections: tuple[SectionContents, ...]
     notes: tuple[str, ...] = ()

@@ -1,7 +1,7 @@
 """The tensor tables of Gemma 4 12B: what a checkpoint must hold, what each tensor is called in a GGUF, and its shape.
 
-In: a `Config` and the checkpoint's tensors. Out: `Source` rows in the order they are written. What the tables do not
-name, what is missing and what has another shape is told in one error. Knows nothing of storage types.
+In: a `Config` and the checkpoint's tensors. Out: a `MappedTensor` for each tensor to write. One error lists all tensors
+that are unknown, missing or of the wrong shape. Knows nothing of storage types.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ Index = NDArray[np.int64]
 TEXT_PREFIXES = ("model.language_model.", "language_model.model.", "language_model.", "model.", "")
 EMBEDDER_PREFIXES = ("model.", "")
 ANCHOR = "embed_tokens.weight"
-UNROTATED = 1e30  # a frequency divided by this turns nothing
+UNROTATED = 1e30  # divides a rotary frequency to practically zero
 SHOWN = 12  # problems in one message
-# Left in checkpoints by some tools; computed from the config, never weights.
+# Some tools save these buffers; they follow from the config.
 BUFFERS = (".rotary_emb.inv_freq", ".attention.masked_bias", ".rotary_emb.original_inv_freq", "embed_scale")
 
 
@@ -49,7 +49,10 @@ class TensorRule:
 
 @dataclass(frozen=True)
 class MappedTensor:
-    """A tensor to be written: its name and shape, and either where it is stored or its `values`."""
+    """A tensor to be written: its name and shape, and either where it is stored or its `values`.
+
+    `columns` and `transpose` as in `TensorRule`.
+    """
 
     name: str
     shape: Shape
@@ -63,7 +66,7 @@ class MappedTensor:
 
 
 def text_rows(text: TextConfig, tokens: int) -> list[TensorRule]:
-    """The language model: 8a of the layout. `tokens` is the tokenizer's size, which cuts the embedding's rows."""
+    """The language model's tensors. `tokens` is the tokenizer's size: embedding rows beyond it are not written."""
     rows = [TensorRule("token_embd.weight", (ANCHOR,), (tokens, text.hidden))]
     if not text.tied:
         rows.append(TensorRule("output.weight", ("lm_head.weight",), (tokens, text.hidden)))
@@ -100,7 +103,7 @@ def _layer_rows(text: TextConfig, layer: int) -> list[TensorRule]:
 
 
 def embedder_rows(at: EmbedderConfig, target: int) -> list[TensorRule]:
-    """The multimodal embedder: 8b. Names as on the Hub, then as in transformers' module."""
+    """The multimodal embedder's tensors. Names as on the Hub, then as transformers saves them."""
     order = plane_order(at.side)
 
     def vision(name: str) -> tuple[str, ...]:
@@ -124,7 +127,7 @@ def embedder_rows(at: EmbedderConfig, target: int) -> list[TensorRule]:
 
 
 def drafter_rows(text: TextConfig, target: int, tokens: int) -> list[TensorRule]:
-    """The MTP drafter: 8c. `target` is the hidden size of the model it drafts for."""
+    """The MTP drafter's tensors. `target` is the hidden size of its target model."""
     rows = [TensorRule(r.name, tuple(f"model.{s}" for s in r.names), r.shape) for r in text_rows(text, tokens)]
     rows.append(TensorRule("nextn.pre_projection.weight", ("pre_projection.weight",), (text.hidden, 2 * target)))
     rows.append(TensorRule("nextn.post_projection.weight", ("post_projection.weight",), (target, text.hidden)))
@@ -132,14 +135,14 @@ def drafter_rows(text: TextConfig, target: int, tokens: int) -> list[TensorRule]
 
 
 def plane_order(side: int) -> Index:
-    """int64 [side² * 3]: where each value of a patch in plane order (all red, green, blue) lies in pixel order."""
+    """int64 [side² * 3]: for each value in plane order (all red, all green, all blue), its index in pixel order."""
     pixel_order = np.arange(side * side * 3).reshape(side, side, 3)  # row, column, colour
     planes: Index = pixel_order.transpose(2, 0, 1).reshape(-1)
     return planes
 
 
 def rope_frequencies(text: TextConfig) -> MappedTensor:
-    """What a full layer's rotary frequencies are divided by, float32 [head / 2]: 1, or so much that nothing turns."""
+    """Divisors of a full layer's rotary frequencies, float32 [head / 2]: 1 where it rotates, UNROTATED elsewhere."""
     turning = int(text.full_head * text.rotary_fraction / 2)
     values = np.full(text.full_head // 2, UNROTATED, np.float32)
     values[:turning] = 1.0
@@ -151,7 +154,7 @@ def rope_frequencies(text: TextConfig) -> MappedTensor:
 
 @dataclass(frozen=True)
 class Matched:
-    """The sections' tensors. `notes` are for people: what was left out, and why."""
+    """The tensors of each section. `notes` tell the user what was left out, and why."""
 
     text: tuple[MappedTensor, ...] = ()
     embedder: tuple[MappedTensor, ...] = ()
@@ -164,13 +167,13 @@ def match(
 ) -> Matched:
     """Find every tensor of the tables in a checkpoint.
 
-    Raises ConversionError, one for all of them: tensors that no table names, that are missing, or of another shape.
+    Raises one ConversionError that lists all tensors that are unknown, missing or of the wrong shape.
     """
     if config.kind == "drafter":
         assert config.target_hidden is not None
         rows = drafter_rows(config.text, config.target_hidden, tokens)
         found, problems, left = _find(rows, dict(tensors), ("",))
-        # The E2B's and E4B's drafters order their vocabulary by centroids; the 12B's class keeps the buffers at times.
+        # The drafters of the E2B and E4B order their vocabulary by centroids; the 12B's class may save unused buffers.
         left = {name: t for name, t in left.items() if "masked_embedding" not in name}
         _check(where, problems, left)
         return Matched(drafter=(*found, rope_frequencies(config.text)))
@@ -216,7 +219,7 @@ def _text_prefix(where: str, tensors: Mapping[str, StoredTensor]) -> str:
 def _find(
     rows: Iterable[TensorRule], tensors: dict[str, StoredTensor], prefixes: tuple[str, ...]
 ) -> tuple[list[MappedTensor], list[str], dict[str, StoredTensor]]:
-    """The rows' tensors, what is wrong with them, and the tensors that no row took."""
+    """The rows' tensors, their problems, and the tensors that no row matched."""
     found, problems = [], []
     for row in rows:
         names = [p + s for p in prefixes for s in row.names]
@@ -233,7 +236,7 @@ def _find(
 
 
 def _fits(row: TensorRule, stored: StoredTensor) -> bool:
-    if row.names[-1] in (ANCHOR, f"model.{ANCHOR}", "lm_head.weight"):  # rows beyond the vocabulary are padding
+    if row.names[-1] in (ANCHOR, f"model.{ANCHOR}", "lm_head.weight"):  # further rows are padding
         return len(stored.shape) == 2 and stored.shape[0] >= row.shape[0] and stored.shape[1] == row.shape[1]
     return stored.shape == row.stored_shape or (row.shape == (1,) and stored.shape == ())
 

@@ -1,6 +1,6 @@
-"""A GGUF file as a source: its text model (or drafter) to be stored in another type, its other sections unchanged.
+"""Reads a GGUF file as a source: its text model or drafter is quantised anew, its other sections are copied.
 
-In: a file, untrusted. Out: a `Model`. Knows nothing of checkpoints.
+In: a file, untrusted. Out: `Contents`. Knows nothing of safetensors or config.json.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ OTHERS = {
 
 
 def read_gguf(origin: Origin, *, drafter: bool = False, text_only: bool = False) -> Contents:
-    """Read a bundle, a plain text GGUF, or with `drafter` a drafter's GGUF or the drafter inside a bundle.
+    """Read a bundle or a text model's GGUF, or with `drafter` a drafter's GGUF or the drafter inside a bundle.
 
-    Raises ConversionError when it holds something else.
+    Raises ConversionError for a file that holds something else.
     """
     try:
         bundle = None if drafter else Bundle.open(origin.path)
@@ -90,7 +90,7 @@ def _check_model(section: Section) -> None:
 
 
 def _first(section: Section, key: str) -> int:
-    """A number of the model, the first layer's where each has its own."""
+    """A number of the model; where there is one per layer, the first layer's."""
     key = f"{section.architecture}.{key}"
     value: Any = section.metadata.get(key)
     value = value[0] if isinstance(value, list) and value else value

@@ -1,7 +1,7 @@
-"""Importance matrices: how much each column of a weight matters, from llama.cpp's files, GGUF or the older .dat.
+"""Reads importance matrices: how much each column of a weight matters. llama.cpp's files, GGUF or the older .dat.
 
-In: a file, untrusted. Out: float32 per tensor, one value per column, as llama-quantize reads them. Knows the tensors
-of a model only as names and widths, to refuse the file of another one.
+In: a file, untrusted. Out: for each tensor float32 [columns], the values that llama-quantize reads. Knows of a model
+only the names and widths of its tensors, to refuse another model's file.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from .safetensors import listed
 
 FloatArray = NDArray[np.float32]
 SUMS, COUNTS = ".in_sum2", ".counts"
-LOGITS = ("token_embd.weight", "output.weight")  # llama-imatrix leaves them out, or measures something else
+LOGITS = ("token_embd.weight", "output.weight")  # llama-imatrix omits them, or its values do not apply to them
 MAX_VALUES = 1 << 24  # of one entry
 MAX_ENTRIES = 1 << 16
 
 
 @dataclass(frozen=True)
 class ImportanceMatrix:
-    """`values[name]` is float32 [columns]; `dataset` and `chunks` say what it was computed on, where known."""
+    """`values[name]` is float32 [columns]. `dataset`, `chunks`: the text it was computed on; None, 0 if unknown."""
 
     path: Path
     values: Mapping[str, FloatArray]
@@ -38,7 +38,7 @@ class ImportanceMatrix:
     chunks: int
 
     def pairs(self) -> dict[str, bytes]:
-        """The keys that llama-quantize writes about it; the file's name without its folder."""
+        """The keys that llama-quantize writes about an importance matrix; the file's name without its folder."""
         u32, text = GGUFValueType.UINT32, GGUFValueType.STRING
         table = [
             ("file", text, self.path.name),
@@ -50,9 +50,9 @@ class ImportanceMatrix:
         return {key: encode_pair(key, kind, value) for key, kind, value in named}
 
     def check(self, widths: Mapping[str, int]) -> tuple[str, ...]:
-        """Refuse a file of another model; `widths` are the columns of the tensors it may speak of.
+        """Names of the tensors that have no values here. `widths`: the quantisable tensors and their columns.
 
-        Returns the names of tensors that it says nothing about. Raises ConversionError.
+        Raises ConversionError for another model's file.
         """
         unknown = sorted(n for n in self.values if n not in widths and n not in LOGITS)
         wrong = sorted(
@@ -68,13 +68,13 @@ class ImportanceMatrix:
         return tuple(n for n in widths if n not in self.values and n not in LOGITS)
 
     def of(self, name: str, width: int) -> FloatArray | None:
-        """The values of a tensor, or None where there are none that fit."""
+        """A tensor's values, float32 [width], or None."""
         found = self.values.get(name)
         return found if found is not None and found.size == width else None
 
 
 def read_imatrix(path: str | Path) -> ImportanceMatrix:
-    """Read an importance matrix. Raises InputError (no such file) or ConversionError (damaged, or no such thing)."""
+    """Read an importance matrix. Raises InputError (no such file) or ConversionError (damaged or another kind)."""
     path = Path(path).expanduser()
     try:
         with open(path, "rb") as file:
@@ -139,7 +139,7 @@ def _read_legacy(path: Path, data: mmap.mmap) -> ImportanceMatrix:
 
 
 class _Cursor:
-    """A position in an untrusted legacy file."""
+    """Reads an untrusted .dat file from front to back."""
 
     def __init__(self, path: Path, data: mmap.mmap) -> None:
         self.path, self.data, self.at = path, data, 0

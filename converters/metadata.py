@@ -1,7 +1,7 @@
-"""The keys of each section: model numbers, sampling, names, file type.
+"""The keys of each section: model sizes, sampling, names, file type.
 
-In: a `Config`, the checkpoint's JSON files, the tensors. Out: encoded key-value pairs, named, in the order llama.cpp's
-converter writes them. Knows nothing of tensor data.
+In: a `Config`, the checkpoint's JSON files, the tensors. Out: encoded key-value pairs by key, in the order in which
+llama.cpp's converter writes them. Knows nothing of tensor data.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .safetensors import read_json
 QUANTIZATION_VERSION = 2  # of ggml's block formats
 DEFAULT_IMAGE_BUDGET = 280  # soft tokens per picture
 OWN = "gemma4gguf."
-# Needed by llama.cpp's loader, without a meaning here: the embedder has no layers and takes any size.
+# llama.cpp's loader requires these keys; they mean nothing here, as the embedder takes pictures of any size.
 DUMMY_IMAGE_SIZE, DUMMY_MEL_BINS = 224, 128
 
 MADE_BY = ("general.quantized_by", Type.STRING, f"gemma4gguf {__version__}")  # the Hub's pages show it
@@ -38,7 +38,7 @@ Line = tuple[str, Type, Any]  # key, type (of one value), value; a sequence is a
 
 @dataclass(frozen=True)
 class Files:
-    """A checkpoint's folder, what it is called, and the Hub id that it came from, if any."""
+    """A checkpoint's folder and its parsed JSON files. `repo`: the Hub id that it came from, or None."""
 
     folder: Path
     name: str
@@ -49,7 +49,7 @@ class Files:
 
 
 def read_files(folder: Path, name: str, repo: str | None = None) -> Files:
-    """The small JSON files of a checkpoint folder; those that may be missing are then empty."""
+    """Read a checkpoint folder's small JSON files; an optional one that is missing counts as empty."""
     config = read_json(folder / "config.json")
     generation = _optional(folder / "generation_config.json")
     processor = _optional(folder / "preprocessor_config.json")
@@ -82,9 +82,9 @@ def drafter_pairs(files: Files, config: Config, tensors: Sequence[MappedTensor],
 
 
 def embedder_pairs(files: Files, config: Config, tensors: Sequence[MappedTensor], file_type: int) -> Pairs:
-    """Keys of the multimodal embedder, as llama.cpp's projector loader wants them.
+    """Keys of the multimodal embedder, in the layout of llama.cpp's projector files.
 
-    Never a plain `clip.projector_type`: it would override both kinds.
+    `clip.projector_type` is left out: it would override the vision and the audio type.
     """
     at = config.embedder
     assert at is not None
@@ -93,7 +93,7 @@ def embedder_pairs(files: Files, config: Config, tensors: Sequence[MappedTensor]
         ("has_vision_encoder", Type.BOOL, True),
         ("vision.projection_dim", Type.UINT32, config.text.hidden),
         ("vision.image_size", Type.UINT32, DUMMY_IMAGE_SIZE),
-        ("vision.patch_size", Type.UINT32, at.patch),  # the loader multiplies by the pooling itself
+        ("vision.patch_size", Type.UINT32, at.patch),  # without pooling, which the loader multiplies in
         ("vision.embedding_length", Type.UINT32, at.hidden),
         ("vision.feed_forward_length", Type.UINT32, 0),
         ("vision.block_count", Type.UINT32, 0),
@@ -146,7 +146,7 @@ def _text_lines(arch: str, text: TextConfig, file_type: int) -> Iterator[Line]:
 
 
 def _own_lines(files: Files) -> Iterator[Line]:
-    """What our runtime would else have to guess."""
+    """Keys for gemma4gguf's own runtime."""
     budget = files.processor.get("max_soft_tokens")
     if type(budget) is int and 0 < budget <= 1 << 16 and budget != DEFAULT_IMAGE_BUDGET:
         yield OWN + "image.max_soft_tokens", Type.UINT32, budget
@@ -167,7 +167,7 @@ def _token_list(files: Files, key: str) -> list[int]:
 
 
 def _config_ends(files: Files) -> list[int]:
-    """The end tokens of config.json: what transformers uses for a checkpoint without a generation_config."""
+    """The end tokens of config.json, which transformers uses where there is no generation_config.json."""
     text = files.config.get("text_config")
     places = [files.config, text if isinstance(text, Mapping) else {}]
     value: Any = next((p["eos_token_id"] for p in places if p.get("eos_token_id") is not None), [])
@@ -187,12 +187,12 @@ def parameters(tensors: Iterable[MappedTensor]) -> int:
 
 
 def _general(files: Files, tensors: Sequence[MappedTensor]) -> Pairs:
-    """general.sampling.*, general.name and the rest of a model card, by the rules of gguf's own reader of them."""
+    """general.*: sampling, name, and what gguf's own reader finds in the model card and config."""
     total = parameters(tensors)
     name = files.name.encode("utf-8", "replace").decode()  # a folder's name may be any bytes
     try:
         card = gguf.Metadata.load_model_card(files.folder)
-    except Exception:  # a model card is prose: a damaged one stops nothing
+    except Exception:  # a damaged model card must not stop a conversion
         card = {}
     found = gguf.Metadata.apply_metadata_heuristic(gguf.Metadata(), card, dict(files.config), Path(name), total)
     for field, key, kind in SAMPLING:
@@ -207,7 +207,7 @@ def _general(files: Files, tensors: Sequence[MappedTensor]) -> Pairs:
     if files.repo is not None:
         found.source_repo_url = f"https://huggingface.co/{files.repo}"
     found.size_label = found.size_label or gguf.size_label(total, total, 0, 0)
-    writer = gguf.GGUFWriter(None, "")  # only collects: nothing is opened
+    writer = gguf.GGUFWriter(None, "")  # only collects keys; opens no file
     found.set_gguf_meta_model(writer)
     return dict(_collected(writer))
 
@@ -235,7 +235,7 @@ def _collected(writer: gguf.GGUFWriter) -> Iterator[tuple[str, bytes]]:
 
 
 def _word(value: Any) -> str:
-    """What a model card's author wrote: YAML makes numbers of versions and years, and False of Norwegian."""
+    """A value of the model card as text. YAML reads versions as numbers, and the language code `no` as false."""
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
 
 

@@ -1,8 +1,8 @@
 """Which type each tensor is stored in: llama.cpp's mixtures, as tables.
 
-In: tensor names and shapes, the asked mixture, whether importance values are there. Out: a type per tensor.
-The rules are those of llama_model_quantize (llama.cpp 0c1e57098, src/llama-quant.cpp) for a dense model; nothing in
-them is particular to Gemma 4. Knows nothing of data.
+In: tensor names and shapes, a mixture, whether there are importance values. Out: a type for each tensor.
+The rules are those of llama_model_quantize (llama.cpp 0c1e57098, src/llama-quant.cpp) for a dense model. Knows nothing
+of tensor data.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Mixture:
-    """A name people ask for, the file type that stands for it in a GGUF, and the type most tensors get."""
+    """A named choice such as Q4_K_M: its number in a GGUF (general.file_type), and the type of most tensors."""
 
     name: str
     file_type: int
@@ -52,7 +52,7 @@ MIXTURES = {
     )
 }
 FLOATS = (T.F32, T.BF16, T.F16)
-# Types one tensor can be given by hand: those the mixtures are made of.
+# Types that an override may name: the default types of the mixtures.
 TENSOR_TYPES = {kind.name: kind for kind in sorted({m.default for m in MIXTURES.values()}, key=int)}
 UNDER_FOUR_BITS = {"Q3_K_M", "Q3_K_S", "Q2_K"}
 
@@ -62,12 +62,12 @@ UNDER_FOUR_BITS = {"Q3_K_M", "Q3_K_S", "Q2_K"}
 
 @dataclass(frozen=True)
 class Place:
-    """Where a tensor stands: the `index`-th of `count` of its sort, and what is known of the model."""
+    """Which tensor it is: the `index`-th of `count` of its sort; and what the rules need of the model."""
 
     index: int
     count: int
     group: int  # query heads per key head, of the first layer
-    imatrix: bool
+    imatrix: bool  # there are importance values
 
 
 When = Callable[[Place], bool]
@@ -80,7 +80,7 @@ def always(_: Place) -> bool:
 def more_bits(at: Place) -> bool:
     """The first and the last eighth of the layers, and every third between."""
     eighth = at.count // 8
-    # C's remainder keeps the sign, Python's does not: what is before the first eighth has been answered by then.
+    # Python's % differs from C's for negative numbers, but index < eighth has returned by then.
     return at.index < eighth or at.index >= 7 * at.count // 8 or (at.index - eighth) % 3 == 2
 
 
@@ -100,7 +100,7 @@ def grouped(at: Place) -> bool:
     return at.group >= 4
 
 
-# Sort of tensor -> (mixtures, when, type): the first line that holds decides; without one, the mixture's own type.
+# Sort of tensor -> (mixtures, condition, type). The first line that holds decides, else the mixture's default type.
 RULES: Mapping[str, Sequence[tuple[tuple[str, ...], When, T]]] = {
     "attn_v": (
         (("Q2_K",), grouped, T.Q4_K),
@@ -131,7 +131,7 @@ SORTS = (  # a part of the tensor's name -> its sort
     ("attn_output.weight", "attn_output"),
     ("ffn_down", "ffn_down"),
 )
-# Rows that do not divide into 256 take a type with blocks of 32 and at least as many bits.
+# For rows that are no multiple of 256: a type with blocks of 32 and at least as many bits.
 NARROW = {
     T.IQ4_XS: T.IQ4_NL,
     T.Q2_K: T.Q4_0,
@@ -140,13 +140,13 @@ NARROW = {
     T.Q5_K: T.Q5_1,
     T.Q6_K: T.Q8_0,
 }
-# Never stored lower than float32, besides vectors and norms: parts of names.
+# Parts of names that always stay float32.
 KEPT = ("_norm.weight", ".position_embd", ".patch_embd")
 
 
 @dataclass(frozen=True)
 class Override:
-    """`pattern` is searched in a tensor's GGUF name; the first that matches gives the type."""
+    """Stores tensors whose GGUF name contains a match of `pattern` as `type`. `text` is the option as given."""
 
     text: str
     pattern: re.Pattern[str]
@@ -179,13 +179,13 @@ def mixture(name: str) -> Mixture:
 
 
 def write_order(name: str) -> tuple[int, str]:
-    """llama.cpp's order of tensors: those outside the layers, then layer by layer, by name."""
+    """Sort key for llama.cpp's order: tensors outside the layers, then layer by layer, each by name."""
     found = re.match(r"blk\.(\d+)\.", name)
     return (int(found[1]) if found else -1), name
 
 
 def quantisable(name: str, shape: Shape) -> bool:
-    """Whether a tensor is stored in the asked type at all; vectors and norms stay float32."""
+    """Whether a tensor may be quantised; vectors and norms stay float32."""
     dimensions = max((i + 1 for i, n in enumerate(reversed(shape)) if n > 1), default=1)
     return dimensions >= 2 and name.endswith("weight") and not any(part in name for part in KEPT)
 
@@ -241,7 +241,7 @@ def choose(
 
 
 def _by_rule(name: str, shape: Shape, sort: str, asked: Mixture, place: Place, tied: bool) -> T:
-    if name == "output.weight" or (tied and name == "token_embd.weight"):  # the logits are made with it
+    if name == "output.weight" or (tied and name == "token_embd.weight"):  # it computes the logits
         if shape[-1] % GGML_QUANT_SIZES[asked.default][0]:
             return T.Q8_0
         return asked.default if asked.default is T.Q8_0 else T.Q6_K
@@ -252,7 +252,7 @@ def _by_rule(name: str, shape: Shape, sort: str, asked: Mixture, place: Place, t
 
 
 def fitted(kind: T, width: int) -> T:
-    """The type, or the next one whose blocks divide rows of that width; float16 when none does."""
+    """`kind` if its blocks divide rows of `width` values, else its substitute in NARROW, else float16."""
     if width % GGML_QUANT_SIZES[kind][0]:
         kind = NARROW.get(kind, kind)
     return T.F16 if width % GGML_QUANT_SIZES[kind][0] else kind

@@ -1,6 +1,6 @@
-"""Where a checkpoint comes from: a folder, a Hub id (downloaded once, resumable), or a GGUF file.
+"""Finds a source: a folder, a GGUF file, or a Hub id, which is downloaded once into the Hub's cache.
 
-In: what the caller typed. Out: a local folder or file, and what to call it. Knows nothing of models.
+In: the caller's argument. Out: an `Origin`, a local folder or file with a name. Knows nothing of models.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from gemma4gguf.errors import ConversionError, InputError
 
 from .safetensors import StoredTensor, described, weight_files
 
-Report = Callable[[int, int], None]  # bytes so far, bytes in all
+Report = Callable[[int, int], None]  # bytes done, total bytes
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(@[\w./-]+)?")
 WEIGHTS = "model*.safetensors"
-# All that a conversion reads: never pickles, images, other formats of the weights.
+# The files that a conversion reads. Pickles, images and other formats of the weights are not downloaded.
 NEEDED = (
     "config.json",
     "generation_config.json",
@@ -39,10 +39,10 @@ NEEDED = (
 
 @dataclass(frozen=True)
 class Origin:
-    """A folder with a checkpoint, or a GGUF file; `name` is what it is called, without its owner.
+    """A folder with a checkpoint, or a GGUF file. `name` is the folder's or file's name, without the Hub's owner.
 
-    `repo` is the Hub id that it came from, or None.
-    `tensors` is what the weights hold where only their headers were fetched: enough to plan, not to convert.
+    `tensors`: the tensor tables, where only the headers of the weights were downloaded (enough for a plan); else None.
+    `repo`: the Hub id that it came from, or None.
     """
 
     path: Path
@@ -58,8 +58,8 @@ class Origin:
 def locate(source: str | Path, report: Report = lambda done, total: None, *, plan_only: bool = False) -> Origin:
     """Find a checkpoint, downloading it when `source` is a Hub id (`owner/name`, or `owner/name@revision`).
 
-    `plan_only` fetches the small files and the headers of the weights, a few megabytes, and not the weights.
-    Raises InputError when there is no such thing, ConversionError when it is no whole checkpoint or cannot be fetched.
+    `plan_only` downloads the small files and the headers of the weights only, a few megabytes.
+    Raises InputError when there is no such source, ConversionError when it is incomplete or cannot be downloaded.
     """
     path = Path(source).expanduser()
     if path.is_file():
@@ -71,7 +71,7 @@ def locate(source: str | Path, report: Report = lambda done, total: None, *, pla
         _check_folder(path)
         return Origin(path, path.resolve().name)
     text = str(source)
-    if path.suffix == ".gguf" or (len(path.parts) > 1 and Path(path.parts[0]).exists()):  # meant for this disk
+    if path.suffix == ".gguf" or (len(path.parts) > 1 and Path(path.parts[0]).exists()):  # a local path, not a Hub id
         raise InputError(f"{source}: no such folder or file")
     if not HUB_ID.fullmatch(text) or isinstance(source, Path):
         raise InputError(f"{source}: no such folder or file, and not a Hub id such as google/gemma-4-12B-it")
@@ -96,7 +96,7 @@ def _check_folder(folder: Path) -> None:
 def _download(
     name: str, revision: str | None, report: Report, plan_only: bool
 ) -> tuple[Path, Mapping[str, StoredTensor] | None]:
-    import huggingface_hub as hub  # slow to import, and only needed here
+    import huggingface_hub as hub  # here, because it is slow to import
 
     wanted = [pattern for pattern in NEEDED if not plan_only or pattern != WEIGHTS]
     bar = _silent_bar(report)
@@ -112,7 +112,7 @@ def _download(
 
 @contextmanager
 def _hub_errors(name: str, revision: str) -> Iterator[None]:
-    """The Hub client's errors as ours."""
+    """Turns the Hub client's errors into ours."""
     from huggingface_hub import errors
 
     try:
@@ -138,7 +138,7 @@ def _hub_errors(name: str, revision: str) -> Iterator[None]:
 
 
 def _silent_bar(report: Report) -> Any:
-    """A progress bar class for the Hub's client that shows nothing and tells us the bytes."""
+    """A progress bar class for the Hub's client that displays nothing and passes the bytes to `report`."""
     from huggingface_hub.utils.tqdm import tqdm
 
     start: Any = tqdm.__init__

@@ -1,7 +1,7 @@
-"""From what a source holds to what will be written: a type for every tensor, a part for every section, and the plan.
+"""Plans what will be written: a type for every tensor, a part for every section, and a summary for the user.
 
-In: a `Contents` and the asked types. Out: `PlannedSection`s, which become parts of a bundle, and the summaries
-that describe them. Reads and writes nothing.
+In: a source's sections and the chosen types. Out: `PlannedSection`s, which become parts of a bundle, and summaries.
+Reads and writes no files.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ CARRIED = "as in the source"
 
 @dataclass(frozen=True)
 class TensorSummary:
-    """`shape` rows first; `stored_type` is None where the values are computed, not read."""
+    """`shape` rows first. `stored_type` is None where the values are computed, not read."""
 
     name: str
     shape: tuple[int, ...]
@@ -51,14 +51,14 @@ class SectionSummary:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many tensors have each type."""
+        """Type -> number of tensors."""
         names = [t.type for t in self.tensors]
         return {name: names.count(name) for name in sorted(set(names))}
 
 
 @dataclass(frozen=True)
 class ConversionPlan:
-    """What a conversion will write. `total` and `free` in bytes; `notes` are lines for people, the loud in capitals."""
+    """What a conversion will write. `total` and `free` in bytes. `notes`: lines for the user."""
 
     source: str
     out: Path
@@ -75,7 +75,7 @@ class ConversionPlan:
 
 @dataclass(frozen=True)
 class PlannedSection:
-    """A section whose tensors have their types; `quant` is the mixture's name, or `CARRIED`."""
+    """A section with a type for each tensor. `quant` is the mixture's name, or `CARRIED`."""
 
     contents: SectionContents
     quant: str
@@ -110,14 +110,14 @@ def plan_section(
     overrides: tuple[Override, ...] = (),
     imatrix: ImportanceMatrix | None = None,
 ) -> PlannedSection:
-    """Give every tensor of a section its type. Overrides and importance values are for the text model only.
+    """Choose a type for every tensor of a section. Overrides and importance values apply to the text model only.
 
-    Raises ConversionError when the source keeps less than what is asked, or values are needed that are not there.
+    Raises ConversionError when the source is stored with fewer bits than `asked`, or importance values are missing.
     """
     if contents.carried is not None:
         return PlannedSection(contents, CARRIED, (), {})
     if contents.architecture == EMBEDDER:
-        # It stays in float32: 0.2 GB of the 12B's 7, exact soft tokens, and numpy maps it as it lies.
+        # float32 costs 0.2 GB of the 12B's 7, keeps soft tokens exact, and lets numpy map the file.
         asked = MIXTURES["F32"]
     if contents.architecture != TEXT:
         overrides, imatrix = (), None
@@ -146,7 +146,7 @@ def bits(kind: T) -> float:
 
 
 def _check_stored_types(tensors: list[PlannedTensor]) -> None:
-    """A type can only be lowered: what a source has rounded away does not come back."""
+    """Raise where a tensor would get more bits than it is stored with: rounding cannot be undone."""
     for planned in tensors:
         stored = planned.tensor.stored
         if stored is None or stored.type is planned.type or stored.type in FLOATS:

@@ -1,7 +1,8 @@
-"""Tensors into the bytes of a section: read, quantised and handed on in slabs of rows, several at a time.
+"""Makes the tensor data of a section: reads and quantises slabs of rows on several threads.
 
-In: what to write, in order, and where it is stored. Out: pieces of bytes, in order, whatever the number of threads.
-Memory is bounded by the slabs, never by a tensor. Knows nothing of headers or models.
+In: planned tensors, in order. Out: pieces of bytes, in order; the number of threads does not change them. Memory is
+bounded by the slabs, except for the few small tensors that are computed or transposed. Knows nothing of headers or
+models.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from .gemma4 import MappedTensor
 from .safetensors import StoredTensor
 
 SLAB = 1 << 20  # values in one piece of work: 4 MB as float32, which stays in a core's cache
-AHEAD = 2  # slabs per thread that may be under way or wait to be written
+AHEAD = 2  # slabs per thread that may be in work or wait to be written
 
 Bytes = NDArray[np.uint8]
 FloatArray = NDArray[np.float32]
@@ -66,20 +67,20 @@ def pieces(tensors: Sequence[PlannedTensor], threads: int) -> Iterator[Bytes]:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
-        finally:  # also when nobody wants the rest: Ctrl-C, a full disk
+        finally:  # also after Ctrl-C or a full disk
             pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _jobs(planned: PlannedTensor) -> Iterator[tuple[PlannedTensor, int, int]]:
     step = max(1, SLAB // planned.tensor.shape[-1])
     if planned.tensor.transpose or planned.tensor.values is not None:
-        step = planned.rows  # small ones, and their rows do not lie in order
+        step = planned.rows  # these tensors are small; a transposed one's rows are not contiguous
     for start in range(0, planned.rows, step):
         yield planned, start, min(start + step, planned.rows)
 
 
 def _slab(scratch: Any, planned: PlannedTensor, start: int, stop: int) -> Bytes:
-    """Rows `start` to `stop` of a planned as stored bytes, with the tensor's padding after its last row."""
+    """Rows `start` to `stop` of a tensor as bytes of its new type, with padding after the last row."""
     tensor, width = planned.tensor, planned.tensor.shape[-1]
     if tensor.values is not None:
         out = _quantised(planned, tensor.values.reshape(-1, width)[start:stop])
@@ -113,12 +114,12 @@ def _quantised(planned: PlannedTensor, rows: FloatArray) -> Bytes:
 
 
 def _read(scratch: Any, planned: PlannedTensor, stored: StoredTensor, start: int, stop: int) -> Bytes:
-    """The stored bytes of some rows. With `transpose`, of all of them, in the order they are written."""
+    """The stored bytes of rows `start` to `stop`. With `transpose`: of all rows, transposed."""
     width = stored.shape[-1] if stored.shape else 1
     each = tensor_nbytes((width,), stored.type)
     raw = _buffer(scratch, "raw", (stop - start) * each)
     try:
-        # A plain read, not a map: a file that shrinks or a failing disk is an error here, not a killed process.
+        # Read, not mapped: when a file shrinks or a disk fails, a read returns an error and a map kills the process.
         with open(stored.path, "rb", buffering=0) as file:
             file.seek(stored.offset + start * each)
             view, done = raw.data, 0
@@ -136,7 +137,7 @@ def _read(scratch: Any, planned: PlannedTensor, stored: StoredTensor, start: int
 
 
 def _floats(scratch: Any, kind: T, raw: Bytes, width: int) -> FloatArray:
-    """Stored bytes as float32 [n, width], exactly, in a buffer of this thread's."""
+    """Stored bytes as float32 [n, width], exact. The result may share one of this thread's buffers."""
     if kind is T.F32:
         stored: FloatArray = raw.view(np.float32).reshape(-1, width)
         return stored
@@ -155,7 +156,7 @@ def _floats(scratch: Any, kind: T, raw: Bytes, width: int) -> FloatArray:
 
 
 def _buffer(scratch: Any, name: str, size: int) -> Bytes:
-    """`size` bytes that this thread uses again for every slab."""
+    """`size` bytes, uint8; this thread uses the same memory again for each slab."""
     held: Bytes | None = getattr(scratch, name, None)
     if held is None or held.size < size:
         held = np.empty(size, np.uint8)
@@ -164,7 +165,7 @@ def _buffer(scratch: Any, name: str, size: int) -> Bytes:
 
 
 def _check_copied(planned: PlannedTensor, stored: StoredTensor, raw: Bytes) -> None:
-    """Bytes that pass unchanged are looked at too."""
+    """Raise unless bytes that are copied as they are hold finite values."""
     if stored.type is T.BF16:
         fine = bool((raw.view(np.uint16) & np.uint16(0x7FFF)).max(initial=0) < 0x7F80)
     elif stored.type in (T.F32, T.F16):

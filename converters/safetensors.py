@@ -1,7 +1,6 @@
-"""safetensors files as a table of tensors: names, types, shapes and where the bytes lie. Never the data itself.
+"""Reads the tensor tables of safetensors files: names, types, shapes and offsets, not the data.
 
-In: a checkpoint folder, untrusted. Out: `Stored` rows whose every offset was checked against the file's size.
-Knows nothing of models.
+In: a checkpoint folder, untrusted. Out: `StoredTensor`s whose offsets lie inside their files. Knows nothing of models.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         raw = path.read_bytes()
         value = json.loads(raw)
-        if _SURROGATE.search(raw):  # half a character, which JSON can say and UTF-8 cannot
+        if _SURROGATE.search(raw):  # JSON can escape half a surrogate pair, which UTF-8 cannot encode
             json.dumps(value, ensure_ascii=False).encode()
     except FileNotFoundError:
         raise ConversionError(f"{path}: no such file; get the whole checkpoint again") from None
@@ -84,7 +83,7 @@ def read_folder(folder: Path) -> dict[str, StoredTensor]:
 
 
 def weight_files(folder: Path) -> list[str]:
-    """The files that a folder's weights are in, going by its index alone."""
+    """Names of the weights files that a folder's index names; without an index, the single file's."""
     index = folder / INDEX
     return sorted(set(_weight_map(index).values())) if index.is_file() else [SINGLE]
 
@@ -118,7 +117,7 @@ def _read_shards(folder: Path, weight_map: Mapping[str, str]) -> dict[str, Store
 
 
 def listed(names: list[str], limit: int = 12) -> str:
-    """Names for a message: all of them when few, else the first ones and a count."""
+    """Names for a message: the first `limit`, and how many more there are."""
     more = len(names) - limit
     shown = (n if n.isprintable() and len(n) <= 200 else repr(n[:200]) for n in names[:limit])
     return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
@@ -146,7 +145,7 @@ def read_file(path: Path) -> dict[str, StoredTensor]:
 
 
 def described(path: Path, entries: Mapping[str, Any]) -> dict[str, StoredTensor]:
-    """Tensors of a file that is not here, from its header's entries."""
+    """Tensors of a file that was not downloaded, from the entries of its header."""
     return {name: _stored(path, name, entry, 0, 1 << 62) for name, entry in entries.items()}
 
 

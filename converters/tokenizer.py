@@ -1,6 +1,6 @@
-"""tokenizer.json and its companions as the tokenizer keys of a GGUF.
+"""Reads tokenizer.json, tokenizer_config.json and the chat templates; encodes them as a GGUF's tokenizer keys.
 
-In: a checkpoint folder, untrusted. Out: a `Tokenizer` whose `pairs()` are the encoded keys. Knows nothing of tensors.
+In: a checkpoint folder, untrusted. Out: a `Tokenizer`; its `pairs()` are the encoded keys. Knows nothing of tensors.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from gemma4gguf.errors import ConversionError
 
 from .safetensors import listed, read_json
 
-MODEL = "gemma4"  # llama.cpp's name for this tokenizer: it sets the pre-tokenizer by itself
-SCORE = -1000.0  # byte-pair encoding has none; llama.cpp's converter writes this
-SPACE = "\u0120"  # what a space inside a merge is stored as, since a space separates its two halves
-# Always shown, so that a parser of the reply sees them: thoughts and tool calls.
+MODEL = "gemma4"  # llama.cpp's name for this tokenizer; it implies the pre-tokenizer
+SCORE = -1000.0  # as llama.cpp's converter writes; byte-pair encoding does not use scores
+SPACE = "\u0120"  # stands for a space inside a merge, because a space separates the two halves
+# User-defined instead of control, so that llama.cpp shows them and a reply can be parsed: thoughts and tool calls.
 SHOWN = {"<|channel>", "<channel|>", "<|tool_call>", "<tool_call|>", "<|tool_response>", "<tool_response|>", '<|"|>'}
 NAMED = {  # tokenizer_config's name: the GGUF's
     "bos": "bos",
@@ -42,10 +42,10 @@ class Tokenizer:
     merges: tuple[str, ...]
     special: Mapping[str, int]  # by the GGUF's name
     template: str | None
-    templates: Mapping[str, str]  # further ones, by name
+    templates: Mapping[str, str]  # further templates, by name
 
     def pairs(self) -> Iterator[tuple[str, bytes]]:
-        """Each key with its encoded value, in the order llama.cpp's converter writes them."""
+        """Keys and encoded values, in the order in which llama.cpp's converter writes them."""
         text, u32, flag = GGUFValueType.STRING, GGUFValueType.UINT32, GGUFValueType.BOOL
         key = "tokenizer.ggml."
         yield key + "model", encode_pair(key + "model", text, MODEL)
@@ -69,9 +69,9 @@ class Tokenizer:
 
 
 def read_tokenizer(folder: Path, config: Mapping[str, Any]) -> Tokenizer:
-    """Read a checkpoint's tokenizer. `config` is its config.json, which names special ids where the tokenizer does not.
+    """Read a checkpoint's tokenizer. `config`: its config.json, used for special ids that the tokenizer does not name.
 
-    Raises ConversionError when the files are missing, damaged, or hold another kind of tokenizer.
+    Raises ConversionError when files are missing, damaged, or hold another kind of tokenizer.
     """
     path = folder / "tokenizer.json"
     if not path.is_file() and (folder / "tokenizer.model").is_file():
@@ -124,7 +124,7 @@ def _content(value: Any) -> str | None:
 
 
 def _special_texts(settings: Mapping[str, Any]) -> set[str]:
-    """Every token that tokenizer_config.json names as special, whatever the name."""
+    """The texts of all tokens that tokenizer_config.json names as special."""
     values: list[Any] = [v for k, v in settings.items() if k.endswith("_token")]
     for key in ("extra_special_tokens", "additional_special_tokens", "model_specific_special_tokens"):
         more = settings.get(key) or []
@@ -141,7 +141,7 @@ def _type_of(text: str, special: set[str]) -> TokenType:
 
 
 def _merges(path: Path, merges: Any) -> list[str]:
-    """Pairs joined by a space, a space inside one of them written as U+0120."""
+    """Each merge as two halves joined by a space; a space inside a half becomes U+0120."""
     if not isinstance(merges, list) or not merges:
         raise ConversionError(f"{path}: has no merges, and llama.cpp loads no tokenizer without them; get it again")
     if all(isinstance(m, str) for m in merges):
@@ -168,7 +168,7 @@ def _special_ids(
 
 
 def _templates(folder: Path, settings: Mapping[str, Any]) -> tuple[str | None, dict[str, str]]:
-    """The chat template, from wherever the checkpoint keeps it, and further named ones."""
+    """The chat template, from a file or tokenizer_config.json, and further templates by name."""
     path = folder / "chat_template.jinja"
     value: Any = settings.get("chat_template")
     if value is None and path.is_file():
