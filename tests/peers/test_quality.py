@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Runner
 
 from gemma4gguf.tools.quality import TEXT, measure
+from tests.support.peers import Runner
 
 TEXT_PATH = Path(__file__).parents[2] / "gemma4gguf" / "tools" / TEXT
 
