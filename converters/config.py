@@ -201,9 +201,15 @@ def _text(at: _Reader, tied: Any) -> TextConfig:
     if not isinstance(kinds, list) or len(kinds) != layers or any(kind not in (SLIDING, FULL) for kind in kinds):
         raise at.fail("layer_types", kinds, f"{layers} of {SLIDING!r} and {FULL!r}")
     sliding = tuple(kind == SLIDING for kind in kinds)
-    kv_heads, key_is_value = at.size("num_key_value_heads"), at.flag("attention_k_eq_v", False)
-    full_head = _of_full_layers(at, sliding, "global_head_dim", "head_dim", 512)
-    full_kv_heads = _of_full_layers(at, sliding, "num_global_key_value_heads", "num_key_value_heads", kv_heads)
+    head, kv_heads, key_is_value = (
+        at.size("head_dim", 256),
+        at.size("num_key_value_heads"),
+        at.flag("attention_k_eq_v", False),
+    )
+    full_head = _of_full_layers(at, sliding, "global_head_dim", "head_dim", default=512, base=head)
+    full_kv_heads = _of_full_layers(
+        at, sliding, "num_global_key_value_heads", "num_key_value_heads", default=kv_heads, base=kv_heads
+    )
     rope = at.object("rope_parameters", {})
     full_rope, sliding_rope = rope.object(FULL, {}), rope.object(SLIDING, {})
     if full_rope.values.get("rope_type", "proportional") != "proportional":
@@ -227,7 +233,7 @@ def _text(at: _Reader, tied: Any) -> TextConfig:
         ffn=at.size("intermediate_size"),
         heads=at.size("num_attention_heads"),
         kv_heads=tuple(kv_heads if is_sliding else full_kv_heads for is_sliding in sliding),
-        head=at.size("head_dim", 256),
+        head=head,
         full_head=full_head,
         key_is_value=key_is_value,
         shared_kv=shared,
@@ -243,20 +249,24 @@ def _text(at: _Reader, tied: Any) -> TextConfig:
     )
 
 
-def _of_full_layers(at: _Reader, sliding: tuple[bool, ...], hub: str, resaved: str, default: int) -> int:
-    """A number of the full-attention layers: the key `hub`, or the key `resaved` of each layer's `per_layer_config`."""
-    if at.values.get(hub) is not None:
-        return at.size(hub)
+def _of_full_layers(at: _Reader, sliding: tuple[bool, ...], hub: str, resaved: str, *, default: int, base: int) -> int:
+    """A number of the full-attention layers: the key `hub`, or the key `resaved` of each layer's `per_layer_config`.
+
+    A layer that overrides nothing has the value for all layers, `base` where that is left out. `default` counts where
+    the config has neither form.
+    """
     per_layer = at.values.get("per_layer_config")
-    if not isinstance(per_layer, Mapping):
-        return default
-    found = {}
+    if at.values.get(hub) is not None or not isinstance(per_layer, Mapping):
+        return at.size(hub, default)
+    found, digits = {}, len(str(len(sliding) - 1))
     for layer, is_sliding in enumerate(sliding):
-        overrides = per_layer.get(str(layer))
-        if isinstance(overrides, Mapping) and overrides.get(resaved) is not None:
-            if is_sliding:
-                raise at.fail(f"per_layer_config.{layer}", dict(overrides), "no override on a sliding layer")
-            found[layer] = _Reader(at.where, overrides, f"{at.prefix}per_layer_config.{layer}.").size(resaved)
+        key = next((k for k in (f"{layer:0{digits}}", str(layer)) if k in per_layer), None)  # transformers writes "05"
+        own = at.object("per_layer_config").object(key) if key is not None else at
+        overridden = own.values.get(resaved) is not None
+        if is_sliding and overridden and key is not None:
+            raise own.fail(resaved, own.values[resaved], "no override on a sliding layer")
+        if not is_sliding:
+            found[layer] = (own if overridden else at).size(resaved, base)
     if len(set(found.values())) > 1:
         raise at.fail("per_layer_config", found, f"one {resaved} for all full-attention layers")
     return next(iter(found.values()), default)

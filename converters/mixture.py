@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from gguf import GGML_QUANT_SIZES, LlamaFileType
 from gguf import GGMLQuantizationType as T
 
-from gemma4gguf.errors import ConversionError
+from gemma4gguf.errors import InputError
 
 Shape = tuple[int, ...]
 
@@ -154,27 +154,27 @@ class Override:
 
 
 def parse_overrides(texts: Iterable[str]) -> tuple[Override, ...]:
-    """NAME=TYPE options. Raises ConversionError for a bad pattern or an unknown type."""
+    """NAME=TYPE options. Raises InputError for a bad pattern or an unknown type."""
     found = []
     for text in texts:
         name, equals, kind = text.rpartition("=")
         if not equals or not name:
-            raise ConversionError(f"--type {text}: expected NAME=TYPE, such as ffn_down=Q6_K")
+            raise InputError(f"--type {text}: expected NAME=TYPE, such as ffn_down=Q6_K")
         if kind.upper() not in TENSOR_TYPES:
-            raise ConversionError(f"--type {text}: unknown type {kind!r}; choose from {', '.join(TENSOR_TYPES)}")
+            raise InputError(f"--type {text}: unknown type {kind!r}; choose from {', '.join(TENSOR_TYPES)}")
         try:
             pattern = re.compile(name)
         except re.error as error:
-            raise ConversionError(f"--type {text}: {name!r} is not a regular expression ({error})") from None
+            raise InputError(f"--type {text}: {name!r} is not a regular expression ({error})") from None
         found.append(Override(text, pattern, TENSOR_TYPES[kind.upper()]))
     return tuple(found)
 
 
-def mixture(name: str) -> Mixture:
-    """The mixture of that name, in any case. Raises ConversionError that lists them."""
-    found = MIXTURES.get(name.upper().replace("-", "_"))
+def mixture(parameter: str, name: str) -> Mixture:
+    """The mixture of that name, in upper or lower case. Raises InputError, which lists all names."""
+    found = MIXTURES.get(name.upper().replace("-", "_")) if isinstance(name, str) else None
     if found is None:
-        raise ConversionError(f"unknown type {name!r}; choose from {', '.join(MIXTURES)}")
+        raise InputError(f"{parameter}: unknown type {name!r}; choose from {', '.join(MIXTURES)}")
     return found
 
 
@@ -201,7 +201,7 @@ def choose(
 ) -> dict[str, T]:
     """A type for every tensor of one section.
 
-    `layers` and `group` (query heads per key head in the first layer) are the model's. Raises ConversionError when an
+    `layers` and `group` (query heads per key head in the first layer) are the model's. Raises InputError when an
     override matches nothing that can be stored in another type.
     """
     ordered = sorted(tensors, key=lambda t: write_order(t[0]))
@@ -231,9 +231,9 @@ def choose(
         chosen[name] = fitted(kind, shape[-1])
     unmatched = [o.text for o in overrides if o.text not in used]
     if shadowed := [text for text in unmatched if text in hidden]:
-        raise ConversionError(f"--type {shadowed[0]}: all that it matches is taken by an earlier --type; put it first")
+        raise InputError(f"--type {shadowed[0]}: all that it matches is taken by an earlier --type; put it first")
     if unmatched:
-        raise ConversionError(
+        raise InputError(
             f"--type {', '.join(unmatched)}: matches no tensor of the text model that can change its type; "
             "--dry-run --json lists the names"
         )

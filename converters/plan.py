@@ -68,10 +68,6 @@ class ConversionPlan:
     free: int
     notes: tuple[str, ...]
 
-    @property
-    def has_embedder(self) -> bool:
-        return any(s.architecture == EMBEDDER for s in self.sections)
-
 
 @dataclass(frozen=True)
 class PlannedSection:

@@ -296,7 +296,6 @@ def text_section(path: Path) -> bytes:
 def test_text_only_by_option(tmp_path: Path, checkpoint: Path, bundle: Path) -> None:
     done = convert(checkpoint, tmp_path / "out.gguf", quant="F32", text_only=True)
     assert [s.architecture for s in done.plan.sections] == [TEXT]
-    assert not done.plan.has_embedder
     assert any("NO EMBEDDER" in note for note in done.plan.notes)
     assert text_section(tmp_path / "out.gguf") == text_section(bundle)
 
@@ -317,7 +316,7 @@ def test_a_language_model_s_class_with_its_eyes_keeps_them(tmp_path: Path, bundl
     config = json.loads((folder / "config.json").read_text()) | {"architectures": ["Gemma4UnifiedForCausalLM"]}
     (folder / "config.json").write_text(json.dumps(config))
     done = convert(folder, tmp_path / "out.gguf", quant="F32")
-    assert done.plan.has_embedder
+    assert [s.architecture for s in done.plan.sections] == [TEXT, EMBEDDER]
 
 
 # ── choices ──────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -210,7 +210,7 @@ def test_a_model_that_lost_its_embedder(folder: Path) -> None:
     edit_weights(folder, edit)
     fails(folder, "no multimodal embedder", "--text-only")
     done = convert(folder, folder.parent / "out.gguf", quant="Q4_0", text_only=True)
-    assert not done.plan.has_embedder
+    assert [s.architecture for s in done.plan.sections] == ["gemma4"]
 
 
 # ── files ────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from ..version import __version__
 from .common import common, print_json
 from .show import Progress, Table, number, size, warn
 
@@ -24,6 +25,7 @@ from .show import Progress, Table, number, size, warn
 @click.option("--threads", type=click.IntRange(1), metavar="N", help="Processor threads [all cores].")
 @click.option("--dry-run", is_flag=True, help="Print what would be written, and write nothing.")
 @click.option("--force", is_flag=True, help="Replace OUT where it exists.")
+@click.version_option(__version__, prog_name="convert-to-gguf")
 @common
 def convert(source: str, out: Path | None, as_json: bool, debug: bool, **how: Any) -> None:
     """Turn a checkpoint into one GGUF file: text model, multimodal embedder, drafter.

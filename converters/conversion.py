@@ -1,0 +1,173 @@
+"""`convert`: reads a source, plans its sections, checks that they belong together, and writes the bundle.
+
+In: the caller's arguments. Out: a finished file and a summary of it. Only joins the other modules.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from gemma4gguf.arguments import whole
+from gemma4gguf.bundle import newfile
+from gemma4gguf.bundle.reading import DRAFTER, TEXT, Section
+from gemma4gguf.bundle.validation import check_drafter
+from gemma4gguf.bundle.writing import Placement, place_sections, planned_section, write_bundle
+from gemma4gguf.errors import ConversionError, FormatError, InputError
+
+from . import mixture
+from .checkpoint import read_checkpoint
+from .contents import Contents
+from .gguf_source import read_gguf
+from .imatrix import ImportanceMatrix, read_imatrix
+from .mixture import MIXTURES, Mixture
+from .origin import Origin, locate
+from .plan import ConversionPlan, PlannedSection, plan_section
+from .safetensors import listed
+
+Progress = Callable[[int, int, str], None]
+DEFAULT, DRAFTER_DEFAULT = "Q4_K_M", "Q8_0"
+MOST_THREADS = 1024
+LOW = (
+    "{name} keeps fewer than 4 bits per weight: expect clearly more mistakes; "
+    "measure it with `gemma4gguf quality` against a Q8_0 or BF16 bundle"
+)
+QAT = "{name} was trained to be stored as Q4_0 (quantisation-aware training), so Q4_0 was chosen; --quant takes another"
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """`path` is the finished bundle, or None after a dry run. `size` in bytes, `seconds` of wall time."""
+
+    path: Path | None
+    plan: ConversionPlan
+    size: int
+    seconds: float
+
+
+def convert(
+    source: str | Path,
+    out: str | Path | None = None,
+    *,
+    quant: str | None = None,
+    drafter: str | Path | None = None,
+    drafter_quant: str = DRAFTER_DEFAULT,
+    imatrix: str | Path | None = None,
+    text_only: bool = False,
+    threads: int | None = None,
+    dry_run: bool = False,
+    force: bool = False,
+    types: Iterable[str] = (),
+    progress: Progress | None = None,
+) -> Conversion:
+    """Convert a checkpoint to a quantised bundle.
+
+    `source` and `drafter` are checkpoint folders, Hub ids or GGUF files. `out` names the file or a folder for it; None
+    makes `NAME-QUANT.gguf` in the current folder. `quant` None means Q4_K_M, or Q4_0 for a checkpoint that was trained
+    for it. `types` are overrides PATTERN=TYPE for tensors of the text model; a pattern is a regular expression.
+    `progress` is called with (bytes done, total bytes, stage); a stage is "download" or "convert".
+
+    Raises InputError for unusable arguments and ConversionError for everything else that stops the work. No file is
+    then left under the output's name.
+    """
+    started = time.monotonic()
+    report = progress or (lambda done, total, stage: None)
+    overrides = mixture.parse_overrides(types)
+    asked = None if quant is None else mixture.mixture("quant", quant)
+    drafter_asked = mixture.mixture("drafter_quant", drafter_quant)
+    if threads is not None:
+        threads = whole("threads", threads, lambda v: 1 <= v <= MOST_THREADS, f"a whole number, 1 to {MOST_THREADS:,}")
+    importance = None if imatrix is None else read_imatrix(imatrix)
+    if out is not None and not dry_run and not Path(out).expanduser().is_dir():
+        newfile.check_output(Path(out).expanduser(), 0, force=force)  # before anything is downloaded
+
+    def fetched(done: int, total: int) -> None:
+        report(done, total, "download")
+
+    origin = locate(source, fetched, plan_only=dry_run)
+    model = _read(origin, text_only=text_only)
+    chosen = asked or MIXTURES[model.trained_for or DEFAULT]
+    notes = [*model.notes, *_advice(origin, model, asked, chosen), *_uncovered(model, importance)]
+    sections = [plan_section(m, chosen, overrides=overrides, imatrix=importance) for m in model.sections]
+    if drafter is not None:
+        drafter_origin = locate(drafter, fetched, plan_only=dry_run)
+        contents = _read(drafter_origin, drafter=True).sections[0]
+        sections = [s for s in sections if s.contents.architecture != DRAFTER] + [plan_section(contents, drafter_asked)]
+
+    path = _out_path(out, origin, chosen)
+    parts = [s.part(threads or _cores()) for s in sections]
+    if drafter is not None:
+        _check_drafter(planned_section(parts[0], origin.path), planned_section(parts[-1], drafter_origin.path))
+    placement = place_sections(parts)
+    plan = _plan(str(source), path, chosen, sections, placement, tuple(notes))
+    if dry_run:
+        return Conversion(None, plan, placement.total, time.monotonic() - started)
+    if path.exists() and origin.is_gguf and path.samefile(origin.path):
+        raise InputError(f"{path}: is the source itself; choose another name for the output")
+    write_bundle(path, parts, force=force, progress=lambda done: report(done, placement.total, "convert"))
+    report(placement.total, placement.total, "convert")  # the padding between sections is not counted on the way
+    return Conversion(path, plan, placement.total, time.monotonic() - started)
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS and Windows
+        return os.cpu_count() or 1
+
+
+def _read(origin: Origin, *, drafter: bool = False, text_only: bool = False) -> Contents:
+    read = read_gguf if origin.is_gguf else read_checkpoint
+    return read(origin, drafter=drafter, text_only=text_only)
+
+
+def _advice(origin: Origin, contents: Contents, asked: Mixture | None, chosen: Mixture) -> list[str]:
+    notes = []
+    if asked is None and contents.trained_for is not None:
+        notes.append(QAT.format(name=origin.name))
+    if chosen.name in mixture.UNDER_FOUR_BITS:
+        notes.append(LOW.format(name=chosen.name))
+    return notes
+
+
+def _uncovered(contents: Contents, importance: ImportanceMatrix | None) -> list[str]:
+    """Raise for another model's importance matrix; return a note on the tensors that it does not cover."""
+    text = contents.section(TEXT)
+    if importance is None or text is None:
+        return []
+    widths = {s.name: s.shape[-1] for s in text.tensors if mixture.quantisable(s.name, s.shape)}
+    missing = importance.check(widths)
+    return [f"{importance.path.name} says nothing about {listed(list(missing), 4)}"] if missing else []
+
+
+def _check_drafter(text: Section, drafter: Section) -> None:
+    try:
+        check_drafter(text, drafter)
+    except FormatError as error:
+        raise ConversionError(str(error)) from None
+
+
+def _plan(
+    source: str,
+    path: Path,
+    chosen: Mixture,
+    sections: list[PlannedSection],
+    placement: Placement,
+    notes: tuple[str, ...],
+) -> ConversionPlan:
+    planned = tuple(s.summary(size) for s, size in zip(sections, placement.sizes, strict=True))
+    free = shutil.disk_usage(path.parent).free if path.parent.is_dir() else 0
+    return ConversionPlan(source, path, chosen.name, planned, placement.total, free, notes)
+
+
+def _out_path(out: str | Path | None, origin: Origin, chosen: Mixture) -> Path:
+    name = f"{origin.name}-{chosen.name}.gguf"
+    if out is None:
+        return Path(name)
+    path = Path(out).expanduser()
+    return path / name if path.is_dir() else path
