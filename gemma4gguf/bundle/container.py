@@ -1,8 +1,8 @@
-"""One GGUF v3 header, read and written: keys and tensor table, never the tensor data.
+"""Read and write one GGUF v3 header: its keys and its tensor table, not the tensor data.
 
-In: the bytes of a file, untrusted. Out: a `Header` whose every count, length and offset was checked against
-the file's size. Long arrays (vocabulary, merges) stay bytes until somebody asks for them.
-Knows nothing of sections or models: that is `bundle`.
+Reading takes the untrusted bytes of a file and returns a `Header`; every count, length and offset in it was checked
+against the file's size. Writing takes keys and tensors and returns bytes. This module does not know sections or
+models: see `reading`, `writing` and `validation`.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ MAGIC = b"GGUF"
 VERSION = 3
 DEFAULT_ALIGNMENT = 32  # bytes
 MAX_DIMENSIONS = 4
-# Far above any model's (a 12B has 667 tensors and a header of 15 MB with 1.3 million strings), and small enough that a
-# hostile header costs neither time nor memory.
+# Far above what a model needs (the 12B has 667 tensors and a header of 15 MB with 1.3 million strings). They keep a
+# hostile header from costing much time or memory.
 MAX_KEY_BYTES = 65_535
 MAX_STRING_BYTES = 1 << 24
-MAX_ENTRIES = 1 << 16  # tensors, and keys
-MAX_VALUES = 1 << 23  # in all arrays together
+MAX_ENTRIES = 1 << 16  # of tensors, and of keys
+MAX_VALUES = 1 << 23  # of all arrays together
 MAX_HEADER_BYTES = 1 << 28
 
 _SCALARS: dict[GGUFValueType, struct.Struct] = {
@@ -46,7 +46,7 @@ _U32, _U64 = _SCALARS[GGUFValueType.UINT32], _SCALARS[GGUFValueType.UINT64]
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """One row of a tensor table. `shape` is in numpy's order (rows first); `offset` counts from the data's start."""
+    """One row of a tensor table. `shape` is in numpy's order (rows first); `offset` is in bytes from the data start."""
 
     name: str
     shape: tuple[int, ...]
@@ -62,9 +62,9 @@ class TensorInfo:
 class Header:
     """The keys and the tensor table of one GGUF.
 
-    `start` is where it begins in its file, `data_start` where its tensor data begins, `end` the first byte after
-    the last tensor's padding (never beyond the file). `pairs` keeps each key with its value as raw bytes, in order,
-    so that a rewrite changes nothing that it does not mean to.
+    `start`: where the GGUF begins in its file; `data_start`: where its tensor data begins; `end`: the first byte after
+    the last tensor's padding, at most the file's size. `pairs` maps each key to the raw bytes of the key and its value,
+    in file order, so that a rewrite can copy what it does not change.
     """
 
     start: int
@@ -77,7 +77,7 @@ class Header:
 
 
 class LazyStrings(Sequence[str]):
-    """An array of strings that stays as bytes until it is used (a vocabulary has 262,144 of them)."""
+    """An array of strings, decoded at first use (a vocabulary has 262,144 of them)."""
 
     def __init__(self, raw: bytes, count: int) -> None:
         self._raw, self._count = raw, count
@@ -119,6 +119,7 @@ def tensor_nbytes(shape: Sequence[int], kind: GGMLQuantizationType) -> int:
 
 
 def padded(n: int, alignment: int = DEFAULT_ALIGNMENT) -> int:
+    """`n` rounded up to a multiple of `alignment`."""
     return -(-n // alignment) * alignment
 
 
@@ -126,7 +127,7 @@ def padded(n: int, alignment: int = DEFAULT_ALIGNMENT) -> int:
 
 
 class _Cursor:
-    """A position in untrusted bytes: every read is checked against the end first."""
+    """A read position in untrusted bytes. Every read is checked against the end first."""
 
     def __init__(self, data: Any, start: int, where: str) -> None:
         self.data, self.pos, self.where = data, start, where
@@ -289,7 +290,7 @@ def encode_pair(key: str, kind: GGUFValueType, value: Any) -> bytes:
 
 
 def encode_array(key: str, kind: GGUFValueType, values: Sequence[Any]) -> bytes:
-    """One key with an array of `kind`. Readers in the field refuse empty arrays, so writing one is an error."""
+    """One key with an array of `kind`. Raises ValueError for an empty array, which some GGUF readers refuse."""
     if not values:
         raise ValueError(f"{key}: an empty array cannot be stored")
     if kind is GGUFValueType.STRING:
@@ -300,7 +301,7 @@ def encode_array(key: str, kind: GGUFValueType, values: Sequence[Any]) -> bytes:
 
 
 def encode_header(pairs: Iterable[bytes], tensors: Iterable[TensorInfo], alignment: int = DEFAULT_ALIGNMENT) -> bytes:
-    """A whole header, padded to where the tensor data begins."""
+    """A whole header, padded up to the start of the tensor data."""
     pairs, tensors = list(pairs), list(tensors)
     out = [MAGIC, _U32.pack(VERSION), _U64.pack(len(tensors)), _U64.pack(len(pairs)), *pairs]
     for t in tensors:
@@ -311,7 +312,7 @@ def encode_header(pairs: Iterable[bytes], tensors: Iterable[TensorInfo], alignme
 
 
 def place_tensors(tensors: Iterable[tuple[str, tuple[int, ...], GGMLQuantizationType]]) -> list[TensorInfo]:
-    """Give each (name, shape, type) its offset, one after the other, aligned."""
+    """Lay (name, shape, type) tensors out one after another, each offset a multiple of 32 bytes."""
     out, offset = [], 0
     for name, shape, kind in tensors:
         out.append(TensorInfo(name, shape, kind, offset))

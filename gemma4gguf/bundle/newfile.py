@@ -1,7 +1,7 @@
-"""A file that appears under its name only when it is whole.
+"""Write a file so that it appears under its name only when it is complete.
 
-In: a path and the size to come. Out: an open file; on leaving the block, a synced file of that name, or nothing.
-Knows nothing of what is written.
+A path and the expected size come in; an open file goes out. At the end of the block the file is synced and gets its
+name; if the block fails, nothing is left. This module does not know what is written.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ FLAGS = getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
 def new_file(out: Path, size: int, *, force: bool) -> Iterator[IO[bytes]]:
     """A file that appears under its name only when complete and synced; on any failure nothing is left.
 
-    Where `out` is a symbolic link, the file that it names is written.
+    If `out` is a symbolic link, its target is written. Raises ConversionError.
     """
     out = out.resolve() if out.is_symlink() else out
     check_output(out, size, force=force)
-    partial = out.with_name(f".{out.name}.partial")  # one fixed name: what a killed run left, the next one reuses
+    partial = out.with_name(f".{out.name}.partial")  # a fixed name: the next run reuses what a killed one left
     file = _opened(partial, out)
     try:
         file.truncate(0)
@@ -34,10 +34,10 @@ def new_file(out: Path, size: int, *, force: bool) -> Iterator[IO[bytes]]:
         file.flush()
         os.fsync(file.fileno())
         _let_go(file)
-        if out.exists() and not force:  # since we began
+        if out.exists() and not force:  # somebody made it since check_output
             raise ConversionError(f"{out}: exists already; choose another name or use --force")
         partial.replace(out)
-        with suppress(OSError):  # the file is there and whole; some folders cannot be synced
+        with suppress(OSError):  # the file is complete; some file systems cannot sync a folder
             _sync_folder(out.parent)
     except BaseException as error:
         _let_go(file)
@@ -48,7 +48,7 @@ def new_file(out: Path, size: int, *, force: bool) -> Iterator[IO[bytes]]:
             raise ConversionError(f"{out}: writing failed ({reason}); nothing was left behind") from error
         raise
     finally:
-        with suppress(OSError):  # after a full disk, what is still in the buffer fails once more
+        with suppress(OSError):  # if the disk is full, flushing the buffer fails again
             file.close()
 
 
@@ -62,11 +62,11 @@ def _opened(partial: Path, out: Path) -> IO[bytes]:
         file = os.fdopen(handle, "r+b")
         try:
             _lock(file, out)
-            # Between our opening and our lock, the writer before us may have renamed this very file to `out`.
+            # Between opening and locking, another writer may have renamed this file to `out`.
             if os.path.samestat(found := os.fstat(handle), partial.stat()):
                 if found.st_nlink == 1:
                     return file
-                partial.unlink()  # a second name of somebody's finished file, which is not ours to write to
+                partial.unlink()  # a hard link to another file, which must not be overwritten
         except FileNotFoundError:
             pass
         except BaseException:
@@ -76,7 +76,7 @@ def _opened(partial: Path, out: Path) -> IO[bytes]:
 
 
 def check_output(out: Path, size: int, *, force: bool) -> None:
-    """Raise ConversionError where writing `size` bytes to `out` cannot end well."""
+    """Raise ConversionError if `out` cannot be written or its disk has no room for `size` bytes."""
     if out.is_dir():
         raise ConversionError(f"{out}: is a folder; name a file in it, such as {out / 'model.gguf'}")
     if out.exists() and not out.is_file():
@@ -95,7 +95,7 @@ def check_output(out: Path, size: int, *, force: bool) -> None:
 def _lock(file: IO[bytes], out: Path) -> None:
     try:
         import fcntl
-    except ImportError:  # Windows: two writers of one name are not told apart there
+    except ImportError:  # Windows: two writers of one file are not detected there
         return
     try:
         fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -106,7 +106,7 @@ def _lock(file: IO[bytes], out: Path) -> None:
 
 
 def _let_go(file: IO[bytes]) -> None:
-    """Windows renames and removes only what nobody has open. Elsewhere the lock must last until that is done."""
+    """Close the file on Windows, which cannot rename or remove an open file. Elsewhere, keep it open for its lock."""
     if os.name == "nt":
         with suppress(OSError):
             file.close()

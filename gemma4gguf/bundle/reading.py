@@ -1,7 +1,8 @@
-"""The bundle: complete GGUF files one after the other in one file, each at a multiple of 65,536 bytes.
+"""Read a bundle: complete GGUF files (sections) in one file, each starting at a multiple of 65,536 bytes.
 
-In: a path. Out: sections with their keys, tensors and arrays. llama.cpp never looks past the last tensor of the first
-section, so a bundle is a plain text model to it. Everything read is untrusted. Knows nothing of models or llama.cpp.
+A path comes in; sections with their keys, tensors and arrays go out. llama.cpp reads nothing after the last tensor of
+the first section, so it takes a bundle for a plain text model. The file is untrusted. This module does not know what a
+section must hold (see `validation`), and it does not use llama.cpp.
 """
 
 from __future__ import annotations
@@ -36,13 +37,13 @@ BUNDLE_VERSION = 1
 KEY = "gemma4gguf.bundle."
 COPY_BYTES = 8 << 20
 
-UNHASHED = "0" * 64  # what the text section's own digest is read as while that section is hashed
+UNHASHED = "0" * 64  # replaces the text section's own digest while that section is hashed
 
 _STORED_AS_THEY_ARE = {GGMLQuantizationType.F32: np.float32, GGMLQuantizationType.F16: np.float16}
 
 
 def a_kind(architecture: str) -> str:
-    """A section's kind with its article, for messages."""
+    """A section's kind with its article, such as "an MTP drafter", for messages."""
     what = NAMES.get(architecture, f"{architecture!r} model")
     return f"{'an' if what.startswith('MTP') else 'a'} {what}"
 
@@ -71,9 +72,9 @@ class Section:
         return np.memmap(self.path, np.uint8, "r", offset=self.header.data_start + info.offset, shape=(info.nbytes,))
 
     def array(self, name: str) -> NDArray[Any]:
-        """A tensor in numpy's order: F32 and F16 memory-mapped as they lie, every other type as new float32.
+        """A tensor in numpy's order. F32 and F16 are memory-mapped; every other type is converted to new float32.
 
-        Raises FormatError when the section has no such tensor or its type cannot be read back.
+        Raises FormatError if the section has no such tensor or its type cannot be converted.
         """
         if name not in self.tensors:
             what = NAMES.get(self.architecture, self.architecture)
@@ -99,7 +100,7 @@ class Section:
 class Bundle:
     """An opened bundle, or a plain text GGUF, which is a bundle of one section.
 
-    `missing` names the sections that the metadata promises and the file does not hold: a tool rewrote it.
+    `missing`: sections that the metadata lists and the file lacks, because another tool rewrote it.
     """
 
     path: Path
@@ -108,7 +109,7 @@ class Bundle:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Bundle:
-        """Walk the file's sections. Raises InputError (no such file) or FormatError (not a Gemma 4 bundle)."""
+        """Read the header of every section. Raises InputError (no such file) or FormatError (not a Gemma 4 bundle)."""
         path = Path(path)
         sections = read_sections(path)
         found = [s.architecture for s in sections]
@@ -131,14 +132,14 @@ class Bundle:
         return self.sections[0]
 
     def require(self, architecture: str) -> Section:
-        """The section, or a FormatError that says why it is not there and what to do."""
+        """The section. If it is missing, raises a FormatError that says why and what to do."""
         section = self.section(architecture)
         if section is not None:
             return section
         raise FormatError(f"{self.path}: {self.absence(architecture)}")
 
     def absence(self, architecture: str) -> str:
-        """Why a section is not there, and the cure, for messages."""
+        """Why a section is missing and what to do about it, for messages."""
         what = NAMES.get(architecture, f"section {architecture!r}")
         if architecture in self.missing:
             return (
@@ -149,8 +150,9 @@ class Bundle:
 
 
 def promises(text: Section) -> dict[str, tuple[int, str]]:
-    """Architecture -> (size in bytes, SHA-256) of the sections that a bundle's text section names; empty where it
-    names none. Raises FormatError where the lists are none or do not agree.
+    """The sections that the text section's metadata lists: architecture -> (size in bytes, SHA-256 in hex).
+
+    Empty if it lists none. Raises FormatError if the lists are malformed or differ in length.
     """
     lists = [text.metadata.get(KEY + name, []) for name in ("sections", "sizes", "sha256")]
     kinds = (str, int, str)
@@ -167,7 +169,10 @@ def promises(text: Section) -> dict[str, tuple[int, str]]:
 
 
 def read_sections(path: str | os.PathLike[str]) -> list[Section]:
-    """Every GGUF in the file, by walking: the end of one, up to the next multiple of 65,536, the next."""
+    """Every GGUF in the file, in order. Each starts at the first multiple of 65,536 after the end of the one before.
+
+    Raises InputError if the file cannot be opened, FormatError if it is not a series of GGUFs.
+    """
     path = Path(path)
     data = _map(path)
     sections: list[Section] = []
@@ -199,6 +204,7 @@ def _map(path: Path) -> mmap.mmap:
 
 
 def pieces(file: IO[bytes], offset: int, size: int) -> Iterator[memoryview]:
+    """`size` bytes from `offset`, at most COPY_BYTES at a time. Raises FormatError if the file ends early."""
     file.seek(offset)
     while size:
         piece = file.read(min(COPY_BYTES, size))
@@ -209,7 +215,7 @@ def pieces(file: IO[bytes], offset: int, size: int) -> Iterator[memoryview]:
 
 
 def digest(section: Section) -> str:
-    """SHA-256 of a section as the metadata has it: the text section with its own digest read as zeros."""
+    """A section's SHA-256 as the metadata stores it. The text section is hashed with zeros for its own digest."""
     sha = hashlib.sha256()
     with open(section.path, "rb") as file:
         file.seek(section.offset)

@@ -1,7 +1,8 @@
-"""A new bundle from parts: complete GGUF files one after the other, each at a multiple of 65,536 bytes.
+"""Write a new bundle: complete GGUF files (sections) in one file, each starting at a multiple of 65,536 bytes.
 
-In: parts, each with its keys, its tensor table and a source of its data. Out: a finished file, or none. The same parts
-give the same bytes. Knows nothing of models or llama.cpp.
+Parts come in, each with its keys, its tensor table and a source of its data. A finished file goes out, or none if
+something fails. The same parts give the same bytes. This module does not know what a section must hold, and it does
+not use llama.cpp.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from .reading import BUNDLE_VERSION, KEY, NAMES, SECTION_ALIGNMENT, UNHASHED, Se
 
 @dataclass(frozen=True)
 class Part:
-    """A section to be written: its encoded keys, its tensor table, and a source of its data.
+    """A section to write: its encoded keys, its tensor table and a source of its data.
 
     `data()` yields the tensor data in the table's order, each tensor padded to `alignment`, in pieces of any size.
     """
@@ -44,7 +45,7 @@ class Part:
 
 
 def part_of(section: Section) -> Part:
-    """A section of an existing file as a part of a new one: keys, table and data unchanged."""
+    """A section of an existing file as a part of a new one, with its keys, table and data unchanged."""
     header = section.header
 
     tensors = list(header.tensors.values())
@@ -60,7 +61,7 @@ def part_of(section: Section) -> Part:
 
 
 def planned_section(part: Part, path: Path) -> Section:
-    """What a part will be once it is written, for checks beforehand: keys and tensor table, without the data."""
+    """The section that a part will become, for checks before it is written: keys and tensor table, no data."""
     header = read_header(encode_header(part.pairs.values(), [], part.alignment), 0, str(path))
     return Section(path, part.architecture, 0, 0, replace(header, tensors={t.name: t for t in part.tensors}))
 
@@ -76,7 +77,7 @@ def _bundle_pairs(parts: Sequence[Part], sizes: Sequence[int], digests: Sequence
 
 @dataclass(frozen=True)
 class Placement:
-    """Where each part's header begins and how long each part is, before anything is written."""
+    """The offset and the size of each part in bytes, known before anything is written."""
 
     offsets: tuple[int, ...]
     sizes: tuple[int, ...]
@@ -87,6 +88,7 @@ class Placement:
 
 
 def place_sections(parts: Sequence[Part]) -> Placement:
+    """Compute where each part goes. The first part's header also holds the bundle's own keys."""
     blank = _bundle_pairs(parts, [0] * len(parts), [UNHASHED] * len(parts))
     sizes = [len(p.header(blank if i == 0 else ())) + p.data_size for i, p in enumerate(parts)]
     offsets = [0]
@@ -102,15 +104,15 @@ def write_bundle(
     force: bool = False,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Placement:
-    """Write `parts` (the text model first) as one bundle. `progress` is told the bytes written so far.
+    """Write `parts` (the text model first) as one bundle. `progress` is called with the bytes written so far.
 
-    The file gets its name only when it is complete and synced; the same parts give the same bytes.
-    Raises ConversionError when the file exists (without `force`), the folder is missing, or the disk is full.
+    The file gets its name only when it is complete and synced. Raises ConversionError if the file exists (without
+    `force`), the folder is missing, or the disk is full.
     """
     out = Path(out)
     plan = place_sections(parts)
     with new_file(out, plan.total, force=force) as file:
-        # The text part comes last: its header holds the digests of the others.
+        # The text part is written last, because its header holds the digests of the others.
         digests, done = [""] * len(parts), 0
         for i in [*range(1, len(parts)), 0]:
             part = parts[i]
