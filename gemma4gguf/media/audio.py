@@ -1,7 +1,7 @@
-"""Sound to frames of 40 ms.
+"""Turn sound into frames of 40 ms.
 
-In: a clip (path, bytes, or samples with their rate). Out: float32 [N, 640], 16 kHz mono, one row for each soft token.
-Knows nothing of models: what the frames become is `embedder`'s business.
+A clip comes in: a path, bytes, or samples with their rate. Frames go out: float32 [N, 640], 16 kHz mono, one row per
+soft token. This module does not know the model: `embedder` turns frames into soft tokens.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ SAMPLE_RATE = 16_000  # Hz
 FRAME_SAMPLES = 640  # samples in a frame; one frame is one soft token
 FRAME_SECONDS = FRAME_SAMPLES / SAMPLE_RATE  # 0.04 s
 TRAINED_SECONDS = 30  # s; the longest clips that the model was trained on
-MAX_FRAMES = 262_144  # the model's whole context: a longer clip could never be asked about
-SOURCE_RATES = (1_000, 1_000_000)  # Hz; outside, a header or an argument is wrong
-MAX_CHANNELS = 64  # beyond, an array is taken to be transposed
-LOUDEST = 16.0  # times full scale; beyond, floats are integer counts that nobody divided
-BLOCK_SAMPLES = 1 << 18  # decoded and resampled at a time, so that memory follows what a file holds, not what it says
+MAX_FRAMES = 262_144  # the model's whole context; a longer clip cannot fit
+SOURCE_RATES = (1_000, 1_000_000)  # Hz; any other rate is taken for an error in a header or an argument
+MAX_CHANNELS = 64  # an array with more is taken for a transposed one
+LOUDEST = 16.0  # times full scale; louder floats are taken for integer samples that were not scaled
+BLOCK_SAMPLES = 1 << 18  # decoded and resampled at a time: memory use follows the data, not the length in the header
 
 AudioInput: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryview | tuple[ArrayLike, float]"
 
@@ -37,7 +37,7 @@ _Samples: TypeAlias = "NDArray[np.float32]"
 
 
 class AudioWarning(UserWarning):
-    """A clip can be used, but the answer may disappoint: it is longer than the model learned, or ends early."""
+    """A clip can be used, but the answer may be poor: it is longer than the clips in training, or ends early."""
 
 
 def frame(audio: AudioInput) -> NDArray[np.float32]:
@@ -47,8 +47,8 @@ def frame(audio: AudioInput) -> NDArray[np.float32]:
     [n] or [n, channels]: floats from -1 to 1, or integers of 8, 16 or 32 bits, scaled by their type's range.
     Channels are averaged, other rates resampled (soxr HQ) to ceil(n * 16000 / rate) samples.
 
-    Raises InputError: unreadable, empty, non-finite, or longer than the model's whole context.
-    Warns with AudioWarning over 30 s (nothing is cut), and where a file ends before its header says.
+    Raises InputError if the clip is unreadable, empty, not finite, or longer than the model's whole context.
+    Warns with AudioWarning over 30 s (nothing is cut), and if a file is shorter than its header says.
     Source: transformers 5.24 Gemma4UnifiedAudioFeatureExtractor and load_audio.
     """
     samples = _read(audio)
@@ -81,9 +81,9 @@ def _read(audio: AudioInput) -> _Samples:
 
 
 class _Seekable:
-    """A file as libsndfile wants it: pipes can be rewound, and a seek that cannot be does nothing.
+    """A file for libsndfile: a pipe is buffered so that it can be rewound, and an invalid seek does nothing.
 
-    Damaged headers lead to impossible seeks; the binding would print a traceback for each and go on.
+    Damaged headers cause invalid seeks. soundfile would print a traceback for each of them and go on.
     """
 
     def __init__(self, file: IO[bytes]) -> None:
@@ -102,7 +102,7 @@ def _decode(file: IO[bytes], name: str) -> _Samples:
 
 
 def _blocks(sound: Any, name: str) -> Iterator[_Samples]:
-    """Mono blocks; the header's length is a promise only."""
+    """Mono blocks, up to the end of the data. The length in the header may be wrong."""
     done = 0
     while len(block := sound.read(BLOCK_SAMPLES, dtype="float32", always_2d=True)):  # [n, channels]
         done += len(block)
@@ -114,7 +114,7 @@ def _blocks(sound: Any, name: str) -> Iterator[_Samples]:
 
 @contextmanager
 def _readable(name: str) -> Iterator[None]:
-    """Turn whatever goes wrong with a file into one InputError that begins with its name."""
+    """Turn a failure to open or decode a file into an InputError that begins with its name."""
     try:
         yield
     except InputError:
@@ -139,7 +139,7 @@ def _from_samples(samples: ArrayLike, rate: float) -> _Samples:
         raise InputError(f"the clip's samples are not an array: {error}") from error
     if array.ndim == 1:
         array = array[:, None]  # [n, 1]
-    # A [channels, n] array is caught by its count of channels.
+    # A [channels, n] array is recognised by its many channels.
     if array.ndim != 2 or array.shape[1] > MAX_CHANNELS or not array.shape[1]:
         raise InputError(
             f"samples of shape {array.shape}: expected [n] or [n, channels], at most {MAX_CHANNELS} channels"
@@ -160,7 +160,7 @@ def _scaled(array: NDArray[Any]) -> _Samples:
     if kind not in "iu" or bits > 32:
         raise InputError(f"samples of type {array.dtype}: expected floats from -1 to 1, or integers of 8 to 32 bits")
     full_scale = 2.0 ** (bits - 1)
-    middle = full_scale if kind == "u" else 0.0  # unsigned sound is silent in the middle of its range
+    middle = full_scale if kind == "u" else 0.0  # silence in unsigned samples
     return np.asarray((array - np.float64(middle)) / full_scale, np.float32)
 
 

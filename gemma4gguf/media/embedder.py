@@ -1,7 +1,8 @@
-"""Patches and frames to soft tokens: the checkpoint's multimodal embedder, in numpy.
+"""The checkpoint's multimodal embedder in numpy: patches and frames to soft tokens.
 
-In: a bundle's embedder section, patches (`image`) or frames (`audio`). Out: float32 [N, hidden], what llama.cpp takes
-in an embedding batch. float32 throughout, on matrices used where they lie in the file. Knows nothing of prompts.
+A bundle's embedder section comes in, then patches (see `image`) or frames (see `audio`). Soft tokens go out: float32
+[N, hidden], the rows of an embedding batch for llama.cpp. The arithmetic is float32 on memory-mapped matrices. This
+module does not know prompts.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ from .image import CHANNELS, PATCH_SIDE, PATCH_VALUES, Patches
 
 LAYER_NORM_EPSILON = 1e-5  # torch's default; the checkpoint's config does not name it
 AXES = 2  # the position tables: x, then y
-BLOCK_ROWS = 280  # soft tokens at a time: bounds the working memory of a large budget
+BLOCK_ROWS = 280  # soft tokens computed at a time: limits the working memory of a large budget
 
-# Metadata -> (what it must be, what it is where the key is missing). Another value means another preparation of pixels.
+# Metadata key -> (required value, value if the key is missing). Other values would need other pixel preprocessing.
 _PIXEL_KEYS: dict[str, tuple[Any, Any]] = {
     "clip.vision.patch_size": (16, None),
     "clip.vision.projector.scale_factor": (3, 3),
@@ -60,7 +61,7 @@ def _shapes(half: str, width: int, hidden: int) -> dict[str, tuple[int, ...]]:
 
 @dataclass(frozen=True)
 class Half:
-    """One half of the embedder, image or audio, as its section's metadata describes it; checked, not yet read."""
+    """The image or the audio half of the embedder, with its metadata and tensor shapes checked and nothing loaded."""
 
     section: Section
     hidden: int
@@ -68,16 +69,16 @@ class Half:
     names: tuple[str, ...]
 
     def weights(self) -> dict[str, _Floats]:
-        """Every tensor as float32: mapped where it is stored so, else converted."""
+        """Every tensor as float32: memory-mapped if stored as F32, otherwise converted."""
         return {name: np.asarray(self.section.array(name), dtype=np.float32) for name in self.names}
 
 
 class Embedder:
     """Turns patches and frames into soft tokens with the weights of a bundle's embedder section.
 
-    `hidden` is the width of a soft token; `sees` and `hears` say which halves the section has. Matrices are mapped,
-    not read; what is not stored as F32 is converted when first used. `source` is an open Bundle or a path to one.
-    Raises FormatError: no embedder, another model's, or tensors that do not fit its metadata.
+    `source`: an open Bundle or a path to one. `hidden`: the width of a soft token. `sees`, `hears`: which halves the
+    section has. Weights load at first use: F32 is memory-mapped, other types are converted. Raises FormatError if there
+    is no embedder, it belongs to another model, or its tensors do not fit its metadata.
     Source: transformers 5.24 Gemma4UnifiedVisionEmbedder and Gemma4UnifiedMultimodalEmbedder; tensors as llama.cpp's
     gemma4uv and gemma4ua projectors store them.
     """
@@ -102,7 +103,7 @@ class Embedder:
     def image(self, patches: Patches | NDArray[Any], positions: NDArray[Any] | None = None) -> _Floats:
         """Patches to float32 [N, hidden]. Instead of `Patches`: pixels [N, 6912], 0 to 1, and positions [N, 2] (x, y).
 
-        Raises InputError: no image half, a wrong shape or range, a position beyond the checkpoint's tables.
+        Raises InputError for a missing image half, a wrong shape or range, or a position beyond the position tables.
         """
         if self._vision is None:
             raise InputError(f"{self._where} has no image half; convert the full checkpoint to look at pictures")
@@ -141,7 +142,7 @@ class Embedder:
         return soft
 
 
-# ── the arithmetic ───────────────────────────────────────────────────────────────────────────────────────────────
+# ── arithmetic ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _image_block(
@@ -153,9 +154,10 @@ def _image_block(
         name = f"v.patch_norm.{number}."
         return _layer_norm_in_place(x, weights[name + "weight"], weights[name + "bias"])
 
-    # The stored matrix wants all red, then green, then blue. Permuting the patches copies 8 MB, the matrix 106 MB.
+    # The stored matrix expects all red values, then green, then blue. Permuting the patches copies 8 MB; permuting the
+    # matrix would copy 106 MB.
     planes = pixels.reshape(-1, PATCH_SIDE * PATCH_SIDE, CHANNELS).swapaxes(1, 2)  # [n, 3, 2304]
-    x = norm(np.array(planes, order="C").reshape(-1, PATCH_VALUES), 1)  # [n, 6912], ours to overwrite
+    x = norm(np.array(planes, order="C").reshape(-1, PATCH_VALUES), 1)  # [n, 6912], a copy
     x = x @ weights["v.patch_embd.weight"].T  # [n, width]
     x += weights["v.patch_embd.bias"]
     x = norm(x, 2)
@@ -179,7 +181,7 @@ def _rms_norm(x: _Floats, epsilon: float) -> _Floats:
 
 
 def _inverse_deviation(x: _Floats, epsilon: float) -> _Floats:
-    """1 / sqrt(mean(x²) + epsilon) of each row, [n, 1]. Only the sum is float64, so that flat patches stay exact."""
+    """1 / sqrt(mean(x²) + epsilon) of each row, [n, 1]. Only the sum is float64, so that uniform patches stay exact."""
     mean_square = np.einsum("ij,ij->i", x, x, dtype=np.float64) / x.shape[1]
     return np.asarray(1 / np.sqrt(mean_square + epsilon), np.float32)[:, None]
 
@@ -212,7 +214,7 @@ def _checked_positions(positions: NDArray[Any] | None, count: int, table: int) -
 
 
 def _half(section: Section, half: str, where: str) -> Half | None:
-    """One half as the metadata has it, every tensor's shape checked; None where the section says it has none."""
+    """Check the metadata and tensor shapes of one half. None if the section says that it has no such half."""
     meta = section.metadata
     if meta.get(f"clip.has_{half}_encoder") is not True:
         return None

@@ -1,7 +1,7 @@
-"""Pictures to patches, by the reference processor's rule.
+"""Turn pictures into patches, by the reference processor's rule.
 
-In: a picture (path, bytes, PIL image or array) and a budget of soft tokens. Out: `Patches`, a row for each soft token.
-Knows nothing of models: what the patches become is `embedder`'s business.
+A picture (path, bytes, PIL image or array) and a budget of soft tokens come in. `Patches` go out, one row per soft
+token. This module does not know the model: `embedder` turns patches into soft tokens.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ DEFAULT_BUDGET = 280  # soft tokens
 
 ImageInput: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | NDArray[Any]"
 
-# What Pillow may read from untrusted bytes: rasters only. Left out on purpose: EPS starts Ghostscript, WMF needs the
-# system, TGA and others have no signature and would claim files that are none.
+# Formats that Pillow may read from untrusted bytes: raster images only. Left out on purpose: EPS runs Ghostscript, WMF
+# calls the operating system, and TGA and others have no signature, so they would match files that are not pictures.
 FORMATS = (
     *("PNG", "JPEG", "WEBP", "GIF", "AVIF", "TIFF", "BMP", "DIB", "PPM"),
     *("JPEG2000", "ICO", "ICNS", "QOI", "PCX", "SGI", "DDS", "PSD"),
 )
 
-# EXIF orientation -> what puts the picture upright (1 is upright; anything else unknown is left alone)
+# EXIF orientation -> the transposition that puts the picture upright. 1 is upright; unknown values are ignored.
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -52,12 +52,12 @@ _MAX_16 = 65_535
 
 @dataclass(frozen=True, eq=False)
 class Patches:
-    """A picture as the embedder takes it: N = rows * columns patches, row by row from the top left.
+    """A picture for the embedder: N = rows * columns patches, row by row from the top left.
 
     pixels     float32 [N, 6912], 0 to 1; each patch in row, column, RGB order (the checkpoint's order)
     positions  int32 [N, 2] as (x, y): the patch's column and row
     rows, columns  the grid
-    width, height  pixels; the source picture after its EXIF orientation, before it was resized
+    width, height  pixels of the source picture, after its EXIF orientation and before resizing
     """
 
     pixels: NDArray[np.float32]
@@ -93,9 +93,9 @@ def patchify(image: ImageInput, max_soft_tokens: int = DEFAULT_BUDGET) -> Patche
 def target_size(width: int, height: int, max_soft_tokens: int = DEFAULT_BUDGET) -> tuple[int, int]:
     """The (width, height) in pixels that a picture is resized to: multiples of 48 that fill the budget.
 
-    Scaled up or down so that the area is the budget's, each side rounded down; a side that vanishes becomes one
-    patch. The aspect is not restored, so the picture is slightly stretched. Soft tokens = width * height / 48².
-    Every picture of at least 1 x 1 has such a size; for others InputError.
+    The picture is scaled until its area equals the budget's. Then each side is rounded down, and a side of 0 becomes
+    one patch; this changes the aspect ratio slightly. Soft tokens = width * height / 48². Raises InputError for a side
+    below 1 pixel.
     """
     check_budget(max_soft_tokens)
     if width < 1 or height < 1:
@@ -103,7 +103,7 @@ def target_size(width: int, height: int, max_soft_tokens: int = DEFAULT_BUDGET) 
         raise InputError(f"{what}: both sides must be at least 1 pixel")
     scale = math.sqrt(max_soft_tokens * PATCH_SIDE**2 / (width * height))
     columns, rows = math.floor(scale * width / PATCH_SIDE), math.floor(scale * height / PATCH_SIDE)
-    # A side vanishes only where the other is more than `max_soft_tokens` times as long: one full row, or column.
+    # A side rounds to 0 only if the other is more than `max_soft_tokens` times as long. Then one row or column is used.
     if not rows:
         columns, rows = max_soft_tokens, 1
     elif not columns:
@@ -112,7 +112,7 @@ def target_size(width: int, height: int, max_soft_tokens: int = DEFAULT_BUDGET) 
 
 
 def soft_tokens(width: int, height: int, max_soft_tokens: int = DEFAULT_BUDGET) -> int:
-    """How many soft tokens a picture of this size (pixels, after its orientation) takes at this budget."""
+    """The soft tokens of a picture of this size (pixels, after its EXIF orientation) at this budget."""
     across, down = target_size(width, height, max_soft_tokens)
     return across * down // PATCH_SIDE**2
 
@@ -138,9 +138,9 @@ def cut(rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
 def to_rgb(image: ImageInput) -> Image.Image:
     """Any picture as an upright RGB image, transparency composited on white. Raises InputError.
 
-    Files: the first frame of an animation. PIL images: every mode, at the frame they stand at; grey of 16 bits
-    and `I` hold 0 to 65535 and are scaled, `F` holds 0 to 1. Arrays: [H, W] or [H, W, 1, 3 or 4] (grey, RGB, RGBA)
-    of bool, uint8, uint16 (0 to 65535, scaled) or floats from 0 to 1. Unreadable EXIF counts as none.
+    Files: the first frame of an animation. PIL images: any mode, at their current frame; 16-bit grey and `I` hold 0 to
+    65535 and are scaled, `F` holds 0 to 1. Arrays: [H, W] or [H, W, 1, 3 or 4] (grey, RGB, RGBA) of bool, uint8,
+    uint16 (0 to 65535, scaled) or floats from 0 to 1. Unreadable EXIF is ignored.
     """
     if isinstance(image, np.ndarray):
         return _on_white(_from_array(image))
@@ -184,7 +184,7 @@ def _decode(file: IO[bytes]) -> Image.Image:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    image.load()  # before the orientation is asked for: the TIFF reader applies and removes its own while loading
+    image.load()  # first, because the TIFF reader applies and removes the orientation while loading
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation)
     except Exception:  # a damaged EXIF block does not make the picture unreadable
@@ -198,7 +198,7 @@ def _on_white(image: Image.Image) -> Image.Image:
         raise InputError("has no pixels")
     if image.mode in _GREY_16 or image.mode == "F":
         image = _grey_to_8_bits(image)
-    if image.mode == "La":  # Pillow knows only the way through LA
+    if image.mode == "La":  # Pillow converts it only to LA
         image = image.convert("LA")
     if image.mode not in _ALPHA_MODES and image.info.get("transparency") is None:
         return image.convert("RGB")
@@ -208,7 +208,7 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 
 def _grey_to_8_bits(image: Image.Image) -> Image.Image:
-    """A deep grey image as L or, where one value is marked transparent, LA."""
+    """A 16-bit or float grey image as L, or as LA if one value is marked transparent."""
     values = np.asarray(image)
     grey = _unit_to_8_bits(values) if image.mode == "F" else _16_to_8_bits(values)
     key = image.info.get("transparency")
