@@ -1,12 +1,12 @@
-"""What the model wrote -> thought, text, tool calls: whole or piece by piece.
+"""Split the model's reply into thought, text and tool calls, at once or while it streams.
 
-In: text in which Gemma 4's marks are visible (`<|channel>thought … <channel|>`,
-`<|tool_call>call:NAME{…}<tool_call|>`). Out: deltas as soon as they are certain, the same ones however the text was
-cut into pieces.
+Text comes in, in which Gemma 4's marks are visible (`<|channel>thought … <channel|>`,
+`<|tool_call>call:NAME{…}<tool_call|>`). Deltas go out as soon as they are certain. They add up to the same reply
+however the text was cut into pieces.
 
-Nothing that a person could read is lost: a tool call that cannot be read stays in the text, marks and all. Only the
-marks themselves go, stray ones too, which the model is known to write: empty thought blocks, a trailing `<channel|>`,
-an extra `<tool_call|>`.
+No readable text is lost: a tool call that cannot be parsed stays in the text, with its marks. All other marks are
+removed. So are the stray ones that the model is known to write: empty thought blocks, a trailing `<channel|>`, an extra
+`<tool_call|>`.
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ _ANY_CALL_MARK = re.compile("|".join(map(re.escape, _CALL_MARKS)))
 
 @dataclass(frozen=True)
 class ToolCall:
-    """A call that the model wants made. `id` is what a tool message names to answer it."""
+    """A tool call that the model asks for. The tool message with its result names it by `id`."""
 
     name: str
     arguments: dict[str, Any]
     id: str
 
     def openai(self) -> dict[str, Any]:
-        """The call as the OpenAI API has it: the arguments are a JSON text."""
+        """The call in the form of the OpenAI API, with the arguments as JSON text."""
         arguments = json.dumps(self.arguments, ensure_ascii=False)
         return {"id": self.id, "type": "function", "function": {"name": self.name, "arguments": arguments}}
 
 
 @dataclass(frozen=True)
 class Delta:
-    """Something new in a reply: a piece of `text` of that kind, or one whole `call`."""
+    """A new part of a reply: a piece of text or of a thought, or one complete tool call."""
 
     kind: Literal["text", "thought", "tool_call"]
     text: str = ""
@@ -57,7 +57,7 @@ class Delta:
 
 @dataclass(frozen=True)
 class Reply:
-    """A whole reply, taken apart. Thought blocks are joined by a line break, each without white space around it."""
+    """A complete reply, split. Thought blocks are stripped of the white space around them and joined by line breaks."""
 
     text: str
     thought: str = ""
@@ -65,7 +65,7 @@ class Reply:
 
 
 def parse_reply(text: str, thinking_open: bool = False) -> Reply:
-    """Take a whole reply apart. `thinking_open`: the prompt already ended with `<|channel>thought`. Never raises."""
+    """Split a complete reply. `thinking_open`: the prompt already ended with `<|channel>thought`. Never raises."""
     parser = ReplyParser(thinking_open)
     return gather(parser.feed(text) + parser.finish())
 
@@ -84,32 +84,32 @@ def _number_id(index: int) -> str:
 
 
 class ReplyParser:
-    """A reply, taken apart while it is being written: `feed` pieces, then `finish`.
+    """Splits a reply while it streams: `feed` each piece, then `finish`.
 
-    `thinking_open`: the prompt already ended with `<|channel>thought` and the reply begins inside a thought.
-    `call_id`: the id of the n-th call of this reply (from 0). The default, `call_0` and so on, is the same every time.
+    `thinking_open`: the prompt already ended with `<|channel>thought`, so the reply begins inside a thought.
+    `call_id`: makes the id of the n-th call of this reply, counted from 0. The default makes `call_0`, `call_1`, ….
     """
 
     def __init__(self, thinking_open: bool = False, call_id: Callable[[int], str] = _number_id) -> None:
         self._state: Callable[[bool], bool] = self._in_thought if thinking_open else self._in_text
-        self._around = self._in_text  # the state that a stray `<|channel>` leads back to
+        self._around = self._in_text  # the state to return to after a stray `<|channel>`
         self._buffer = ""
         self._deltas: list[Delta] = []
         self._calls = 0
         self._call_id = call_id
-        self._thought_space = ""  # white space that counts only if more of the same thought comes
-        self._block_empty = True  # nothing but white space in this thought block so far
-        self._thought_before = False  # an earlier block had something in it
-        self._scanned = 0  # how far a call's buffer has been searched
-        self._quoted = False  # whether the search stands inside a string
+        self._thought_space = ""  # trailing white space, emitted only if the thought goes on
+        self._block_empty = True  # this thought block has only white space so far
+        self._thought_before = False  # an earlier thought block was not empty
+        self._scanned = 0  # characters of the buffer already searched for a call's end
+        self._quoted = False  # whether the search is inside a string
 
     def feed(self, piece: str) -> list[Delta]:
-        """What has become certain with this piece of text."""
+        """Add a piece of text. Returns the deltas that are now certain."""
         self._buffer += piece
         return self._run(final=False)
 
     def finish(self) -> list[Delta]:
-        """The rest: nothing more will come. Thoughts and calls that were left open end here."""
+        """End the reply. Returns the remaining deltas; a thought or call that is still open ends here."""
         return self._run(final=True)
 
     def _run(self, final: bool) -> list[Delta]:
@@ -118,7 +118,7 @@ class ReplyParser:
         deltas, self._deltas = self._deltas, []
         return deltas
 
-    # Each state takes what it can from the front of the buffer and says whether there is reason to look again.
+    # Each state consumes what it can from the front of the buffer and returns whether to run the (new) state again.
 
     def _in_text(self, final: bool) -> bool:
         mark = self._take_until(_ANY_MARK, _MARKS, final, self._emit_text)
@@ -129,7 +129,7 @@ class ReplyParser:
         return mark is not None
 
     def _at_channel_name(self, final: bool) -> bool:
-        """Behind `<|channel>`. Without the name that starts a thought, the mark was a stray one."""
+        """After `<|channel>`. If the name of a thought does not follow, the mark was a stray one."""
         rest = self._buffer[len(THOUGHT) :]
         named = self._buffer.startswith(THOUGHT)
         if not final and (THOUGHT.startswith(self._buffer) or (named and not rest)):
@@ -151,7 +151,7 @@ class ReplyParser:
         if mark == CHANNEL_END:
             self._state = self._in_text
             self._thought_space = ""
-        elif mark == CHANNEL:  # perhaps opened again without having been closed
+        elif mark == CHANNEL:  # perhaps a new thought before this one was closed
             self._state, self._around = self._at_channel_name, self._in_thought
         return mark is not None
 
@@ -160,7 +160,7 @@ class ReplyParser:
         self._scanned, self._quoted = 0, False
 
     def _in_call(self, final: bool) -> bool:
-        """Behind `<|tool_call>`. The call ends at the first mark outside its strings."""
+        """After `<|tool_call>`. The call ends at the first mark outside its strings."""
         for match in _ANY_CALL_MARK.finditer(self._buffer, self._scanned):
             self._scanned = match.end()
             if match[0] == QUOTE:
@@ -171,15 +171,15 @@ class ReplyParser:
         if not final:
             self._scanned = max(self._scanned, len(self._buffer) - max(map(len, _CALL_MARKS)) + 1)
             return False
-        if not self._quoted:  # a call that is complete but for its mark counts
+        if not self._quoted:  # only the end mark may be missing: parse the call
             self._end_call(len(self._buffer), len(self._buffer))
-        else:  # a string without its end: the call stops at the first mark that may have been meant to close it
+        else:  # a string is not closed: the call becomes text, up to the first end mark if there is one
             closed = self._buffer.find(CALL_END)
             self._leave_call(None, 0 if closed < 0 else closed + len(CALL_END))
         return True
 
     def _end_call(self, end: int, behind: int) -> None:
-        """The call is `buffer[:end]`; reading goes on at `behind`."""
+        """The call is `buffer[:end]`; parsing continues at `behind`."""
         self._leave_call(read_call(self._buffer[:end]), behind)
 
     def _leave_call(self, call: tuple[str, dict[str, Any]] | None, behind: int) -> None:
@@ -194,7 +194,7 @@ class ReplyParser:
     def _take_until(
         self, pattern: re.Pattern[str], marks: Sequence[str], final: bool, emit: Callable[[str], None]
     ) -> str | None:
-        """Emit the buffer up to the first mark and drop that; the mark, or None where none is left."""
+        """Emit the buffer up to the first mark and remove the mark. Returns the mark, or None if there is none."""
         match = pattern.search(self._buffer)
         if match:
             emit(self._buffer[: match.start()])
@@ -231,12 +231,12 @@ class ReplyParser:
 
 
 def held_back(text: str, marks: Sequence[str]) -> int:
-    """How many characters at the end of `text` may be the beginning of a mark: the longest such end, 0 for none."""
+    """The length of the longest end of `text` that may be the beginning of a mark; 0 for none."""
     longest = min(len(text), max((len(mark) for mark in marks), default=1) - 1)
     return next((n for n in range(longest, 0, -1) if any(mark.startswith(text[-n:]) for mark in marks)), 0)
 
 
-# --- a call's own syntax: call:NAME{key:value,…} ---
+# ── the syntax of a call: call:NAME{key:value,…} ─────────────────────────────────────────────────────────────────
 
 _HEAD = re.compile(r"\s*call:([^\s{}<>]+)\s*(?={)")
 _KEY = re.compile(r"[^\s:{}\[\],<>\"][^:{}\[\],<>\"]*")
@@ -248,7 +248,7 @@ _JSON = json.JSONDecoder(strict=False)
 
 
 def read_call(text: str) -> tuple[str, dict[str, Any]] | None:
-    """Name and arguments of `call:NAME{…}`; None where the text is anything else."""
+    """Name and arguments of `call:NAME{…}`; None for any other text."""
     head = _HEAD.match(text)
     if head is None:
         return None
@@ -273,7 +273,7 @@ def _value(text: str, at: int, depth: int) -> tuple[Any, int]:
         return _mapping(text, at, depth)
     if text.startswith("[", at):
         return _list(text, at, depth)
-    if text.startswith('"', at):  # JSON's own quotes: not what the model was taught, but unmistakable
+    if text.startswith('"', at):  # JSON's quotes: not Gemma 4's syntax, but unambiguous
         return _JSON.raw_decode(text, at)
     if word := _WORD.match(text, at):
         return _WORDS[word[0]], word.end()
@@ -327,7 +327,7 @@ def _list(text: str, at: int, depth: int) -> tuple[list[Any], int]:
 def _items(
     text: str, at: int, close: str, read: Callable[[str, int, int], tuple[Any, int]], depth: int
 ) -> tuple[list[Any], int]:
-    """What stands between `text[at]` and `close`, separated by commas."""
+    """The items between the bracket at `text[at]` and `close`, separated by commas."""
     items: list[Any] = []
     at = _skip(text, at + 1)
     if text.startswith(close, at):

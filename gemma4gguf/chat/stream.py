@@ -1,7 +1,7 @@
-"""Tokens' bytes -> whole characters -> text up to a stop string; the one record that everything streams.
+"""Turn the bytes of a reply into chunks while it streams: whole characters, up to a stop string.
 
-In: the bytes of each token as it is made, in any cut. Out: `Chunk`s. However the bytes are cut, the chunks add up to
-the same. Knows no tokens and no model.
+The bytes of each token come in; `Chunk`s go out. They add up to the same reply however the bytes were cut. `reply`
+splits the text; this module decodes the bytes and looks for stop strings. It does not know token ids or the model.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from .reply import Delta, ReplyParser, ToolCall, held_back
 
 @dataclass(frozen=True)
 class Chunk:
-    """What is new in a reply. The last chunk, and only that, has a `finish_reason`: stop, length or tool_calls.
+    """What is new in a reply. Only the last chunk has a `finish_reason`: stop, length or tool_calls.
 
-    The last chunk of a model's answer also has the whole of it, an `answer.Result`.
+    The last chunk of a model's answer also holds the whole answer, a `runtime.result.Result`.
     """
 
     text: str = ""
@@ -30,7 +30,7 @@ class Chunk:
 
 
 class Characters:
-    """Bytes to whole characters (code points). Half a character waits for its rest; what is no UTF-8 becomes U+FFFD."""
+    """Bytes to whole characters (code points). Bytes of an incomplete one are kept; invalid UTF-8 becomes U+FFFD."""
 
     def __init__(self) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
@@ -43,11 +43,11 @@ class Characters:
 
 
 class StopStrings:
-    """Text up to the first stop string, which is never given out.
+    """Passes text on, up to the first stop string, which is dropped with everything after it.
 
-    First is the one whose last character comes first; of several that end there, the longest counts. So it is certain
-    when that character is there, whatever would have followed. `stopped` says that one was found; all later text is
-    dropped. Raises InputError for a stop string that is empty or no text.
+    The first stop string is the one whose last character comes first; if several end there, the longest. So a match is
+    certain as soon as that character arrives. `stopped`: a stop string was found. Raises InputError for a stop string
+    that is empty or not a text.
     """
 
     def __init__(self, stops: str | Iterable[str] = ()) -> None:
@@ -78,10 +78,9 @@ class StopStrings:
 
 
 class ReplyStream:
-    """Bytes to chunks: whole characters, thoughts and tool calls taken apart, stop strings looked for in the text.
+    """Bytes to chunks: decodes characters, splits off thoughts and tool calls, looks for stop strings in the text.
 
-    A stop string ends the text, not a thought that has it in it. `parser`: how to take the reply apart, a fresh one
-    each time.
+    A stop string inside a thought is ignored. `parser`: a new parser, which splits this reply.
     """
 
     def __init__(self, stop: str | Iterable[str] = (), parser: ReplyParser | None = None) -> None:
@@ -96,11 +95,11 @@ class ReplyStream:
         return self._stops.stopped
 
     def feed(self, data: bytes) -> list[Chunk]:
-        """What these bytes make certain: no chunk where nothing is new."""
+        """Add bytes. Returns the chunks that are now certain; none if nothing is new."""
         return self._chunks(self._parser.feed(self._characters.feed(data)))
 
     def finish(self, finish_reason: str) -> list[Chunk]:
-        """The rest, ending with a chunk that says why: `tool_calls` in place of stop where there are any."""
+        """End the reply. Returns the remaining chunks; the last has the reason, `tool_calls` for stop after a call."""
         deltas = self._parser.feed(self._characters.finish()) + self._parser.finish()
         chunks = self._chunks(deltas)
         if finish_reason == "stop" and self._called:
@@ -115,7 +114,7 @@ class ReplyStream:
             if delta.kind == "text":
                 chunks.append(Chunk(text=self._stops.feed(delta.text)))
                 continue
-            chunks.append(Chunk(text=self._stops.finish()))  # text that a thought or a call interrupts ends there
+            chunks.append(Chunk(text=self._stops.finish()))  # no stop string spans a thought or a call
             if delta.kind == "thought":
                 chunks.append(Chunk(thought=delta.text))
             elif delta.call:

@@ -1,11 +1,11 @@
-"""A chat template, rendered without trusting it.
+"""Render an untrusted chat template.
 
-In: a template's source, which came with a bundle, and plain data. Out: the text it makes of them.
-The names that a template may use are those that transformers gives to chat templates. Knows nothing of Gemma 4.
+The template's source, which comes from a bundle, and plain data come in; the rendered text goes out. A template may use
+the names that transformers defines for chat templates. Of Gemma 4, this module knows only its special tokens.
 
-A template runs in jinja2's sandbox and against a budget: of steps (turns of a loop, calls), of characters printed,
-and of the size of what `+`, `~`, `*` and `**` make. What is left open: a hostile template can still use a lot of
-memory inside one filter; that ends in an error, not in a wrong prompt.
+A template runs in jinja2's sandbox, with limits on steps (loop iterations and calls), on characters printed, and on the
+size of the results of `+`, `~`, `*` and `**`. One gap remains: a hostile template can use much memory inside a single
+filter. That ends in an error, not in a wrong prompt.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from jinja2.visitor import NodeTransformer
 from ..errors import FormatError, InputError
 
 MAX_TEMPLATE_CHARS = 1 << 20
-MAX_TEXT_CHARS = 1 << 24  # what one rendering may give, and the longest string or list on the way
+MAX_TEXT_CHARS = 1 << 24  # of the rendered text, and of every intermediate string or list
 MAX_STEPS = 5_000_000
 MAX_INTEGER_BITS = 1024
 MAX_MESSAGE_CHARS = 300  # of an error's text, which the template may have written
@@ -42,15 +42,15 @@ SPECIAL_TOKEN_NAMES = {
 
 
 class _RefusalError(TemplateError):
-    """The template itself called `raise_exception`: it does not want these messages."""
+    """The template called `raise_exception` to reject the messages."""
 
 
 class _Budget:
-    """What one rendering may still spend."""
+    """The steps and characters that one rendering has left."""
 
     def __init__(self) -> None:
         self.steps = MAX_STEPS
-        self.chars = 4 * MAX_TEXT_CHARS  # printed, macros included, whose text is printed again where they are called
+        self.chars = 4 * MAX_TEXT_CHARS  # a macro's text counts twice: there and where it is called
 
     def spend(self, steps: int = 0, chars: int = 0) -> None:
         self.steps -= steps
@@ -78,7 +78,7 @@ def _bounded(value: Any) -> Any:
 
 
 def _printed(value: Any) -> Any:
-    """jinja2 passes every printed value through here, at compile time too, where there is no budget."""
+    """jinja2 calls this with every printed value, also at compile time, when there is no budget."""
     budget = _budget.get(None)
     if budget is not None and isinstance(value, str):
         budget.spend(chars=len(value))
@@ -86,7 +86,7 @@ def _printed(value: Any) -> Any:
 
 
 class _Metering(NodeTransformer):
-    """Puts the meters into a parsed template: around what a loop runs over and what `~` makes."""
+    """Adds filters to a parsed template: `_metered` to what a loop iterates over, `_bounded` to the result of `~`."""
 
     def visit_For(self, node: nodes.For) -> nodes.Node:  # noqa: N802 (jinja2 calls it by this name)
         self.generic_visit(node)
@@ -106,7 +106,7 @@ def _filtered(node: nodes.Node, name: str) -> nodes.Filter:
 
 
 class _Generation(Extension):
-    """`{% generation %}…{% endgeneration %}`: marks what a model wrote, for training; here its content only."""
+    """`{% generation %}…{% endgeneration %}` marks the model's text for training. Only its content is rendered."""
 
     tags = {"generation"}  # noqa: RUF012 (jinja2 declares it so)
 
@@ -116,7 +116,7 @@ class _Generation(Extension):
 
 
 class _Sandbox(ImmutableSandboxedEnvironment):
-    # Interception also keeps jinja2 from computing constant expressions of these while it compiles.
+    # jinja2 does not compute constant expressions with intercepted operators at compile time.
     intercepted_binops = frozenset({"+", "*", "**"})
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
@@ -196,7 +196,7 @@ def _compile(source: str) -> Template:
 
 
 def _one_line(error: Exception) -> str:
-    """An error's text, fit for a terminal: the template may have written it."""
+    """An error's text as one short, printable line. The template may have written it."""
     text = f"{error}" if isinstance(error, TemplateError) else f"{type(error).__name__}: {error}"
     text = " ".join("".join(c if c.isprintable() else " " for c in text[: 4 * MAX_MESSAGE_CHARS]).split())
     return text[:MAX_MESSAGE_CHARS]
@@ -208,11 +208,11 @@ def render_template(
     tools: Sequence[Mapping[str, Any]] | None = None,
     **variables: Any,
 ) -> str:
-    """What a chat template makes of messages. `variables`: further names it may use, `enable_thinking` for instance.
+    """Render a chat template. `variables`: further names that it may use, such as `enable_thinking`.
 
-    `messages` and `tools` must be plain data (texts, numbers, lists, mappings): a template can call the methods of
-    whatever it is given. Raises InputError where the template itself refuses the messages, FormatError where it is
-    broken.
+    `messages` and `tools` must be plain data (texts, numbers, lists, mappings), because a template can call the methods
+    of every object that it is given. Raises InputError if the template rejects the messages, FormatError if it does not
+    compile or fails.
     """
     template = _compile(source)
     names = {**SPECIAL_TOKEN_NAMES, "documents": None, **variables, "messages": messages, "tools": tools}
