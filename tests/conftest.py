@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from converters import convert
+from gemma4gguf.bundle.reading import Bundle
+from gemma4gguf.bundle.writing import part_of, write_bundle
+from gemma4gguf.native.context import Context, ContextOptions
+from gemma4gguf.native.weights import Weights
+from gemma4gguf.runtime.session import Session
 from tests.support import standin
+from tests.support.bundles import PARTS
+from tests.support.parts import save
 
 MODELS = Path(__file__).parent.parent / "models"
 
@@ -53,3 +62,64 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("tiny") / "tiny.gguf"
     convert(MODELS / "tiny", out, quant="Q8_0", drafter=MODELS / "tiny-assistant")
     return out
+
+
+@pytest.fixture(scope="module")
+def mixed(make_bundle: Callable[..., Path]) -> Path:
+    """A bundle of several types."""
+    return make_bundle("Q4_K_M", drafter_quant="Q8_0")
+
+
+@pytest.fixture(scope="module")
+def parts(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The stand-in's sections as three files of anyone's: no bundle keys, other names."""
+    folder = tmp_path_factory.mktemp("parts")
+    return {
+        s.architecture: save(folder / f"part-{s.architecture}.gguf", part_of(s)) for s in Bundle.open(bundle).sections
+    }
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> Path:
+    """A bundle of `PARTS`: small, made byte by byte, no model in it."""
+    write_bundle(tmp_path / "whole.gguf", PARTS)
+    return tmp_path / "whole.gguf"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, checkpoint: Path) -> Path:
+    """A checkpoint of the test's own, to be broken."""
+    return Path(shutil.copytree(checkpoint, tmp_path / "model"))
+
+
+@pytest.fixture(scope="module")
+def small(make_bundle: Callable[..., Path]) -> Path:
+    """In Q4_0, where a row's logits are the same bits in a batch of one to four (and all else depends on the batch)."""
+    return make_bundle("Q4_0")
+
+
+@pytest.fixture(scope="module")
+def weights(bundle: Path) -> Iterator[Weights]:
+    """The stand-in's text model in F32, opened by the engine."""
+    with Weights(bundle) as model:
+        yield model
+
+
+@pytest.fixture
+def make_session(weights: Weights) -> Iterator[Callable[..., Session]]:
+    """A function from context options to a session; hidden rows are kept.
+
+    In float32 throughout, because llama.cpp's arithmetic depends on the batch: there by 0.002 of a logit, in types of
+    fewer bits by what a differently rounded activation makes of itself in twelve random layers.
+    """
+    contexts: list[Context] = []
+
+    def make(context: int = 1024, kv_type: str = "f32", flash_attention: str = "auto", **how: Any) -> Session:
+        flash_attention = "off" if kv_type == "f32" else flash_attention
+        options = ContextOptions(context, threads=1, kv_type=kv_type, flash_attention=flash_attention, **how)
+        contexts.append(Context(weights, options, hidden=True))
+        return Session(contexts[-1])
+
+    yield make
+    for each in contexts:
+        each.close()

@@ -1,20 +1,16 @@
-"""The session and what decodes from it: the same answer with any drafts, whatever was asked before, at every limit."""
+"""Decoding: the same answer with any drafts, at every limit, and a cache that is right afterwards."""
 
 from __future__ import annotations
 
 import itertools
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
-from gemma4gguf import Gemma4
 from gemma4gguf.bundle.reading import DRAFTER, Bundle
-from gemma4gguf.errors import ContextError, InputError, NativeError
 from gemma4gguf.native.context import Context, ContextOptions
 from gemma4gguf.native.sampler import Sampler, SamplingOptions
 from gemma4gguf.native.weights import Weights
@@ -22,31 +18,10 @@ from gemma4gguf.runtime.decode import Drafts, decode
 from gemma4gguf.runtime.drafter import Drafter
 from gemma4gguf.runtime.pace import Pace
 from gemma4gguf.runtime.session import Session, Span
-from tests.support import cases
-from tests.support.drafters import NEVER, TIE, Scripted, chi_square, chi_square_bound, gap
+from tests.support.drafters import NEVER, Scripted, chi_square, chi_square_bound
+from tests.support.sessions import GREEDY, PROMPTS, ids, media, same
 
-GREEDY = SamplingOptions(temperature=0, top_k=0, top_p=1, min_p=0, seed=0)
-IMAGE, VOCABULARY = 258, 1024  # of the stand-in: see tests/standin.py
-
-PROMPTS = [
-    *([2, *(int(i) for i in np.random.default_rng(seed).integers(300, 1000, size))] for seed, size in enumerate(
-        (1, 2, 7, 30, 63, 64, 65, 100, 200, 700)
-    )),
-    [2, *[500] * 40],
-    [2, *range(400, 460), *range(400, 430)],
-]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def weights(bundle: Path) -> Iterator[Weights]:
-    with Weights(bundle) as model:
-        yield model
-
-
-@pytest.fixture(scope="module")
-def small(make_bundle: Callable[..., Path]) -> Path:
-    """In Q4_0, where a row's logits are the same bits in a batch of one to four (and all else depends on the batch)."""
-    return make_bundle("Q4_0")
+# ── drafts change nothing ────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.fixture
@@ -55,52 +30,8 @@ def small_session(small: Path) -> Iterator[Session]:
         yield Session(context)
 
 
-@pytest.fixture
-def make_session(weights: Weights) -> Iterator[Callable[..., Session]]:
-    """A function from context options to a session; hidden rows are kept.
-
-    In float32 throughout, because llama.cpp's arithmetic depends on the batch: there by 0.002 of a logit, in types of
-    fewer bits by what a differently rounded activation makes of itself in twelve random layers.
-    """
-    contexts: list[Context] = []
-
-    def make(context: int = 1024, kv_type: str = "f32", flash_attention: str = "auto", **how: Any) -> Session:
-        flash_attention = "off" if kv_type == "f32" else flash_attention
-        options = ContextOptions(context, threads=1, kv_type=kv_type, flash_attention=flash_attention, **how)
-        contexts.append(Context(weights, options, hidden=True))
-        return Session(contexts[-1])
-
-    yield make
-    for each in contexts:
-        each.close()
-
-
 ODD_ARE_WRONG = lambda i: i % 2 == 0  # noqa: E731
 THIRDS_ARE_WRONG = lambda i: i % 3 > 0  # noqa: E731
-
-
-def ids(
-    session: Session,
-    prompt: Sequence[int],
-    limit: int,
-    how: SamplingOptions = GREEDY,
-    drafts: Drafts | None = None,
-    end: frozenset[int] = NEVER,
-) -> list[int]:
-    session.feed([Span(tuple(prompt))])
-    with Sampler(how, []) as sampler:
-        return list(decode(session, sampler, end, limit, drafts))
-
-
-def same(session: Session, prompt: Sequence[int], plain: Sequence[int], other: Sequence[int]) -> bool:
-    """Whether two greedy answers agree, up to a step whose two best logits are as good as equal."""
-    if list(plain) == list(other):
-        return True
-    step = next(i for i, (a, b) in enumerate(zip(plain, other, strict=True)) if a != b)
-    return gap(session, [Span(tuple(prompt))], plain[:step]) < TIE
-
-
-# ── drafts change nothing ────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize("kv_type", ["f16", "q8_0"])
@@ -180,13 +111,6 @@ def test_sampled_answers_have_the_models_distribution(small_session: Session) ->
 # ── what the drafter is given ────────────────────────────────────────────────────────────────────────────────────
 
 
-def media(session: Session, content: bytes, length: int, causal: bool) -> Span:
-    """A picture or clip whose soft tokens come from its content."""
-    width = session.context.model.n_embd
-    rows = np.random.default_rng(list(content)).standard_normal((length, width)).astype(np.float32)
-    return Span((IMAGE,) * length, lambda: rows, content, causal)
-
-
 def conversations(session: Session) -> list[list[Span]]:
     """Prompts one after another in one cache: text, pictures, sound, a reused prefix, a second turn, another chat."""
     text = [Span(tuple(PROMPTS[3]))]
@@ -253,20 +177,6 @@ def test_the_context_ends_inside_a_draft(make_session: Callable[..., Session], s
     assert session.room == 0
 
 
-def test_more_than_the_context_holds_is_an_error_and_loses_nothing(make_session: Callable[..., Session]) -> None:
-    session = make_session(600)
-    session.feed([Span(tuple(range(300, 890)))])
-    with pytest.raises(ContextError, match="room for 10"):
-        session.step([5] * 11)
-    assert session.length == 590
-    with pytest.raises(ContextError, match="holds 600"):
-        session.feed([Span((5,) * 600)])
-    with pytest.raises(ContextError, match="empty"):
-        session.feed([])
-    session.step([5] * 10)
-    assert session.room == 0
-
-
 @pytest.mark.parametrize("taken", [1, 2, 5, 9])
 def test_an_abandoned_answer_leaves_a_cache_that_is_right(make_session: Callable[..., Session], taken: int) -> None:
     session, prompt = make_session(), PROMPTS[3]
@@ -280,208 +190,3 @@ def test_an_abandoned_answer_leaves_a_cache_that_is_right(make_session: Callable
         stream.close()  # type: ignore[attr-defined]
     assert session.feed([Span(longer)]) >= len(prompt) + min(taken - 1, 5)
     assert ids(session, longer, 12) == expected
-
-
-def test_answers_that_interleave_are_an_error_not_a_mixture(make_session: Callable[..., Session]) -> None:
-    session, first, second = make_session(), PROMPTS[3], PROMPTS[4]
-    expected = ids(make_session(), second, 8)
-    session.feed([Span(tuple(first))])
-    with Sampler(GREEDY, []) as one, Sampler(GREEDY, []) as two:
-        left = decode(session, one, NEVER, 8)
-        next(left)
-        session.feed([Span(tuple(second))])
-        right = decode(session, two, NEVER, 8)
-        found = [next(right)]
-        with pytest.raises(InputError, match="another question"):
-            next(left)
-        assert [*found, *right] == expected
-
-
-def test_two_threads_get_an_error_or_a_right_answer(bundle: Path) -> None:
-    with Gemma4(bundle, context=1024, threads=1) as model:
-        how = {"temperature": 0, "max_tokens": 12}
-        questions = ["One two three", "Something else altogether, and longer"]
-        expected = [{model.generate(questions[i], **how).text for i in order} for order in ([0, 0, 0], [1, 1, 1])]
-        outcomes: list[list[Any]] = [[], []]
-
-        def ask(which: int) -> None:
-            for _ in range(6):
-                try:
-                    outcomes[which].append(model.generate(questions[which], **how).text)
-                except InputError as error:
-                    outcomes[which].append(error)
-
-        threads = [threading.Thread(target=ask, args=(which,)) for which in range(2)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        for which in range(2):
-            assert len(outcomes[which]) == 6
-            assert all(isinstance(o, InputError) or o in expected[which] for o in outcomes[which])
-        assert model.generate(questions[0], **how).text in expected[0]
-
-
-# ── reuse and rewinding ──────────────────────────────────────────────────────────────────────────────────────────
-
-
-def test_a_shared_prefix_is_reused_and_no_more(make_session: Callable[..., Session]) -> None:
-    session = make_session()
-    prompt = tuple(PROMPTS[3])
-    assert session.feed([Span(prompt)]) == 0
-    assert session.feed([Span(prompt)]) == len(prompt) - 1
-    assert session.feed([Span((*prompt, 400, 401))]) == len(prompt)
-    assert session.feed([Span((*prompt[:10], 999, 400))]) == 10
-    assert session.feed([Span((1, *prompt[1:]))]) == 0
-    assert session.feed([Span(prompt[:5])]) == 0, "the first id differs"
-
-
-def test_media_are_reused_whole_by_content_or_not_at_all(make_session: Callable[..., Session]) -> None:
-    session, made = make_session(), []
-
-    def picture(content: bytes, length: int = 40) -> Span:
-        span = media(session, content, length, False)
-
-        def rows() -> npt.NDArray[np.float32]:
-            made.append(content)
-            assert span.rows is not None
-            return span.rows()
-
-        return Span(span.ids, rows, content, False)
-
-    head, tail = Span((2, 400, 401)), Span((410, 411))
-    assert session.feed([head, picture(b"a"), tail]) == 0
-    assert session.feed([head, picture(b"a"), tail, Span((420,))]) == 45
-    assert made == [b"a"], "soft tokens that the cache holds are not computed again"
-    assert session.feed([head, picture(b"b"), tail]) == 3
-    assert session.feed([head, picture(b"b")]) == 3, "the last position is inside: the whole picture again"
-    assert made == [b"a", b"b", b"b"]
-    assert session.feed([head, Span((IMAGE,) * 40), tail]) == 3, "placeholder ids are not a picture"
-
-
-def test_a_prefix_that_the_sliding_layers_forgot_is_read_again(make_session: Callable[..., Session]) -> None:
-    """They hold their window and a batch: after a long prompt, a short one starts afresh and is right."""
-    session, short = make_session(4096), PROMPTS[6]
-    expected = ids(make_session(), short, 8)
-    long = (*short, *PROMPTS[9], *PROMPTS[9], *PROMPTS[8])
-    session.feed([Span(long)])
-    assert session.context.first_position() > 0
-    assert session.feed([Span((*long[:1500], 400))]) == 1500, "a near prefix is still there"
-    assert session.feed([Span(tuple(short))]) == 0
-    assert ids(session, short, 8) == expected
-
-
-def test_batches_of_any_size_give_the_same_answer(make_session: Callable[..., Session]) -> None:
-    expected = ids(make_session(), PROMPTS[9], 8)
-    for batch, micro_batch in ((512, 128), (100, 100), (7, 7), (700, 3)):
-        session = make_session(batch=batch, micro_batch=micro_batch)
-        assert same(session, PROMPTS[9], expected, ids(session, PROMPTS[9], 8))
-
-
-def test_a_failure_empties_the_session(make_session: Callable[..., Session]) -> None:
-    session = make_session()
-    session.feed([Span(tuple(PROMPTS[3]))])
-    with pytest.raises(NativeError):
-        session.step([VOCABULARY + 5])
-    assert session.length == 0
-    assert ids(session, PROMPTS[3], 4) == ids(make_session(), PROMPTS[3], 4)
-
-
-def test_c_is_never_asked_for_what_would_end_the_process(make_session: Callable[..., Session]) -> None:
-    context = make_session(batch=64, micro_batch=32, outputs=4).context
-    width = context.model.n_embd
-    for arguments, word in (
-        ({"tokens": []}, "batch of 0"),
-        ({"tokens": [5] * 65}, "batch of 65"),
-        ({"rows": np.zeros((33, width), np.float32), "causal": False}, "micro-batch 32"),
-        ({"tokens": [5] * 8, "outputs": 5}, "at most 4"),
-        ({"tokens": [5, 5], "outputs": 3}, "at most 2"),
-        ({"rows": np.zeros((2, width + 1), np.float32)}, "embedding rows"),
-    ):
-        with pytest.raises(NativeError, match=word):
-            context.decode(start=0, **arguments)  # type: ignore[arg-type]
-    context.decode([5] * 8, start=0, outputs=2)
-    for row in (-3, 0, 5, 8, 400):
-        with pytest.raises(NativeError, match="no logits"):
-            context.logits(row)
-    assert np.array_equal(context.hidden(-1), context.hidden(7))
-    with Context(context.model, context.options) as plain:
-        plain.decode([5], start=0)
-        with pytest.raises(NativeError, match="no hidden rows"):
-            plain.hidden()
-
-
-# ── the whole model ──────────────────────────────────────────────────────────────────────────────────────────────
-
-CAT = Path(__file__).parent.parent / "models" / "demo" / "cat.jpg"
-ASKED = [
-    ("Hello there", {}),
-    ("What is this?", {"images": [CAT]}),
-    ("And what is said?", {"audio": [(cases.clip("short"), cases.RATE)]}),
-    ("Both", {"images": [cases.picture("banner")], "audio": [(cases.clip("short"), cases.RATE)]}),
-    ("Hello there, once more", {"system": "Be brief.", "thinking": True}),
-]
-
-
-@pytest.mark.parametrize("draft", ["auto", 3])
-def test_answers_do_not_depend_on_drafting(small: Path, draft: str | int) -> None:
-    with (
-        Gemma4(small, context=2048, threads=1, image_tokens=70, draft="off") as plain,
-        Gemma4(small, context=2048, threads=1, image_tokens=70, draft=draft) as model,
-    ):
-        for prompt, how in ASKED:
-            for temperature in (0.0, 0.8):
-                how = {**how, "temperature": temperature, "seed": 5, "max_tokens": 24}
-                expected, found = plain.generate(prompt, **how), model.generate(prompt, **how)
-                assert (found.text, found.thought, found.finish_reason, found.tokens.completion) == (
-                    *(expected.text, expected.thought, expected.finish_reason, expected.tokens.completion),
-                )
-                assert found.draft["steps"] >= 1
-                assert expected.draft == {"steps": 0, "proposed": 0, "accepted": 0}
-
-
-def test_a_stop_string_inside_a_draft(bundle: Path) -> None:
-    with Gemma4(bundle, context=1024, threads=1, draft=6) as model:
-        how = {"temperature": 0, "max_tokens": 20}
-        whole = model.generate("Hello there", **how)
-        ids = list(model._ready()[1]._held[whole.tokens.prompt :])
-
-        class Knowing:
-            def guesses(self, token: int, hidden: Any, position: int) -> Iterator[tuple[int, float]]:
-                yield from ((int(i), 1.0) for i in [*ids[position - whole.tokens.prompt + 1 :], *[5] * 20])
-
-        own, model._drafter = model._drafter, Knowing()  # type: ignore[assignment]
-        for at in range(3, 8):
-            stop = whole.text[at : at + 3]
-            result = model.generate("Hello there", stop=stop, **how)
-            assert result.text == whole.text[: whole.text.index(stop)]
-            assert result.finish_reason == "stop"
-        again = model.generate("Hello there", **how)
-        assert again.text == whole.text
-        assert again.draft["accepted"] > 10
-        model._drafter = own
-
-
-def test_many_prompts_leave_memory_flat(bundle: Path) -> None:
-    """Media among them, streams left early, every other answer drafted."""
-    with Gemma4(bundle, context=1024, threads=1, image_tokens=70, draft=3) as model:
-        used = []
-        for i in range(60):
-            prompt, how = ASKED[i % len(ASKED)]
-            chunks = model.stream(f"{i} {prompt}", temperature=0, max_tokens=6, **how)
-            if i % 7 == 0:
-                next(chunks)
-                chunks.close()  # type: ignore[attr-defined]
-            else:
-                list(chunks)
-            used.append(resident_mb())
-        assert max(used[-10:]) - max(used[20:40]) < 4
-
-
-def resident_mb() -> float:
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6
-    except OSError:  # not Linux: the highest so far
-        import resource
-
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
