@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError, NativeError
+from ..machine import physical_cores
 from .extensions import extension
-from .library import C, default_threads, started
+from .library import C, started
 from .weights import Weights
 
 KV_TYPES = {"f32": 0, "f16": 1, "bf16": 30, "q8_0": 8, "q4_0": 2}  # enum ggml_type
@@ -60,7 +61,7 @@ class Context:
         if options.kv_type in ("q8_0", "q4_0") and options.flash_attention == "off":
             raise InputError(f"a {options.kv_type} cache needs flash attention; leave it on auto or choose f16")
         params = C.llama_context_default_params()
-        threads = options.threads or default_threads()
+        threads = options.threads or physical_cores()
         params.n_ctx = max(options.context, options.batch)  # llama.cpp would shrink the batch to the context
         params.n_batch = options.batch
         params.n_ubatch = options.micro_batch

@@ -6,10 +6,8 @@ Importing this raises NativeError where llama-cpp-python does not load.
 from __future__ import annotations
 
 import ctypes
-import os
 import sys
 from collections import deque
-from pathlib import Path
 from typing import Any
 
 from ..errors import NativeError
@@ -20,7 +18,7 @@ except (ImportError, OSError, RuntimeError) as error:  # not installed, built fo
     reason = " ".join(str(error).split())
     raise NativeError(f"llama.cpp does not load ({reason}); `gemma4gguf doctor` looks at the installation") from error
 
-__all__ = ["C", "default_threads", "started", "supports_gpu", "system_info", "version"]
+__all__ = ["C", "started", "supports_gpu", "system_info", "version"]
 
 _ERROR = 3  # enum ggml_log_level
 _CONTINUED = 5
@@ -76,16 +74,3 @@ def version() -> str:
 def supports_gpu() -> bool:
     started()
     return bool(C.llama_supports_gpu_offload())
-
-
-def default_threads() -> int:
-    """Physical cores that this process may use: a second thread on a core slows decoding down."""
-    try:
-        allowed = os.sched_getaffinity(0)
-    except AttributeError:  # macOS and Windows
-        return max(1, os.cpu_count() or 1)
-    topology = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
-    try:
-        return len({Path(topology.format(cpu)).read_text() for cpu in allowed}) or 1
-    except OSError:
-        return len(allowed)

@@ -14,6 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from ..errors import Gemma4Error
+from ..machine import physical_cores
 
 PACKAGES = {  # what must be there, and the versions it must begin with
     "llama-cpp-python": "0.3.36",
@@ -70,7 +71,7 @@ def _llama() -> list[Finding]:
             Finding(
                 "gpu", "can be used" if library.supports_gpu() else "none in this build: decoding on the processor"
             ),
-            Finding("threads", f"{library.default_threads()} of {os.cpu_count()} logical processors"),
+            Finding("threads", f"{physical_cores()} of {os.cpu_count()} logical processors"),
         ]
     except (Gemma4Error, ImportError, OSError, RuntimeError) as error:
         return [Finding("llama.cpp", "does not start", str(error))]
