@@ -1,7 +1,7 @@
-"""A KV cache and what computes on it, as a handle.
+"""A llama.cpp context: a KV cache and the computation on it.
 
-In: token ids or embedding rows with their positions. Out: logits and hidden rows. Who calls keeps positions in order.
-A context manager; a failure in C becomes a NativeError.
+Token ids or embedding rows come in, with their positions; logits and hidden rows go out. The caller keeps the positions
+in order. A failure in C becomes a NativeError. This module does not know what the rows mean.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}  # enum llama_flash_attn_type
 
 @dataclass(frozen=True)
 class ContextOptions:
-    """How much a context holds and how it computes.
+    """A context's size and how it computes.
 
-    `context` positions; `batch` rows at most in one call, computed `micro_batch` at a time; `outputs` rows with
-    logits at most in one call; `threads` None: one per physical core; `kv_type` and `flash_attention`: keys of
-    KV_TYPES and FLASH_ATTENTION.
+    `context`: positions. `batch`: most rows per call, computed `micro_batch` at a time. `outputs`: most rows with
+    logits per call. `threads` None: one per physical core. `kv_type` and `flash_attention`: keys of KV_TYPES and
+    FLASH_ATTENTION.
     """
 
     context: int
@@ -44,17 +44,19 @@ class ContextOptions:
 
 
 class Context:
-    """A KV cache and what computes on it: one sequence, positions 0, 1, 2 and on.
+    """A KV cache and the computation on it, for one sequence with positions 0, 1, 2, ….
 
-    `decode` evaluates rows; `logits` and `hidden` read what the last call computed, as views that the next call
+    `decode` evaluates rows. `logits` and `hidden` return what the last call computed, as views that the next call
     overwrites.
     """
 
     def __init__(
         self, model: Weights, options: ContextOptions, *, hidden: bool = False, target: Context | None = None
     ) -> None:
-        """Make it. `hidden`: keep hidden rows too. `target`: the context whose cache a drafter reads, and whose
-        cache is EMPTIED here; close the drafter's context first. Raises NativeError.
+        """Make a context. `hidden`: keep hidden rows too. `target`: the context whose cache a drafter reads.
+
+        Making a drafter's context EMPTIES the target's cache. It must be closed before the target's context. Raises
+        NativeError, and InputError for options that exclude each other.
         """
         self._handle: Any = None
         self._log = started()
@@ -87,7 +89,7 @@ class Context:
             set_hidden(self._handle, self._get_hidden is not None, True)
         self._batch = _Batch(options.batch)
         self._width = int(C.llama_model_n_embd_inp(model.handle))
-        self._rows = range(0)  # of the last call, those with logits
+        self._rows = range(0)  # the rows of the last call that have logits
 
     @property
     def handle(self) -> Any:
@@ -97,7 +99,7 @@ class Context:
 
     @property
     def size(self) -> int:
-        """Positions that it may hold: what was asked for (llama.cpp rounds up, so there is never less)."""
+        """Positions that it may hold: as many as were asked for. llama.cpp rounds up, so it has room for them."""
         return self.options.context
 
     def decode(
@@ -109,10 +111,10 @@ class Context:
         outputs: int = 1,
         causal: bool = True,
     ) -> None:
-        """Evaluate token ids [n], embedding rows float32 [n, width], or (a drafter) both, at `start`, `start`+1 and on.
+        """Evaluate token ids [n], embedding rows float32 [n, width], or for a drafter both, at positions from `start`.
 
-        The last `outputs` rows get logits. `causal` False: the rows see each other both ways (sliding layers), so
-        all of them must fit one micro-batch. Raises NativeError; the cache is then as good as lost: `clear` it.
+        The last `outputs` rows get logits. `causal` False: the rows attend to each other in both directions (in sliding
+        layers), so all of them must fit one micro-batch. Raises NativeError; the cache must then be cleared.
         """
         n = len(tokens) if tokens is not None else len(rows) if rows is not None else 0
         if n == 0 or n > self.options.batch or (not causal and n > self.options.micro_batch):
@@ -142,7 +144,7 @@ class Context:
         return self._row(C.llama_get_logits_ith, row, self.model.vocab.size)
 
     def hidden(self, row: int = -1) -> NDArray[np.float32]:
-        """float32 [width] of the same row: after a model's last norm; a drafter's, for its next step. A view."""
+        """float32 [width] of the same row: a model's state after its last norm, a drafter's next input. A view."""
         if self._get_hidden is None:
             raise NativeError("this context keeps no hidden rows")
         return self._row(self._get_hidden, row, self.model.n_embd)
@@ -159,14 +161,14 @@ class Context:
         return C.llama_get_memory(self.handle)
 
     def remove(self, start: int) -> bool:
-        """Forget every position from `start` on; False where the cache cannot."""
+        """Forget every position from `start` on; False if the cache cannot."""
         return bool(C.llama_memory_seq_rm(self._memory, 0, start, -1))
 
     def clear(self) -> None:
         C.llama_memory_clear(self._memory, False)
 
     def first_position(self) -> int:
-        """The smallest position that every layer still holds (sliding layers forget old ones); -1 when empty."""
+        """The smallest position that every layer still holds (sliding layers forget old ones); -1 if empty."""
         return int(C.llama_memory_seq_pos_min(self._memory, 0))
 
     def close(self) -> None:
@@ -182,7 +184,7 @@ class Context:
 
 
 class _Batch:
-    """One `struct llama_batch` and the arrays it points to, made once: all rows belong to sequence 0."""
+    """One `struct llama_batch` and the arrays that it points to, made once. All rows belong to sequence 0."""
 
     def __init__(self, capacity: int) -> None:
         self._tokens = np.zeros(capacity, np.int32)
@@ -209,7 +211,7 @@ class _Batch:
         start: int,
         outputs: int,
     ) -> Any:
-        """The struct; it stands until the next call."""
+        """Fill the struct and return it. It is valid until the next call."""
         batch = self._batch
         batch.n_tokens = n
         batch.token = batch.embd = None

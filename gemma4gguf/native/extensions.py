@@ -1,6 +1,6 @@
-"""What drafting needs of llama.cpp beyond its stable interface, looked up name by name.
+"""Functions that drafting needs beyond llama.cpp's stable interface.
 
-In: a function's name. Out: the function, or None, so that a library without it still decodes.
+A function's name comes in; the function goes out, or None if this library lacks it. Decoding needs none of them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 
 from .library import C
 
-# From llama-ext.h. Each has three possible names: that of C, and what Itanium's and Microsoft's C++ make of it.
+# From llama-ext.h. Each has one of three names: the C name, or the C++ name as Itanium's or Microsoft's ABI mangles it.
 _EXTENSIONS: dict[str, tuple[list[str], list[Any], Any]] = {
     # void llama_set_embeddings_nextn(struct llama_context * ctx, bool value, bool masked);
     "llama_set_embeddings_nextn": (
@@ -34,7 +34,7 @@ _EXTENSIONS: dict[str, tuple[list[str], list[Any], Any]] = {
 
 
 def extension(name: str) -> Any:
-    """The function, ready to call; None where the library has none of its names."""
+    """The function, ready to call; None if the library has none of its names."""
     mangled, arguments, result = _EXTENSIONS[name]
     function = next((f for f in (getattr(C._lib, n, None) for n in (name, *mangled)) if f is not None), None)
     if function is not None:
@@ -43,7 +43,7 @@ def extension(name: str) -> Any:
 
 
 def missing_for_drafts() -> list[str]:
-    """What a drafter needs and this llama.cpp does not have, by name."""
+    """The names that a drafter needs and this llama.cpp lacks."""
     params = {field[0] for field in C.llama_context_params._fields_}
     return [
         *(name for name in _EXTENSIONS if extension(name) is None),

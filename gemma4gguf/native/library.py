@@ -1,6 +1,7 @@
-"""llama.cpp itself: its bindings as `C`, started once, its log kept off the terminal, and what it says of the machine.
+"""llama.cpp's bindings as `C`: started once, with its log kept off the terminal.
 
-Importing this raises NativeError where llama-cpp-python does not load.
+Nothing comes in; the bindings go out, and facts about the library and this machine. Importing this module raises
+NativeError if llama-cpp-python does not load.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ _CONTINUED = 5
 
 
 class _Log:
-    """Keeps llama.cpp's lines off the terminal, and the last complaints for our own messages."""
+    """Keeps llama.cpp's log off the terminal, and its last errors for our messages."""
 
     def __init__(self) -> None:
         self.echo = False
         self.errors: deque[str] = deque(maxlen=4)
         self._level = 0
-        self._callback = C.llama_log_callback(self._write)  # kept: C holds only its address
+        self._callback = C.llama_log_callback(self._write)  # kept alive, because C holds only its address
         C.llama_log_set(self._callback, ctypes.c_void_p(0))
 
     def _write(self, level: int, text: bytes, _: Any) -> None:
@@ -43,6 +44,7 @@ class _Log:
             self.errors.append(text.decode("utf-8", "replace").strip())
 
     def last(self) -> str:
+        """The last errors in parentheses, with a space before; empty if there are none. Forgets them."""
         text = "; ".join(self.errors)
         self.errors.clear()
         return f" ({text})" if text else ""
@@ -52,7 +54,7 @@ _log: _Log | None = None
 
 
 def started(debug: bool = False) -> _Log:
-    """Start llama.cpp once; `debug` lets its log lines through to standard error."""
+    """Start llama.cpp once. `debug` lets its log through to standard error."""
     global _log
     if _log is None:
         _log = _Log()
@@ -62,7 +64,7 @@ def started(debug: bool = False) -> _Log:
 
 
 def system_info() -> str:
-    """What llama.cpp says of this machine: instruction sets and devices."""
+    """llama.cpp's description of this machine: instruction sets and devices."""
     started()
     return str(C.llama_print_system_info().decode())
 

@@ -1,7 +1,8 @@
-"""Rows of float32 into ggml's storage types, through the C library's own quantiser, so that the bytes are llama.cpp's.
+"""Quantise float32 rows with ggml's own quantiser, so that the bytes equal llama.cpp's.
 
-In: float32 rows and a type. Out: the stored bytes. The calls release Python's lock, so threads run side by side.
-Needs only libggml-base, which is found beside llama-cpp-python without importing it. Knows nothing of models or files.
+Float32 rows and a type come in; stored bytes go out. The calls release Python's lock, so threads run in parallel. Only
+libggml-base is loaded; it is found beside llama-cpp-python without importing that. This module does not know models or
+files.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ LIBRARY = {"darwin": ("libggml-base.dylib", "libggml-base.so"), "win32": ("ggml-
 
 
 def library_path() -> Path:
-    """Where libggml-base lies. Raises NativeError when llama-cpp-python is not installed or has no such library."""
+    """The path of libggml-base. Raises NativeError if llama-cpp-python is not installed or has no such library."""
     folder = os.environ.get("LLAMA_CPP_LIB_PATH")  # llama-cpp-python's own way to name another build
     if folder is None:
         spec = importlib.util.find_spec("llama_cpp")
@@ -69,7 +70,7 @@ def _library() -> ctypes.CDLL:
 
 @contextmanager
 def quantizer() -> Iterator[None]:
-    """Frees the tables that some types build on first use, when the block ends."""
+    """At the end of the block, free the tables that some types build at first use."""
     lib = _library()
     try:
         yield
@@ -83,7 +84,7 @@ def requires_importance(kind: GGMLQuantizationType) -> bool:
 
 
 def row_bytes(kind: GGMLQuantizationType, width: int) -> int:
-    """Stored bytes of a row of `width` values, a whole number of the type's blocks."""
+    """Stored bytes of a row of `width` values. Raises ValueError unless they fill whole blocks of the type."""
     block, size = GGML_QUANT_SIZES[kind]
     if width % block:
         raise ValueError(f"rows of {width} values do not divide into blocks of {block} ({kind.name})")
@@ -95,8 +96,8 @@ def quantize_rows(
 ) -> NDArray[np.uint8]:
     """float32 [n, width] to stored bytes, uint8 [n, row_bytes], as llama_model_quantize writes them.
 
-    `importance` is float32 [width], one weight per column, or None. Raises NativeError when the result is not
-    valid data of that type: a value too large for it, or not finite.
+    `importance` is float32 [width], one weight per column, or None. Raises NativeError if the result is not valid data
+    of that type, because a value is too large for it or not finite.
     """
     count, width = rows.shape
     out = np.empty((count, row_bytes(kind, width)), np.uint8)

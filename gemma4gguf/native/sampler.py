@@ -1,6 +1,7 @@
-"""One token id out of a row of logits, by llama.cpp's own chain.
+"""Choose a token id from a row of logits with llama.cpp's sampler chain.
 
-In: a context that has just computed, and a row. Out: an id. A context manager; no finite logit is a NativeError.
+A context that has just computed and a batch row come in; a token id goes out. Choosing changes that row's logits: see
+`Sampler.sample`.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from ..errors import NativeError
 from .context import Context
 from .library import C, started
 
-GREEDY = 1e-6  # temperatures below overflow float32 and mean the likeliest token anyway
+GREEDY = 1e-6  # lower temperatures overflow float32; the likeliest token is the same
 
 
 @dataclass(frozen=True)
 class SamplingOptions:
-    """How a token is chosen. `temperature` 0: the likeliest. `top_k` 0, `top_p` 1, `min_p` 0: off."""
+    """How a token is chosen. `temperature` 0: the likeliest one. `top_k` 0, `top_p` 1, `min_p` 0: off."""
 
     temperature: float
     top_k: int
@@ -31,10 +32,10 @@ class SamplingOptions:
 
 
 class Sampler:
-    """One id out of one row of logits, by llama.cpp's own chain; greedy when the temperature is 0 or next to it.
+    """Chooses one id from one row of logits with llama.cpp's chain; greedy at temperatures below GREEDY.
 
-    The order is transformers' (temperature, top-k, top-p, min-p); top-k goes first because it commutes with
-    temperature and shortens the rest. `suppressed` ids are never chosen, in any mode.
+    The order is that of transformers (temperature, top-k, top-p, min-p), but with top-k first: it commutes with
+    temperature and leaves less for the rest. `suppressed` ids are never chosen.
     """
 
     def __init__(self, how: SamplingOptions, suppressed: Iterable[int]) -> None:
@@ -56,10 +57,15 @@ class Sampler:
                 C.llama_sampler_chain_add(self._chain, make())
 
     def sample(self, context: Context, row: int = -1) -> int:
-        """Choose from batch row `row` of the context's last call; the chain's random state moves on by one."""
+        """Choose from batch row `row` of the context's last call. Advances the chain's random state by one.
+
+        WRITES into llama.cpp's buffer of logits: suppressed ids get -inf there. So `context.logits(row)` also shows
+        -inf for them, until the context's next call. Copy the row first if the model's own logits are needed. Raises
+        NativeError if no logit is finite.
+        """
         logits = context.logits(row)
         logits[self._suppressed] = -np.inf
-        best = int(logits.argmax())  # a NaN, where there is one
+        best = int(logits.argmax())  # the first NaN, if there is one
         if not np.isfinite(logits[best]):
             raise NativeError("the model computed no finite logit; the file may be damaged (`gemma4gguf verify`)")
         if self._chain is None:

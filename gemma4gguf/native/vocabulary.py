@@ -1,6 +1,7 @@
 """The vocabulary of one GGUF: text to token ids, and token ids to bytes.
 
-In: loaded weights. Out: ids of text, bytes of ids. A failure in C becomes a NativeError.
+Loaded weights come in; ids of text and bytes of ids go out. A failure in C becomes a NativeError. This module does not
+know which tokens a prompt or an answer needs.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from .library import C
 
 
 class Owner(Protocol):
-    """The weights that a vocabulary belongs to: their handle, and the lock that keeps it open while it is read."""
+    """The weights that a vocabulary belongs to: their handle, and a lock that keeps it open while it is read."""
 
     lock: threading.Lock
 
@@ -23,7 +24,7 @@ class Owner(Protocol):
 
 
 class Vocabulary:
-    """Token ids and bytes, in both directions. Any thread may ask, as long as the model is open."""
+    """Maps text to token ids and ids to bytes. Any thread may use it while the model is open."""
 
     def __init__(self, model: Owner) -> None:
         self._model = model
@@ -35,7 +36,7 @@ class Vocabulary:
         return C.llama_model_get_vocab(self._model.handle)
 
     def tokenize(self, text: str, *, special: bool) -> list[int]:
-        """Ids of `text`, without BOS. `special`: text such as `<|turn>` becomes its own token, else plain text."""
+        """Ids of `text`, without BOS. `special`: text such as `<|turn>` becomes a special token, else plain text."""
         raw = text.encode("utf-8", "surrogatepass")
         room = len(raw) + 8
         out = (C.llama_token * room)()
@@ -47,7 +48,7 @@ class Vocabulary:
         return list(out[:n])
 
     def piece(self, token: int, *, special: bool) -> bytes:
-        """The bytes a token stands for; nothing for a control token unless `special`."""
+        """A token's bytes; none for a control token unless `special`."""
         room = 64
         while True:
             buffer = ctypes.create_string_buffer(room)
@@ -64,7 +65,7 @@ class Vocabulary:
             return str((C.llama_vocab_get_text(self._handle, token) or b"").decode("utf-8", "replace"))
 
     def suppressed(self) -> list[int]:
-        """Ids that the model must never emit, as its file lists them."""
+        """Ids that the model must never emit, as listed in its file."""
         count = ctypes.c_int32(0)
         with self._model.lock:
             pointer = C.llama_vocab_get_suppress_tokens(self._handle, ctypes.byref(count))

@@ -1,7 +1,7 @@
-"""The weights of one GGUF, as a handle.
+"""The weights and the vocabulary of one GGUF, loaded by llama.cpp.
 
-In: a path, perhaps with a byte offset. Out: what a context computes with, and token ids of text. A context manager; a
-failure in C becomes a NativeError.
+A path comes in, maybe with a byte offset; weights for contexts and a vocabulary go out. A failure in C becomes a
+NativeError. This module does not know bundles.
 """
 
 from __future__ import annotations
@@ -29,11 +29,12 @@ class Weights:
         vocab_only: bool = False,
         debug: bool = False,
     ) -> None:
-        """Load it. `gpu_layers` None: all of them where a GPU can be used. `vocab_only`: no weights. Raises
-        NativeError.
+        """Load the file. `gpu_layers` None: all layers, if there is a GPU. `vocab_only`: no weights.
+
+        Raises NativeError.
         """
         self._handle: Any = None
-        self.lock = threading.Lock()  # held while the vocabulary is read, and while all is freed
+        self.lock = threading.Lock()  # held while the vocabulary is read, and while the weights are freed
         log = started(debug)
         params = C.llama_model_default_params()
         params.n_gpu_layers = -1 if gpu_layers is None else gpu_layers
