@@ -1,7 +1,8 @@
-"""From a fed session to token ids: sample, and where a drafter helps, draft, check and accept.
+"""Decode: sample token ids, and with a drafter draft, check and accept.
 
-In: a session whose last position has logits, a sampler, perhaps drafts. Out: ids, the end token included, until an end
-token, the limit, or the context's end. The same ids with and without drafts. Knows nothing of text.
+A session whose last position has logits and a sampler come in, and maybe drafts. Token ids go out, up to an end token
+(included), the limit, or the end of the context. They are the same with and without drafts. This module does not know
+text.
 """
 
 from __future__ import annotations
@@ -20,22 +21,22 @@ from .session import Session
 
 
 class Samples(Protocol):
-    """What chooses a token from a row of logits, once per token of the answer and in its order."""
+    """Chooses a token from a row of logits. Called once per token of the answer, in order."""
 
     def sample(self, context: Context, row: int = -1) -> int: ...
 
 
 class Guessing(Protocol):
-    """What proposes tokens: see `drafter.Drafter.guesses`."""
+    """Proposes tokens: see `drafter.Drafter.guesses`."""
 
     def guesses(self, token: int, hidden: NDArray[np.float32], position: int) -> Iterator[tuple[int, float]]: ...
 
 
 class Drafts:
-    """The drafts of one answer: makes them at the pace that pays, and owns the counts."""
+    """Makes the drafts of one answer and counts them. `pace` chooses how many tokens to draft."""
 
     def __init__(self, drafter: Guessing, pace: Pace, clock: Callable[[], float] = time.perf_counter) -> None:
-        """`clock`: the seconds that count; a benchmark on a busy machine has others."""
+        """`clock` returns seconds; a benchmark on a busy machine passes another one."""
         self._drafter, self._pace, self.clock = drafter, pace, clock
         self.steps = self.proposed = self.accepted = 0
         self._proposed_at: Counter[int] = Counter()
@@ -44,7 +45,7 @@ class Drafts:
         self._confidences: list[float] = []
 
     def make(self, session: Session, token: int, row: int, most: int, end: frozenset[int]) -> list[int]:
-        """Guesses at what follows `token`, which was sampled from batch row `row`: at most `most`, maybe none."""
+        """Guess up to `most` tokens after `token`, which was sampled from batch row `row`. May return none."""
         tokens: list[int] = []
         self._confidences = confidences = []
         aim = self._pace.begin(most)
@@ -59,7 +60,7 @@ class Drafts:
         return tokens[:aim]
 
     def settle(self, checked: int, accepted: int, seconds: float) -> None:
-        """The first `accepted` of `checked` guesses were right; the check took so long."""
+        """Count a step: the first `accepted` of `checked` guesses were right, and the check took `seconds`."""
         self._pace.checked(self._confidences, checked, accepted, seconds)
         self.steps += 1
         self.proposed += checked
@@ -71,8 +72,10 @@ class Drafts:
         self._lengths[-1][1] += 1
 
     def report(self) -> dict[str, Any]:
-        """Counts; of the guesses at each position whose forerunners were right, the share accepted; runs of
-        [guesses, steps] over time; measured costs in ms.
+        """Counts of steps, of guesses checked and of guesses accepted, and more.
+
+        `acceptance`: by position, the accepted share of the guesses whose predecessors were accepted. `lengths`: runs
+        of [guesses checked, steps], in order. `ms`: measured costs in milliseconds.
         """
         return {
             "steps": self.steps,
@@ -87,7 +90,10 @@ class Drafts:
 def decode(
     session: Session, sampler: Samples, end: frozenset[int], limit: int, drafts: Drafts | None = None
 ) -> Iterator[int]:
-    """Yield up to `limit` ids. The session then holds the prompt and ids of the answer, never a guess."""
+    """Yield up to `limit` ids. Between them, the session holds the prompt and ids of the answer, never a guess.
+
+    Raises InputError if another prompt was fed, or the session was closed, before the answer ended.
+    """
     turn = session.turn
     with session.alone(turn):
         token, row = sampler.sample(session.context), -1
@@ -103,10 +109,10 @@ def decode(
 def _advance(
     session: Session, sampler: Samples, end: frozenset[int], token: int, row: int, most: int, drafts: Drafts | None
 ) -> list[int]:
-    """Evaluate `token` and the guesses that follow it; return the one to `most` ids sampled after them.
+    """Evaluate `token` and the guesses that follow it; return the ids sampled after them, from one to `most`.
 
-    Every id comes from the target's own logits by the one sampler, so guesses change nothing but the speed: the id
-    after a position is sampled only when all guesses before it were what the sampler chose.
+    Every id is sampled from the target's own logits, so guesses change only the speed. The id after a position is
+    sampled only if every guess before it equals what the sampler chose.
     """
     guesses = drafts.make(session, token, row, most - 1, end) if drafts else []
     begun = drafts.clock() if drafts else 0.0

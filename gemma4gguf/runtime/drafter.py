@@ -1,7 +1,7 @@
-"""The MTP drafter: guesses at the next tokens, from the target's own cache and hidden rows.
+"""The MTP drafter: guesses the next tokens from the target's cache and hidden rows.
 
-In: a bundle's drafter section and the target's context; then a token, the hidden row it was sampled from, its position.
-Out: guesses, each with the drafter's confidence, as many as are asked for. Knows nothing of checking or sampling.
+A bundle's drafter section and the target's context come in; then a token, the hidden row it was sampled from, and its
+position. Guesses go out, each with the drafter's probability. This module does not check guesses and does not sample.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from ..native.weights import Weights
 
 
 class Drafter:
-    """The drafter's weights, loaded where they lie in the bundle, and a context bound to the target's."""
+    """The drafter's weights, loaded from inside the bundle, and a context that reads the target's cache."""
 
     def __init__(self, section: Section, text: Section, target: Context, *, gpu_layers: int | None = None) -> None:
-        """Load it. `target` must keep hidden rows, and loses what its cache holds.
+        """Load the drafter. `target` must keep hidden rows; its cache is emptied.
 
-        Raises NativeError where this llama.cpp cannot draft, FormatError where the drafter does not fit the model.
+        Raises NativeError if this llama.cpp cannot draft, FormatError if the drafter does not fit the model.
         """
         missing = missing_for_drafts()
         if missing:
             raise NativeError(f"this llama.cpp cannot draft: it lacks {', '.join(missing)}")
-        check_drafter(text, section)  # one made for another model would end the process in llama.cpp
+        check_drafter(text, section)  # llama.cpp would abort the process over another model's drafter
         options = target.options
         with in_place(section) as (path, offset):
             self._model = Weights(path, offset=offset, gpu_layers=gpu_layers)
@@ -55,10 +55,11 @@ class Drafter:
             raise
 
     def guesses(self, token: int, hidden: NDArray[np.float32], position: int) -> Iterator[tuple[int, float]]:
-        """Likeliest ids one after another, each with its probability, without end.
+        """Yield the likeliest next ids one after another, each with its probability, without end.
 
-        `token`: the last one, not yet evaluated by the target; `hidden`: float32 [width], the target's row it was
-        sampled from; `position`: its own, so the number of positions that the target's cache holds. All steps share it.
+        `token`: the last sampled token, which the target has not evaluated yet. `hidden`: float32 [width], the target's
+        row that it was sampled from. `position`: where the token will be, which is the number of positions in the
+        target's cache. All draft steps use this position.
         """
         while True:
             self._context.decode([token], hidden[None].copy(), start=position)
@@ -68,7 +69,7 @@ class Drafter:
             hidden = self._context.hidden()
 
     def close(self) -> None:
-        """Free it; before the target's context."""
+        """Free the drafter. Must be called before the target's context is closed."""
         self._context.close()
         self._model.close()
 
@@ -80,10 +81,10 @@ class Drafter:
 
 
 class in_place:  # noqa: N801 - reads as a function
-    """A path and byte offset that llama.cpp can load a section from: the bundle itself, or a copy where it must be."""
+    """A path and byte offset from which llama.cpp can load a section: in the bundle, or of a copy on Windows."""
 
     def __init__(self, section: Section, *, copy: bool = os.name != "posix") -> None:
-        self._section, self._copied = section, copy  # a C FILE of another runtime library cannot be handed over
+        self._section, self._copied = section, copy  # a C FILE cannot be passed to another C runtime
 
     def __enter__(self) -> tuple[Path, int]:
         if not self._copied:
@@ -96,5 +97,5 @@ class in_place:  # noqa: N801 - reads as a function
 
     def __exit__(self, *_: object) -> None:
         if self._copied:
-            with suppress(OSError):  # Windows keeps a mapped file: it goes with the folder of temporary files
+            with suppress(OSError):  # Windows cannot remove a mapped file: it stays among the temporary files
                 self._path.unlink()

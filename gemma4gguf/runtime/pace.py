@@ -1,11 +1,11 @@
-"""How many tokens to draft: the choice that yields the most tokens per second here and now.
+"""Choose how many tokens to draft, so that decoding yields the most tokens per second.
 
-In: seconds of draft steps and of checks by size, guesses with the drafter's confidence, which of them were accepted.
-Out: a draft length, none included. Pure arithmetic: no model, no clock.
+Measurements come in: the seconds of draft steps and of checks by size, the drafter's confidence in each guess, and
+which guesses were accepted. A draft length goes out; 0 means no draft. This is arithmetic, without a model or a clock.
 
-The worth of a step that checks m guesses is its expected tokens minus what its time would yield at the best known
-rate. Everything in that sum is measured while decoding, because nothing in it can be known before: a check of four
-tokens costs 1.2 to 3 times one, by the type of the weights, and acceptance changes with the text.
+The value of a step that checks m guesses is its expected number of tokens, minus the number that its time would yield
+at the best known rate. All of this is measured while decoding, because it cannot be known before: a check of four
+tokens costs 1.2 to 3 times a check of one, depending on the type of the weights, and acceptance changes with the text.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from bisect import bisect
 from collections import deque
 from collections.abc import Sequence
 
-LONGEST = 8  # guesses that `auto` considers
-RECENT = 5  # measurements of one size that are kept
-SLOPE = 0.15  # what one more row costs, in checks of one row, until it is measured
-HOPE = 0.6  # acceptance of a position before anything is known
-WEIGHT = 2.0  # observations that a prior counts for
-MEMORY = 0.98  # what an observation still weighs one observation later
-FADING = 0.995  # the same, per step without drafts: what was true then may not be true now
-FIRST, INCOME, SAVED = 0.5, 0.005, 3.0  # tokens that tests may lose: at first, more per token made, at most at once
-STALE = 32  # steps after which a length may be tested again
-BINS = (0.05, 0.15, 0.3, 0.5, 0.7, 0.85, 0.95)  # confidences whose acceptance is counted apart
+LONGEST = 8  # guesses per step at most, if the length is not fixed
+RECENT = 5  # measurements kept per size
+SLOPE = 0.15  # assumed cost of one more row until it is measured, relative to a check of one row
+HOPE = 0.6  # prior acceptance of a position
+WEIGHT = 2.0  # weight of a prior, in observations
+MEMORY = 0.98  # decay of old observations per new observation
+FADING = 0.995  # decay of all observations per step without drafts, because they may no longer hold
+FIRST, INCOME, SAVED = 0.5, 0.005, 3.0  # exploration budget in tokens: initial, earned per token, cap
+STALE = 32  # steps without a measurement after which a length may be explored again
+BINS = (0.05, 0.15, 0.3, 0.5, 0.7, 0.85, 0.95)  # edges of the confidence bins; acceptance is counted per bin
 
 
 class Seconds:
-    """The usual of the last few measurements: the lower median, which a busy moment does not move."""
+    """The lower median of the last RECENT measurements. One slow measurement does not change it."""
 
     def __init__(self) -> None:
         self.seen: deque[float] = deque(maxlen=RECENT)
@@ -38,14 +38,14 @@ class Seconds:
         self._median = sorted(self.seen)[(len(self.seen) - 1) // 2]
 
     def usual(self, expected: float) -> float:
-        """`expected` counts as long as there are fewer than two: the first run of a size builds its graph."""
+        """The median. Below two measurements, `expected` counts too: the first run of a size builds its graph."""
         if len(self.seen) < 2:
             return (sum(self.seen) + expected) / (len(self.seen) + 1)
         return self._median
 
 
 class Share:
-    """A rate of success that forgets."""
+    """A success rate in which old observations decay."""
 
     def __init__(self) -> None:
         self.successes = self.tries = 0.0
@@ -63,10 +63,10 @@ class Share:
 
 
 class Pace:
-    """Chooses draft lengths for one model, from answer to answer."""
+    """Chooses draft lengths for one model. What it measured is kept from answer to answer."""
 
     def __init__(self, fixed: int | None = None, *, ratio: float = 0.1) -> None:
-        """`fixed`: always this length. `ratio`: a draft step in checks of one row, until it is measured."""
+        """`fixed`: always this length. `ratio`: assumed cost of a draft step, relative to a check of one row."""
         self.fixed = fixed
         self._ratio = ratio
         self._checks = [Seconds() for _ in range((fixed or LONGEST) + 1)]  # [m]: of m guesses, so of m + 1 rows
@@ -82,12 +82,12 @@ class Pace:
     # ── choosing ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     def begin(self, most: int) -> int:
-        """A step begins: the length to aim at, `most` or less."""
+        """Begin a step. Returns the number of guesses to aim at, at most `most`."""
         self._testing = None
         if self.fixed is not None:
             return min(self.fixed, most)
         if len(self._checks[0].seen) < 2:
-            return 0  # what all else is compared with
+            return 0  # plain steps come first: all lengths are compared with them
         best = self._best(most, [])
         test = self._test(best, most)
         if test is not None:
@@ -96,15 +96,16 @@ class Pace:
         return best
 
     def go_on(self, aim: int, confidences: Sequence[float], most: int) -> int:
-        """The aim after one more guess: more than there are guesses means go on, less means check only so many."""
+        """The aim after one more guess. If more than the guesses made, draft on; if fewer, check only that many."""
         if self.fixed is not None or self._testing is not None:
             return aim
         position = len(confidences) - 1
         if self._accept(position, confidences[position]) >= self._expected[position]:
-            return max(aim, len(confidences))  # as good as was expected: the plan stands
+            return max(aim, len(confidences))  # as good as expected: keep the aim
         return self._best(most, confidences)
 
     def _best(self, most: int, confidences: Sequence[float]) -> int:
+        """The length of the highest value, given the confidences of the guesses made so far."""
         made, reach = len(confidences), 1.0
         best, tokens = 0, 1.0
         worth = 1.0 - self._rate * self._check_s[0]
@@ -117,7 +118,7 @@ class Pace:
         return best
 
     def _test(self, best: int, most: int) -> int | None:
-        """A length near the best that was not measured for long, if what that may lose is allowed."""
+        """A stale length near the best one, if the exploration budget covers its expected loss. Pays for that loss."""
         near = [m for m in range(min(best + 3, most, LONGEST) + 1) if m != best]
         stale = [m for m in near if self._step - self._last_checked[m] >= STALE]
         if not stale:
@@ -132,11 +133,11 @@ class Pace:
     # ── learning ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     def drafted(self, seconds: float) -> None:
-        """One draft step took so long."""
+        """Record the time of one draft step."""
         self._draft.add(seconds)
 
     def checked(self, confidences: Sequence[float], checked: int, accepted: int, seconds: float) -> None:
-        """A step ends: of the guesses, the first `checked` were checked and the first `accepted` of those accepted."""
+        """End a step: the first `checked` guesses were checked in `seconds`, and the first `accepted` were accepted."""
         self._step += 1
         self._checks[checked].add(seconds)
         self._last_checked[checked] = self._step
@@ -148,15 +149,15 @@ class Pace:
             if i < checked:
                 self._confidences[bisect(BINS, confidence)].add(float(i < accepted))
                 self._positions[i].add(float(i < accepted))
-            else:  # never checked: what was thought of it is all that is known
+            else:  # not checked: the estimate stands in for an observation
                 self._positions[i].add(self._accept(i, confidence))
         if self.fixed is None:
             self._refresh()
 
     def _refresh(self) -> None:
-        """The sums that every choice of the next step needs."""
+        """Compute what the choices of the next step need."""
         one = self._checks[0].usual(1.0)
-        self._check_s = check = [one]  # by length; what was not measured costs a little more than one guess less
+        self._check_s = check = [one]  # by length; an unmeasured one is estimated from the next shorter one
         for seconds in self._checks[1:]:
             check.append(seconds.usual(check[-1] + SLOPE * one))
         self._draft_s = self._draft.usual(self._ratio * one)
@@ -173,13 +174,13 @@ class Pace:
     # ── estimates ────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _accept(self, position: int, confidence: float) -> float:
-        """How likely a guess is accepted, by what happened to others of that confidence."""
+        """The probability that a guess is accepted, from earlier guesses of similar confidence."""
         return self._confidences[bisect(BINS, confidence)].mean(confidence**0.5)
 
     def _cost(self, m: int) -> float:
         return self._check_s[m] + m * self._draft_s
 
     def costs_ms(self) -> dict[str, object]:
-        """What was measured, in milliseconds: a draft step, and a check by its number of rows."""
+        """Measured costs in milliseconds: of a draft step, and of a check by its number of rows."""
         checks = {str(m + 1): s.usual(0) * 1e3 for m, s in enumerate(self._checks) if len(s.seen) > 1}
         return {"draft": self._draft.usual(0) * 1e3 if len(self._draft.seen) > 1 else None, "check": checks}

@@ -1,7 +1,8 @@
-"""Segments of a prompt to spans of positions: token ids and soft tokens.
+"""Turn a prompt's segments into spans of token ids and soft tokens.
 
-In: text, pictures and clips in prompt order. Out: what `session.feed` takes, and the counts. Pictures and clips are
-prepared here; their soft tokens are only computed when the cache does not hold them already.
+Text, pictures and clips come in, in prompt order. Spans for `session.feed` and token counts go out. Pictures and clips
+are cut into patches and frames here; their soft tokens are computed later, if the cache does not hold them. This module
+does not know the chat template or the cache.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ PLACEHOLDERS = ("<|image|>", "<|audio|>", "<|video|>")
 
 @dataclass(frozen=True)
 class Tokens:
-    """Positions used: the whole prompt, of it soft tokens of pictures and of sound, taken over from the cache; and
-    the answer's tokens, its end token included.
+    """Token counts. `prompt`: the prompt's positions; `image` and `audio`: the soft tokens among them; `reused`: those
+    found in the cache. `completion`: the answer's tokens, its end token included.
     """
 
     prompt: int
@@ -40,7 +41,7 @@ class Tokens:
 
 
 def count(spans: Sequence[Span]) -> Tokens:
-    """What a prompt takes."""
+    """Count a prompt's positions."""
     media = [span for span in spans if span.rows is not None]
     return Tokens(
         prompt=sum(map(len, spans)),
@@ -50,7 +51,7 @@ def count(spans: Sequence[Span]) -> Tokens:
 
 
 def token_id(vocab: Vocabulary, text: str) -> int:
-    """The id of a special token. Raises FormatError where the vocabulary lacks it."""
+    """The id of a special token. Raises FormatError if the vocabulary lacks it."""
     ids = vocab.tokenize(text, special=True)
     if len(ids) != 1:
         raise FormatError(f"the vocabulary has no token {text!r}: this is not a Gemma 4 model")
@@ -60,7 +61,7 @@ def token_id(vocab: Vocabulary, text: str) -> int:
 def spans(
     parts: Iterable[Segment], vocab: Vocabulary, embedder: Callable[[], Embedder], image_tokens: int
 ) -> list[Span]:
-    """Exactly one BOS first, then text ids and media in order. Raises InputError for media that cannot be used."""
+    """A prompt's spans: exactly one BOS, then text and media in order. Raises InputError for unusable media."""
     bos = token_id(vocab, BOS)
     out: list[Span] = []
     ids: list[int] = []

@@ -1,7 +1,7 @@
-"""The KV cache's one owner: it knows what every position holds, reuses what a new prompt shares, and rewinds.
+"""The owner of the KV cache: it knows what every position holds, reuses a shared prefix, and rewinds.
 
-In: a prompt as spans of token ids or soft tokens. Out: a context that holds exactly that prompt, logits at its end.
-Knows nothing of sampling, text or files.
+A prompt comes in as spans of token ids or soft tokens. Then the context holds exactly that prompt, with logits for its
+last position. This module does not know sampling, text or files.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from numpy.typing import NDArray
 from ..errors import ContextError, InputError
 from ..native.context import Context
 
-Key = int | tuple[bytes, int]  # what one position holds: a token id, or a row of some medium by content
+Key = int | tuple[bytes, int]  # what one position holds: a token id, or (content, row) of a medium
 
 
 @dataclass(frozen=True)
 class Span:
     """A run of prompt positions: text (`ids`), or one picture or clip (`ids` all the placeholder's).
 
-    `rows` makes a medium's soft tokens, float32 [n, hidden]; it is only called when they are not in the cache yet.
-    `content` identifies the medium. `causal` False: its rows see each other both ways.
+    `rows` computes a medium's soft tokens, float32 [n, hidden]; it is called only if the cache does not hold them.
+    `content`: a digest of the medium. `causal` False: its rows attend to each other in both directions.
     """
 
     ids: Sequence[int]
@@ -43,9 +43,9 @@ class Span:
 
 
 class Session:
-    """One conversation's cache in one context. After any failure it is empty, never half right.
+    """One conversation's cache in one context. After a failure, the cache is empty.
 
-    `turn` counts the prompts fed: whoever goes on from one asks with `alone` whether it is still theirs.
+    Each feed() increments `turn`; a stream passes its turn to alone(), which raises if another prompt was fed since.
     """
 
     def __init__(self, context: Context) -> None:
@@ -66,7 +66,10 @@ class Session:
         return self.context.size - len(self._held)
 
     def feed(self, spans: Sequence[Span]) -> int:
-        """Make the cache hold exactly `spans`, with logits for the last position. Returns the positions reused."""
+        """Make the cache hold exactly `spans`, with logits for the last position. Returns the positions reused.
+
+        Raises ContextError if `spans` are empty or do not fit, InputError as alone() does.
+        """
         wanted = [key for span in spans for key in span.entries()]
         if not wanted:
             raise ContextError("the prompt is empty")
@@ -83,7 +86,10 @@ class Session:
 
     @contextmanager
     def alone(self, turn: int | None = None) -> Iterator[None]:
-        """Nobody else uses the cache in this block, or closes it, nor has fed it since `turn`. Raises InputError."""
+        """Hold the cache during the block.
+
+        Raises InputError if the cache is closed, if another thread holds it, or if a prompt was fed after `turn`.
+        """
         free = self._busy.acquire(blocking=False)
         try:
             if self._closed:
@@ -98,13 +104,13 @@ class Session:
                 self._busy.release()
 
     def close(self) -> None:
-        """Whatever is asked from now on, by a stream left open too, is an InputError. Waits for whoever is at work."""
+        """Close the cache: later calls raise InputError, also those of an open stream. Waits for the current holder."""
         self._closed = True
         with self._busy:
             pass
 
     def step(self, tokens: Sequence[int]) -> None:
-        """Evaluate token ids after what is held, each with logits (row i of the context's last call)."""
+        """Evaluate token ids after the held positions. Each gets logits: row i of the context's last call."""
         if len(tokens) > self.room:
             raise ContextError(f"{len(tokens)} more tokens, and the context has room for {self.room}")
         with self._emptied_on_failure():
@@ -123,9 +129,11 @@ class Session:
         self._held = []
 
     def _reuse(self, spans: Sequence[Span], wanted: list[Key]) -> int:
-        """Rewind to the longest prefix that both have, and return its length."""
+        """Rewind to the longest prefix that the cache shares with `wanted`, and return its length."""
         shared = 0
-        for held, key in zip(self._held, wanted[:-1], strict=False):  # the last position always gives fresh logits
+        for held, key in zip(
+            self._held, wanted[:-1], strict=False
+        ):  # the last position is always evaluated, for its logits
             if held != key:
                 break
             shared += 1
@@ -135,7 +143,8 @@ class Session:
                 shared = start
             start += len(span)
         window = self.context.model.n_swa
-        forgotten = self.context.first_position() > max(0, shared - window + 1)  # by the sliding layers
+        # Sliding layers forget old positions. Without a full window before it, the next one cannot be computed.
+        forgotten = self.context.first_position() > max(0, shared - window + 1)
         if shared == 0 or forgotten:
             self.clear()
             return 0
@@ -152,9 +161,9 @@ class Session:
 
 
 def pieces(spans: Sequence[Span], size: int, skip: int = 0) -> Iterator[tuple[Span, slice]]:
-    """The parts of `spans` that one call evaluates, in order, without the first `skip` positions.
+    """Cut `spans` into parts for one call each, in order, without the first `skip` positions.
 
-    At most `size` rows each; a span that is not causal is never cut.
+    A part has at most `size` rows, but a span that is not causal stays whole.
     """
     for span in spans:
         step = size if span.causal else len(span)
