@@ -1,6 +1,7 @@
-"""How results and progress look in a terminal: tables that fit, sizes that read well, one progress line.
+"""Show results in a terminal: tables, sizes, warnings and a progress line.
 
-In: plain values. Out: text on standard output (tables) or standard error (progress, warnings).
+Plain values come in. Tables go to standard output, progress and warnings to standard error. This module does not know
+commands.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ MIN_COLUMN = 12
 
 
 def size(n: float) -> str:
-    """Bytes for a person, in powers of ten as shops and disks count."""
+    """Bytes as text in decimal units: 1 kB is 1000 bytes."""
     for unit in ("B", "kB", "MB", "GB"):
         if n < 1000 or unit == "GB":
             return f"{n:.0f} {unit}" if unit == "B" else f"{n:.2f} {unit}"
@@ -81,7 +82,7 @@ def _wrap(text: str, room: int) -> list[str]:
 
 
 class Progress:
-    """One line on standard error with share, speed and time left; silent where nobody watches."""
+    """One line on standard error with share, speed and time left; nothing unless standard error is a terminal."""
 
     def __init__(self, *, quiet: bool = False, every_s: float = 0.2) -> None:
         self._every_s = every_s
@@ -91,7 +92,7 @@ class Progress:
         self._length = 0
 
     def __call__(self, done: int, total: int, stage: str, amount: Callable[[float], str] = size) -> None:
-        """Tell that `done` of `total` bytes of a stage are finished; `amount` shows another unit."""
+        """Show that `done` of `total` of a stage are finished. `amount` formats a count; bytes unless given."""
         now = time.monotonic()
         if not self._on or (now - self._told < self._every_s and done < total):
             return

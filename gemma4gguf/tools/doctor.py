@@ -1,6 +1,6 @@
-"""What this machine offers, and what would stop gemma4gguf here.
+"""Examine this machine: versions, processor, memory, and what would keep gemma4gguf from running.
 
-In: nothing. Out: findings, each a name, a value and whether it is a problem.
+Nothing comes in; findings go out, each with a name, a value and maybe a problem. This module does not know bundles.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from ..errors import Gemma4Error
 from ..machine import physical_cores
 
-PACKAGES = {  # what must be there, and the versions it must begin with
+PACKAGES = {  # required package -> the beginning of the version it was tested with
     "llama-cpp-python": "0.3.36",
     "gguf": "0.19",
     "numpy": "",
@@ -62,7 +62,7 @@ def _packages() -> list[Finding]:
 
 def _llama() -> list[Finding]:
     try:
-        from ..native import library  # may fail, and that is what we are asked
+        from ..native import library  # may fail, which is a finding
 
         features = [part.strip() for part in library.system_info().split("|") if "= 1" in part]
         return [

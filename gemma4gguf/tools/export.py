@@ -1,7 +1,8 @@
-"""A bundle's parts under the names that other runtimes look for, and what to type there.
+"""Write a bundle's parts under the names that other runtimes look for.
 
-In: a bundle and a folder. Out: files, each a section byte for byte (or the whole file under a second name, where a
-text model is enough), as `layouts` plans them. What can be refused is refused before the first file is made.
+A bundle and a folder come in. Files go out, as `layouts` plans them: each section byte for byte, or a hard link to the
+whole bundle where only a text model is needed. All checks come before the first file is made. This module does not know
+what a runtime needs.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class File:
-    """One file that was made. `how`: cut (copied), linked (the whole bundle's second name), written, or there."""
+    """One file. `how`: cut (a copied section), linked (a hard link to the bundle), written, or there (already)."""
 
     path: Path
     what: str
@@ -38,7 +39,7 @@ class File:
 
 @dataclass(frozen=True)
 class Exported:
-    """What was made, what to type (one command a line), and what differs there from gemma4gguf."""
+    """The files, the commands to type, and notes on what differs from gemma4gguf in that runtime."""
 
     target: str
     folder: Path
@@ -57,11 +58,11 @@ def export(
     force: bool = False,
     progress: Progress = lambda done, total: None,
 ) -> Exported:
-    """Lay a bundle out for `target` (llama.cpp, lmstudio, ollama) in `folder`, which is made if need be.
+    """Write a bundle's parts for `target` (llama.cpp, lmstudio, ollama) into `folder`, which is made if needed.
 
-    `image_tokens`: the budget of a picture there [the bundle's own, else 280]. `link` False: no hard links, every
-    file stands for itself. `progress` is told (bytes written, in all). Nothing that exists is touched without `force`,
-    and each file appears only when it is complete. Raises InputError, FormatError and ConversionError.
+    `image_tokens`: a picture's budget there [the bundle's own, else 280]. `link` False: make copies, not hard links.
+    `progress` is called with (bytes written, in all). Existing files are kept unless `force`, and each file appears
+    only when it is complete. Raises InputError, FormatError and ConversionError.
     """
     if target not in TARGETS:
         raise InputError(f"a layout for {target!r}; the known ones are {', '.join(TARGETS)}")
@@ -97,7 +98,7 @@ def export(
 
 
 def _is_there(order: Order, source: Path) -> bool:
-    """The bundle itself lies where its text model is wanted, as in its own folder."""
+    """Whether the file to make is the bundle itself, as when it is exported into its own folder."""
     if not any(_same_entry(order.path, name) for name in (source, source.resolve())):
         return False
     if order.link:
@@ -106,14 +107,14 @@ def _is_there(order: Order, source: Path) -> bool:
 
 
 def _same_entry(path: Path, other: Path) -> bool:
-    """Whether both name one entry of one folder: a second hard link is another entry, and may be replaced."""
+    """Whether both paths name the same entry of a folder. Another hard link is another entry and may be replaced."""
     if not path.exists() or path.name.casefold() != other.name.casefold():
         return False
     return path.parent.samefile(other.parent) and path.samefile(other)
 
 
 def _check(orders: Sequence[Order], *, force: bool) -> None:
-    """Everything that can be refused is refused before the first file is made."""
+    """Raise ConversionError if a file cannot be made, before the first one is."""
     needed = sum(order.size for order in orders if not order.link)
     for order in orders:
         if order.path.is_dir():
@@ -144,9 +145,9 @@ def _make(order: Order, source: Path, *, force: bool, progress: Callable[[int], 
 
 
 def _linked(source: Path, path: Path) -> bool:
-    """Give the whole bundle a second name; False where the file system cannot."""
+    """Make `path` a hard link to the bundle; False if the file system cannot."""
     if path.exists() and not path.is_symlink() and path.samefile(source):
-        return True  # renaming one name of a file to another would do nothing, and leave both
+        return True  # a link already; renaming a second one to it would do nothing and leave both
     link = path.with_name(f".{path.name}.link")
     try:
         link.unlink(missing_ok=True)
@@ -161,12 +162,12 @@ def _linked(source: Path, path: Path) -> bool:
 
 
 def _cut(section: Section, out: IO[bytes], progress: Callable[[int], None]) -> None:
-    """Copy a section. File systems that can share blocks do so: sections begin at whole blocks."""
+    """Copy a section. It begins at a whole block, so that file systems that can share blocks do."""
     done = 0
     with open(section.path, "rb") as file:
         room = os.fstat(file.fileno()).st_size - section.offset
-        wanted = min(padded(section.size, SECTION_ALIGNMENT), room)  # up to a whole block, cut off again below
-        with suppress(AttributeError, OSError):  # another system, or a file system that cannot
+        wanted = min(padded(section.size, SECTION_ALIGNMENT), room)  # up to a whole block; truncated below
+        with suppress(AttributeError, OSError):  # this system or file system does not offer it
             while done < wanted:
                 step = min(COPY_BYTES, wanted - done)
                 n = os.copy_file_range(file.fileno(), out.fileno(), step, section.offset + done, done)

@@ -1,6 +1,6 @@
-"""What a bundle holds.
+"""Summarise what a bundle holds.
 
-In: a bundle. Out: a summary as plain data, for people and for JSON. Reads headers only.
+A bundle comes in; plain data that JSON can hold goes out. Only headers are read. This module does not print.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _TECHNICAL = {"architecture", "type", "alignment", "file_type", "quantization_ve
 
 
 def summary(bundle: Bundle) -> dict[str, Any]:
-    """Sections, types, sizes, defaults and provenance: JSON-ready."""
+    """Sections, types, sizes, defaults and provenance, as plain data."""
     text = bundle.text.metadata
     template = text.get("tokenizer.chat_template")
     return {
@@ -84,7 +84,7 @@ def _end_tokens(text: Section) -> list[str]:
 def _tokens(text: Section) -> Sequence[str]:
     try:
         return vocabulary(text)
-    except FormatError:  # a summary tells what is there
+    except FormatError:  # a file without one has a summary too
         return ()
 
 

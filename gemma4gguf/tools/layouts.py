@@ -1,6 +1,7 @@
-"""What each runtime wants of a bundle: files and their names, set-up files, commands, and what differs there.
+"""Plan an export: the files, their names, the set-up files and the commands that each runtime needs.
 
-In: a bundle and where its parts shall go. Out: a plan (files to make, lines to type, notes). Writes nothing.
+A bundle and the place for its parts come in. A plan goes out: files to make, commands to type, notes on what differs
+there. Nothing is written here.
 """
 
 from __future__ import annotations
@@ -17,16 +18,16 @@ from ..bundle.reading import DRAFTER, EMBEDDER, TEXT, Bundle, Section
 
 PREFIXES = {TEXT: "", EMBEDDER: "mmproj-", DRAFTER: "mtp-"}  # what llama.cpp and LM Studio look for beside a model
 MICRO_BATCH = 512  # llama.cpp's own
-# Soft tokens a picture may take -> llama.cpp's --image-min-tokens. It rounds sizes up below that limit and down above
-# the other one, the reference always down: these values make most sizes equal (of pictures with the aspect ratios of
-# cameras and screens 75, 84, 99, 93 and 77 %), and leave alone what has the reference's size already.
+# A picture's budget in soft tokens -> llama.cpp's --image-min-tokens. llama.cpp rounds sizes up to this limit and down
+# to --image-max-tokens; the reference always rounds down. With these values most pictures get the reference's size (75,
+# 84, 99, 93 and 77 % of those with a camera's or screen's aspect ratio), and those that have it already keep it.
 BUDGETS = {70: 54, 140: 118, 280: 250, 560: 512, 1120: 1048}
-OVERSHOOT = 1.3  # times the budget: what llama.cpp's rounding up makes of pictures up to 100 times as long as wide
+OVERSHOOT = 1.3  # times the budget: llama.cpp's rounding gives at most this for aspect ratios up to 100
 
 
 @dataclass(frozen=True)
 class Order:
-    """A file to be made: a section, or a text that was written here."""
+    """A file to make: a section, or a set-up file's bytes. `link`: a hard link to the bundle will do."""
 
     path: Path
     content: Section | bytes
@@ -39,7 +40,7 @@ class Order:
 
 @dataclass(frozen=True)
 class Job:
-    """Everything a target's plan depends on. `name` is the bundle's, safe as a file name everywhere."""
+    """Everything that a target's plan depends on. `name` is the bundle's, made safe for file names everywhere."""
 
     bundle: Bundle
     name: str
@@ -54,7 +55,7 @@ class Job:
         return self.bundle.section(architecture) is not None
 
     def orders(self, folder: Path, architectures: Sequence[str], *, whole: bool) -> Iterator[Order]:
-        """`whole`: the target reads the whole bundle as a text model, so that a second name of it will do."""
+        """The parts to make. `whole`: the target reads a bundle as a text model, so a hard link to it will do."""
         for architecture in architectures:
             section = self.bundle.section(architecture)
             if section is not None:
@@ -91,7 +92,7 @@ def _llama_cpp(job: Job) -> ExportPlan:
 
 
 def image_options(image_tokens: int) -> list[str]:
-    """llama.cpp's options for a picture's budget, see BUDGETS."""
+    """llama.cpp's options for a picture's budget: see BUDGETS."""
     return ["--image-min-tokens", str(BUDGETS[image_tokens]), "--image-max-tokens", str(image_tokens)]
 
 
@@ -126,7 +127,7 @@ _LM_STUDIO_VERSION = (
 
 
 def _publisher(metadata: Mapping[str, Any]) -> str:
-    """The folder LM Studio files a model under: who made it, where the file says so."""
+    """LM Studio's folder for the model: its maker, if the file names one."""
     for key in ("general.organization", "general.base_model.0.organization", "general.author"):
         value = metadata.get(key)
         if isinstance(value, str) and value.strip():
@@ -175,7 +176,7 @@ def _readme(job: Job) -> str:
 
 
 def _ollama(job: Job) -> ExportPlan:
-    # Whole files are hashed and stored there: parts, never the bundle, or the rest would be stored twice.
+    # Ollama copies whole files into its store. It gets parts: with the bundle, the other parts would be stored twice.
     orders = list(job.orders(job.folder, (TEXT, EMBEDDER, DRAFTER), whole=False))
     orders.append(Order(job.folder / "Modelfile", modelfile(job.bundle, job.name).encode()))
     name = job.name.lower()
@@ -191,11 +192,11 @@ def _ollama(job: Job) -> ExportPlan:
 
 
 def modelfile(bundle: Bundle, name: str) -> str:
-    """A Modelfile for a bundle's parts, which lie beside it.
+    """A Modelfile for a bundle's parts in the same folder.
 
-    RENDERER names the large family's layout: left to itself, Ollama chooses by the number of parameters and takes the
-    12B for a small one, whose prompt lacks the empty thought that this model was trained to see when it is not asked
-    to think. A TEMPLATE would bypass the renderer and its tool calls.
+    RENDERER is set because Ollama would choose by the number of parameters and treat the 12B as a small model. The
+    small models' prompt lacks the empty thought that the 12B was trained to see when thinking is off. A TEMPLATE would
+    replace the renderer and lose its tool calls.
     """
     metadata = bundle.text.metadata
     lines = [f"FROM ./{PREFIXES[TEXT]}{name}.gguf"]

@@ -1,8 +1,8 @@
-"""A text model, a projector and a drafter, from anyone, to one bundle.
+"""Pack a text model, an embedder and a drafter from any source into one bundle.
 
-In: GGUF files. Out: a bundle whose sections are theirs, key by key and byte by byte, after a check that they belong
-together. A bundle given as the text model brings its own sections, which stay unless another file replaces them.
-Loads nothing into llama.cpp and looks at no weights.
+GGUF files come in. A bundle goes out whose sections equal them key by key and byte by byte, after checks that they
+belong together. If the text model is a bundle, its other sections are kept unless they are replaced. This module loads
+nothing into llama.cpp and does not look at weights.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ..errors import FormatError
 from ..media.embedder import Embedder
 
 OPTIONS = {EMBEDDER: "--embedder", DRAFTER: "--drafter"}
-TOWERS = {  # projectors of models that have an encoder, by clip.vision.projector_type and clip.audio.projector_type
+TOWERS = {  # projectors of models with an encoder, by clip.vision.projector_type or clip.audio.projector_type
     "gemma4v": "the vision tower of a Gemma 4 E2B, E4B, 26B or 31B",
     "gemma4a": "the audio tower of a Gemma 4 E2B or E4B",
     "gemma3": "the vision tower of a Gemma 3",
@@ -28,12 +28,12 @@ TOWERS = {  # projectors of models that have an encoder, by clip.vision.projecto
     "gemma3na": "the audio tower of a Gemma 3n",
 }
 PROJECTORS = ("gemma4uv", "gemma4ua")
-SPLIT = "split."  # keys of llama.cpp's gguf-split: of no meaning in a whole file
+SPLIT = "split."  # keys of llama.cpp's gguf-split, meaningless in a whole file
 
 
 @dataclass(frozen=True)
 class Packed:
-    """What was written: `sections` are architectures in order, `sizes` their bytes; `notes` are lines for people."""
+    """What was written. `sections`: architectures, in order; `sizes`: their bytes; `notes`: lines for people."""
 
     path: Path
     sections: tuple[str, ...]
@@ -51,10 +51,11 @@ def pack(
     force: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Packed:
-    """Join files to a bundle. `text` is a text model's GGUF or a bundle; `progress` is told (bytes done, in all).
+    """Pack files into one bundle. `text`: a text model's GGUF, or a bundle.
 
-    Raises InputError (no such file), FormatError (not what it should be, or not of the same model) and
-    ConversionError (the output cannot be written); nothing is then left under the output's name.
+    `progress` is called with (bytes done, in all).
+    Raises InputError (no such file), FormatError (a wrong kind of file, or parts of different models) and
+    ConversionError (the output cannot be written). Then nothing new appears under the output's name.
     """
     bundle = Bundle.open(text)
     check_text(bundle.text)
@@ -84,7 +85,7 @@ def _notes(bundle: Bundle, packed: tuple[str, ...]) -> Iterator[str]:
 
 
 def only(path: str | os.PathLike[str], architecture: str) -> Section:
-    """The one section of a file that must be of this architecture. Raises InputError and FormatError."""
+    """The only section of a file, which must have this architecture. Raises InputError and FormatError."""
     sections = read_sections(path)
     found = sections[0].architecture
     wanted = f"expected {a_kind(architecture)} (architecture {architecture!r}) for {OPTIONS[architecture]}"
@@ -113,7 +114,7 @@ def check_embedder(text: Section, embedder: Section) -> None:
                 f"{embedder.path}: holds {what}; Gemma 4 12B has no encoder, its embedder is of the types "
                 f"{' and '.join(PROJECTORS)}: give the mmproj file of a 12B"
             )
-    Embedder(Bundle(embedder.path, (text, embedder), ()))  # its own checks: every tensor, every size, the width
+    Embedder(Bundle(embedder.path, (text, embedder), ()))  # checks every tensor, every size and the width
 
 
 def _projectors(meta: Mapping[str, Any]) -> list[str]:

@@ -1,9 +1,9 @@
-"""How far a bundle's predictions are from a reference's: what quantising has cost.
+"""Measure what quantising costs: how far a bundle's predictions are from a reference's.
 
-In: two bundles of one model, a text, and optionally pictures and sound. Out: a `Quality`: KL divergence, agreement of
-the likeliest token, perplexities. The text is cut and scored as llama-perplexity does, so that the numbers compare:
-windows of 512 tokens, each begun with BOS, the predictions in the second half of each. One model is in memory at a
-time; the reference's predictions wait in a temporary file.
+Two bundles of one model and a text come in, and maybe pictures and sound. A `Quality` goes out: KL divergence,
+agreement of the likeliest token, perplexities. The text is cut and scored as in llama-perplexity, so that the numbers
+can be compared: windows of 512 tokens, each starting with BOS; the predictions in the second half of each count. One
+model is in memory at a time; the reference's predictions are kept in a temporary file.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from ..native.weights import Weights
 from ..runtime.prompt import BOS, spans, token_id
 from ..runtime.session import Span, evaluate, pieces
 
-WINDOW = 512  # tokens that see each other
+WINDOW = 512  # tokens evaluated together
 STEP = 256  # rows computed at a time, half a window; their logits are 0.3 GB for 262,144 tokens
-MEDIUM_TEXT = 400  # characters of text after a picture or clip; all predictions of them count
+MEDIUM_TEXT = 400  # characters of text after a picture or clip; all their predictions count
 TEXT = "quality.txt"  # beside this module: prose, facts, lists, code and other languages
 
 FloatArray = NDArray[np.float32]
@@ -44,9 +44,9 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Quality:
-    """`kl_*` in nats over all `positions`; `same_top` is the share whose likeliest token agrees.
+    """`kl_*`: nats, over all `positions`. `same_top`: the share of positions whose likeliest token agrees.
 
-    `kl_999`: 99.9 % of the positions are below it. `kl_media`: the mean over the positions after media, or None.
+    `kl_999`: the 99.9 % quantile. `kl_media`: the mean over the positions after media; None without media.
     """
 
     positions: int
@@ -63,7 +63,7 @@ class Quality:
 
 @dataclass(frozen=True)
 class Passage:
-    """A prompt, and from which position on its predictions count (the last position's never do)."""
+    """A prompt. Its predictions count from position `first` on, except the last one, which has no next token."""
 
     spans: tuple[Span, ...]
     first: int
@@ -98,11 +98,11 @@ def compare(
 ) -> Iterator[Quality]:
     """Compare bundles, one after another, with a reference of the same model, which is evaluated once.
 
-    `text` None takes a fixed one; `windows` is how many of its windows count, None all. Each picture and clip is
-    followed by a beginning of the text. `progress` is told (positions computed, positions in all, over all models).
+    `text` None: a fixed one. `windows`: how many of the text's windows count, None for all. Each picture and clip is
+    followed by the beginning of the text. `progress` is called with (positions computed, in all), over all models.
 
-    Raises InputError, before any work, when two are different models or the reference's predictions (a float32 for
-    each position and token) do not fit the folder of temporary files; also when the text is shorter than one window.
+    Raises InputError if two are different models, if the text is shorter than one window, or if the reference's
+    predictions (a float32 per position and token) do not fit the folder of temporary files; this before any work.
     """
     text = files(__package__).joinpath(TEXT).read_text(encoding="utf-8") if text is None else text
     base, others = Bundle.open(reference), [Bundle.open(path) for path in paths]
@@ -110,7 +110,7 @@ def compare(
     media += [raw_segments(f"<|audio|>{text[:MEDIUM_TEXT]}", [], [clip]) for clip in audio]
     check_vocabulary(base.text)
     for other in others:
-        _check_pair(base, other)  # the same vocabulary, so it need not be checked again
+        _check_pair(base, other)  # has the same vocabulary, which was checked above
         if media:
             other.require(EMBEDDER)
     with tempfile.TemporaryFile() as store:
@@ -127,7 +127,7 @@ def compare(
             store.seek(0)
             scores = []
             with Weights(other.path, gpu_layers=gpu_layers) as model:
-                if media:  # soft tokens of its own: the embedder may differ too
+                if media:  # its own soft tokens, because the embedder may differ too
                     passages = _passages(model, other, text, media, windows)
                 targets = [i for p in passages for i in p.ids[p.first + 1 :]]
                 for row, target in zip(_predictions(model, passages, threads), targets, strict=True):
@@ -208,7 +208,7 @@ def _log_softmax(logits: FloatArray) -> FloatArray:
 
 
 def _score(base: FloatArray, other: FloatArray, target: int) -> tuple[float, bool, float, float]:
-    """KL divergence of one prediction from the reference's, whether the tops agree, both log-likelihoods."""
+    """KL divergence from the reference, whether the likeliest tokens agree, and both log likelihoods of `target`."""
     divergence = np.dot(np.exp(base), base - other)
     return float(divergence), bool(base.argmax() == other.argmax()), float(base[target]), float(other[target])
 

@@ -1,7 +1,7 @@
-"""What is wrong with a bundle.
+"""Find every fault of a bundle.
 
-In: a path. Out: every fault found, one line each. Reads every byte, and loads the vocabulary, never the weights, into
-llama.cpp.
+A path comes in; the faults go out, one line each. Every byte is read. The vocabulary is loaded into llama.cpp, the
+weights are not. This module repairs nothing.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ from .pack import check_embedder
 
 
 def faults(path: str | Path, progress: Callable[[int, int], None] = lambda done, total: None) -> list[str]:
-    """Everything that is wrong with a file, one line each; empty when it is sound. Reads the whole file twice.
+    """All faults of a file, one line each; empty if it is sound. Reads the whole file twice.
 
-    `progress` is told (bytes done, in all).
+    `progress` is called with (bytes done, in all).
     """
     try:
         bundle = Bundle.open(path)
@@ -70,7 +70,7 @@ def _sections(bundle: Bundle) -> Iterator[str]:
 
 
 def _bounds(bundle: Bundle) -> Iterator[str]:
-    """Tensors lie one after the other, as llama.cpp wants them; between sections there is nothing."""
+    """Tensors must follow one another without gaps, as llama.cpp requires. Between sections there must be zeros."""
     for section in bundle.sections:
         expected = 0
         for name, info in section.tensors.items():
@@ -106,7 +106,7 @@ def _hashes(bundle: Bundle, report: Callable[[int], None]) -> Iterator[str]:
 
 
 def _values(bundle: Bundle, report: Callable[[int], None]) -> Iterator[str]:
-    """No NaN, no infinity, no broken scale: damage that a file without hashes would hide."""
+    """No value or scale may be NaN or infinite. This finds damage in files without digests too."""
     for section in bundle.sections:
         for name, info in section.tensors.items():
             report(info.nbytes)
@@ -120,7 +120,7 @@ def _finite(raw: NDArray[np.uint8], kind: T) -> bool:
 
 
 def _parts(bundle: Bundle) -> Iterator[str]:
-    """Each section is whole, and belongs to the text model."""
+    """Each section must be whole and belong to the text model."""
     yield from _try(partial(check_text, bundle.text), "text model")
     for name, check in ((EMBEDDER, check_embedder), (DRAFTER, check_drafter)):
         section = bundle.section(name)
@@ -174,7 +174,7 @@ _SAMPLES = 2000  # entries of the vocabulary that are tried
 
 
 def _round_trip(vocab: Vocabulary, tokens: Sequence[str]) -> Iterator[str]:
-    """Text comes back as it went in; special tokens are one id each, and a vocabulary's entries stay themselves."""
+    """Texts and vocabulary entries must survive a round trip through ids. Each special token must be one id."""
     for text in _TEXTS:
         ids = vocab.tokenize(text, special=False)
         back = b"".join(vocab.piece(i, special=False) for i in ids)
