@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
@@ -13,6 +15,8 @@ from scripts import make_docs
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+ROOT = Path(__file__).parent.parent
 
 
 class Choices(TypedDict, total=False):
@@ -63,3 +67,22 @@ def test_options_of_a_typed_dict_are_unfolded() -> None:
         "| `width` | `int \\| None` |  | of the picture, in pixels |",
         "| `name` | `str` |  |  |",
     ]
+
+
+def _told(node: ast.expr) -> str:
+    """The text of a string in the code, `…` for what is filled in."""
+    if isinstance(node, ast.JoinedStr):
+        return "".join(map(_told, node.values))
+    return str(node.value) if isinstance(node, ast.Constant) else "…"
+
+
+def test_messages_in_troubleshooting_are_those_of_the_code() -> None:
+    """The first column, where it begins with a quotation that is not something to type."""
+    files = [p for folder in ("gemma4gguf", "converters") for p in (ROOT / folder).rglob("*.py")]
+    nodes = [node for path in files for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))]
+    texts = [_told(node) for node in nodes if isinstance(node, (ast.JoinedStr, ast.Constant))]
+    page = (ROOT / "docs/troubleshooting.md").read_text(encoding="utf-8")
+    quoted = [match for match in re.findall(r"^\| `([^`]+)`", page, re.MULTILINE) if " " in match]
+    missing = [q for q in quoted if not any(q in text for text in texts) and "command not found" not in q]
+    assert len(quoted) > 30
+    assert not missing
