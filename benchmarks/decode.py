@@ -45,9 +45,9 @@ sys.path.insert(0, str(ROOT))
 from gemma4gguf.bundle.reading import DRAFTER, TEXT, Bundle  # noqa: E402
 from gemma4gguf.native.context import Context, ContextOptions  # noqa: E402
 from gemma4gguf.native.sampler import Sampler, SamplingOptions  # noqa: E402
-from gemma4gguf.native.weights import Weights  # noqa: E402
 from gemma4gguf.runtime.decode import Drafts, decode  # noqa: E402
 from gemma4gguf.runtime.drafter import Drafter  # noqa: E402
+from gemma4gguf.runtime.loading import load  # noqa: E402
 from gemma4gguf.runtime.pace import Pace  # noqa: E402
 from gemma4gguf.runtime.session import Session, Span  # noqa: E402
 
@@ -89,7 +89,7 @@ class Ours:
     def __init__(self, bundle: Bundle, threads: int | None, tokens: int, clock: Callable[[], float]) -> None:
         self.clock = clock
         options = ContextOptions(CONTEXT, threads=threads)
-        self.model = Weights(bundle.path)
+        self.model = load(bundle.text)
         self.session = Session(Context(self.model, options, hidden=True))
         self.drafter = Drafter(bundle.require(DRAFTER), bundle.text, self.session.context)
         self.ratio = bundle.require(DRAFTER).size / bundle.text.size

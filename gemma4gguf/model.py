@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from .arguments import listed, whole
 from .bundle.reading import DRAFTER, EMBEDDER, Bundle
-from .bundle.validation import check_vocabulary
+from .bundle.validation import check_text
 from .chat.rendering import THOUGHT_OPEN, AudioSegment, ImageSegment, Prompt, Segment, compose, raw_segments
 from .chat.reply import ReplyParser
 from .chat.stream import Chunk, ReplyStream
@@ -35,6 +35,7 @@ from .native.weights import Weights
 from .runtime.answer import Rules, answer, room
 from .runtime.decode import Drafts
 from .runtime.drafter import Drafter
+from .runtime.loading import load
 from .runtime.options import Options
 from .runtime.pace import Pace
 from .runtime.prompt import spans
@@ -93,14 +94,13 @@ class Gemma4:
         if threads is not None:
             threads = whole("threads", threads, lambda v: v >= 1, "a whole number, at least 1")
         self.bundle = Bundle.open(path)
+        check_text(self.bundle.text)
         metadata = self.bundle.text.metadata
         if image_tokens is None:
             image_tokens = metadata.get("gemma4gguf.image.max_soft_tokens", DEFAULT_BUDGET)
         self.image_tokens: int = image_tokens
         check_budget(self.image_tokens)
-        limit = metadata.get("gemma4.context_length")
-        if not isinstance(limit, int) or limit < 1:
-            raise FormatError(f"{self.bundle.path}: gemma4.context_length is {limit!r}; convert the model again")
+        limit = metadata["gemma4.context_length"]
         if context is not None and context > limit:
             raise InputError(f"context is {context:,}, the model was made for at most {limit:,}")
         micro_batch = max(MIN_MICRO_BATCH, self.image_tokens)  # a picture is one micro-batch, whatever the budget
@@ -155,11 +155,8 @@ class Gemma4:
                 raise InputError("this model is closed; open it again")
             if self._model is None or self._session is None:
                 started = time.perf_counter()
-                check_vocabulary(self.bundle.text)
                 with ExitStack() as undo:  # a part that cannot be made takes the others with it
-                    model = undo.enter_context(
-                        Weights(self.bundle.path, gpu_layers=self._gpu_layers, debug=self._debug)
-                    )
+                    model = undo.enter_context(load(self.bundle.text, gpu_layers=self._gpu_layers, debug=self._debug))
                     context = undo.enter_context(Context(model, self._context_options, hidden=bool(self._draft)))
                     if self._draft:
                         self._load_drafter(context)

@@ -26,7 +26,8 @@ from gemma4gguf.native import context as native_context
 from gemma4gguf.native import extensions
 from gemma4gguf.native.context import Context, ContextOptions
 from gemma4gguf.native.weights import Weights
-from gemma4gguf.runtime.drafter import Drafter, in_place
+from gemma4gguf.runtime.drafter import Drafter
+from gemma4gguf.runtime.loading import in_place
 from gemma4gguf.runtime.pace import LONGEST, Pace
 from gemma4gguf.runtime.prompt import spans
 from gemma4gguf.runtime.session import Session
@@ -104,10 +105,10 @@ def test_drafts_read_any_cache(
 
 def test_the_drafter_loads_where_it_lies_or_from_a_copy(opened: Bundle, weights: Weights) -> None:
     section = opened.require(DRAFTER)
-    with in_place(section, copy=False) as (path, offset):
-        assert (path, offset) == (section.path, section.offset)
-    with in_place(section, copy=True) as (path, offset):
-        assert offset == 0
+    with section.open() as file, in_place(section, file, copy=False) as (path, offset, descriptor):
+        assert (path, offset, descriptor) == (section.path, section.offset, file.fileno())
+    with section.open() as file, in_place(section, file, copy=True) as (path, offset, descriptor):
+        assert (offset, descriptor) == (0, None)
         assert path.read_bytes() == b"".join(bytes(piece) for piece in section.copy())
         with Weights(path) as copied, Weights(section.path, offset=section.offset) as placed:
             assert copied.n_embd == placed.n_embd == weights.n_embd

@@ -205,10 +205,7 @@ def test_a_text_only_bundle_refuses_pictures_before_any_work(make_bundle: Callab
 def test_damage_that_llama_cpp_notices_is_an_error_with_its_words(bundle: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken.gguf"
     shutil.copy(bundle, broken)
-    raw = bytearray(broken.read_bytes())
-    at = raw.index(b"gemma4.block_count") + len(b"gemma4.block_count") + 4
-    raw[at] = 200
-    broken.write_bytes(raw)
+    broken.write_bytes(broken.read_bytes().replace(b"tokenizer.ggml.merges", b"tokenizer.ggml.merged", 1))
     with Gemma4(broken) as model, pytest.raises(NativeError, match="cannot load"):
         model.generate("Hi")
 

@@ -15,19 +15,12 @@ from typing import Any
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
 
 from ..errors import FormatError
+from .limits import LIMITS, Limits
 
 MAGIC = b"GGUF"
 VERSION = 3
 DEFAULT_ALIGNMENT = 32  # bytes
 MAX_DIMENSIONS = 4
-# Far above what a model needs (the 12B has 667 tensors and a header of 15 MB with 1.3 million strings). They keep a
-# hostile header from costing much time or memory.
-MAX_KEY_BYTES = 65_535
-MAX_STRING_BYTES = 1 << 24
-MAX_ENTRIES = 1 << 16  # of tensors, and of keys
-MAX_VALUES = 1 << 23  # of all arrays together
-MAX_HEADER_BYTES = 1 << 28
-
 _SCALARS: dict[GGUFValueType, struct.Struct] = {
     GGUFValueType.UINT8: struct.Struct("<B"),
     GGUFValueType.INT8: struct.Struct("<b"),
@@ -75,6 +68,12 @@ class Header:
     tensors: Mapping[str, TensorInfo]
     pairs: Mapping[str, bytes]
 
+    def type_of(self, key: str) -> tuple[GGUFValueType, GGUFValueType | None]:
+        """The type a value is stored as, and for an array that of its elements."""
+        raw, at = self.pairs[key], _U64.size + len(key.encode())
+        kind = GGUFValueType(_U32.unpack_from(raw, at)[0])
+        return kind, GGUFValueType(_U32.unpack_from(raw, at + 4)[0]) if kind is GGUFValueType.ARRAY else None
+
 
 class LazyStrings(Sequence[str]):
     """An array of strings, decoded at first use (a vocabulary has 262,144 of them)."""
@@ -83,14 +82,17 @@ class LazyStrings(Sequence[str]):
         self._raw, self._count = raw, count
         self._items: list[str] | None = None
 
+    def stored(self) -> Iterator[bytes]:
+        """Each string's bytes, as they are in the file."""
+        raw, pos = self._raw, 0
+        for _ in range(self._count):
+            (n,) = _U64.unpack_from(raw, pos)
+            yield raw[pos + 8 : pos + 8 + n]
+            pos += 8 + n
+
     def _load(self) -> list[str]:
         if self._items is None:
-            raw, pos, items = self._raw, 0, []
-            for _ in range(self._count):
-                (n,) = _U64.unpack_from(raw, pos)
-                items.append(raw[pos + 8 : pos + 8 + n].decode("utf-8", "replace"))
-                pos += 8 + n
-            self._items = items
+            self._items = [raw.decode("utf-8", "replace") for raw in self.stored()]
         return self._items
 
     def __len__(self) -> int:
@@ -126,13 +128,21 @@ def padded(n: int, alignment: int = DEFAULT_ALIGNMENT) -> int:
 # ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+class Allowance:
+    """What the headers of one file may still cost; each header takes its share."""
+
+    def __init__(self, limits: Limits = LIMITS) -> None:
+        self.limits = limits
+        self.bytes, self.keys, self.tensors = limits.header_bytes, limits.entries, limits.entries
+        self.numbers, self.strings = limits.numbers, limits.strings
+
+
 class _Cursor:
     """A read position in untrusted bytes. Every read is checked against the end first."""
 
-    def __init__(self, data: Any, start: int, where: str) -> None:
-        self.data, self.pos, self.where = data, start, where
-        self.size = min(len(data), start + MAX_HEADER_BYTES)
-        self.values = MAX_VALUES
+    def __init__(self, data: Any, start: int, where: str, allowance: Allowance) -> None:
+        self.data, self.pos, self.where, self.left = data, start, where, allowance
+        self.size = min(len(data), start + allowance.bytes)
 
     def fail(self, what: str) -> FormatError:
         return FormatError(
@@ -153,19 +163,26 @@ class _Cursor:
     def number(self, kind: struct.Struct) -> Any:
         return kind.unpack(self.take(kind.size))[0]
 
-    def text(self, what: str, limit: int, errors: str = "strict") -> str:
+    def string(self, what: str, limit: int) -> bytes:
         n = self.number(_U64)
         if n > limit:
             raise self.fail(f"{what} of {n:,} bytes (at most {limit:,})")
+        return self.take(n)
+
+    def name(self, what: str) -> str:
+        """A key or a tensor's name. C would take one with a NUL for another, shorter one."""
         try:
-            return self.take(n).decode("utf-8", errors)
+            text = self.string(what, self.left.limits.key_bytes).decode("utf-8")
         except UnicodeDecodeError:
             raise self.fail(f"{what} that is not UTF-8") from None
+        if "\0" in text:
+            raise self.fail(f"{what} with a NUL in it ({text!r:.80})")
+        return text
 
     def value(self) -> Any:
         kind = self.kind()
         if kind is GGUFValueType.STRING:
-            return self.text("a string", MAX_STRING_BYTES, "replace")
+            return self.string("a string", self.left.limits.string_bytes).decode("utf-8", "replace")
         if kind is GGUFValueType.ARRAY:
             return self.array()
         return self.number(_SCALARS[kind])
@@ -183,8 +200,11 @@ class _Cursor:
             raise self.fail("an array of arrays")
         if kind is not GGUFValueType.STRING:
             scalar = _SCALARS[kind]
-            return list(struct.unpack(f"<{count}{scalar.format[1:]}", self.take(self.room(count, scalar.size))))
-        self.room(count, _U64.size)
+            self.room(count, scalar.size, self.left.numbers)
+            self.left.numbers -= count
+            return list(struct.unpack(f"<{count}{scalar.format[1:]}", self.take(count * scalar.size)))
+        self.room(count, _U64.size, self.left.strings)
+        self.left.strings -= count
         start, data, size, pos = self.pos, self.data, self.size, self.pos
         for _ in range(count):  # the one hot loop: 776,000 strings in a 12B's header
             end = pos + 8
@@ -195,21 +215,21 @@ class _Cursor:
         self.pos = pos
         return LazyStrings(data[start:pos], count)
 
-    def room(self, count: int, each: int) -> int:
+    def room(self, count: int, each: int, left: int) -> None:
         if count > (self.size - self.pos) // each:
             raise self.fail(f"an array of {count:,} values runs past the end of the {self.whole}")
-        if count > self.values:
-            raise self.fail(f"an array of {count:,} values, which makes more than {MAX_VALUES:,} in all")
-        self.values -= count
-        return count * each
+        if count > left:
+            raise self.fail(f"an array of {count:,} values, more than the {left:,} that a file may still have")
 
 
-def read_header(data: Any, start: int, where: str) -> Header:
+def read_header(data: Any, start: int, where: str, allowance: Allowance | None = None) -> Header:
     """Parse the GGUF that begins at byte `start` of `data` (bytes or mmap). `where` names the file in errors.
 
-    Raises FormatError for anything that is not a well-formed little-endian GGUF v3 inside the file's bounds.
+    `allowance`: what it may cost, shared by the headers of a file. Raises FormatError for anything that is not a
+    well-formed little-endian GGUF v3 inside the file's bounds.
     """
-    at = _Cursor(data, start, where)
+    left = allowance or Allowance()
+    at = _Cursor(data, start, where, left)
     if len(data) - start < 24 or data[start : start + 4] != MAGIC:
         found = bytes(data[start : start + 4])
         raise FormatError(f"{where}: not a GGUF file (it starts with {found!r}, expected {MAGIC!r})")
@@ -218,30 +238,33 @@ def read_header(data: Any, start: int, where: str) -> Header:
     if version != VERSION:
         raise FormatError(f"{where}: GGUF version {version} is not supported (expected {VERSION}); convert it again")
     tensor_count, pair_count = at.number(_U64), at.number(_U64)
-    if tensor_count > MAX_ENTRIES or pair_count > MAX_ENTRIES:
-        raise at.fail(f"{tensor_count:,} tensors and {pair_count:,} keys (at most {MAX_ENTRIES:,} of each)")
+    if tensor_count > left.tensors or pair_count > left.keys:
+        raise at.fail(f"{tensor_count:,} tensors and {pair_count:,} keys (at most {left.limits.entries:,} of each)")
+    left.tensors -= tensor_count
+    left.keys -= pair_count
 
     metadata: dict[str, Any] = {}
     pairs: dict[str, bytes] = {}
     for _ in range(pair_count):
         begin = at.pos
-        key = at.text("a key", MAX_KEY_BYTES)
+        key = at.name("a key")
         if key in metadata:
-            raise at.fail(f"the key {key!r} a second time")
+            raise at.fail(f"the key {key!r:.80} a second time")
         metadata[key] = at.value()
         pairs[key] = data[begin : at.pos]
     alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
-    if not isinstance(alignment, int) or not 8 <= alignment <= 1 << 20 or alignment & (alignment - 1):
-        raise FormatError(f"{where}: general.alignment is {alignment!r}, expected a power of two")
+    if not isinstance(alignment, int) or not 8 <= alignment <= left.limits.alignment or alignment & (alignment - 1):
+        raise FormatError(f"{where}: general.alignment is {alignment!r:.80}, expected a power of two")
 
     tensors: dict[str, TensorInfo] = {}
     for _ in range(tensor_count):
         info = _tensor_info(at)
         if info.name in tensors:
-            raise at.fail(f"the tensor {info.name!r} a second time")
+            raise at.fail(f"the tensor {info.name!r:.80} a second time")
         if info.offset % alignment:
-            raise at.fail(f"the tensor {info.name!r} at offset {info.offset}, not a multiple of {alignment}")
+            raise at.fail(f"the tensor {info.name!r:.80} at offset {info.offset}, not a multiple of {alignment}")
         tensors[info.name] = info
+    left.bytes -= at.pos - start
     data_start = start + padded(at.pos - start, alignment)
     last = max((t.offset + t.nbytes for t in tensors.values()), default=0)
     if tensors and data_start + last > len(data):
@@ -259,19 +282,19 @@ def read_header(data: Any, start: int, where: str) -> Header:
 
 
 def _tensor_info(at: _Cursor) -> TensorInfo:
-    name = at.text("a tensor name", MAX_KEY_BYTES)
+    name = at.name("a tensor name")
     dimensions = at.number(_U32)
     if not 1 <= dimensions <= MAX_DIMENSIONS:
-        raise at.fail(f"the tensor {name!r} with {dimensions} dimensions")
+        raise at.fail(f"the tensor {name!r:.80} with {dimensions} dimensions")
     shape = tuple(at.number(_U64) for _ in range(dimensions))[::-1]
     kind, offset = at.number(_U32), at.number(_U64)
     try:
         kind = GGMLQuantizationType(kind)
     except ValueError:
-        raise at.fail(f"the tensor {name!r} of unknown type {kind}") from None
+        raise at.fail(f"the tensor {name!r:.80} of unknown type {kind}") from None
     block = GGML_QUANT_SIZES[kind][0]
     if any(not 1 <= n < 1 << 40 for n in shape) or shape[-1] % block:
-        raise at.fail(f"the tensor {name!r} of shape {list(shape)} in blocks of {block}")
+        raise at.fail(f"the tensor {name!r:.80} of shape {list(shape)} in blocks of {block}")
     return TensorInfo(name, shape, kind, offset)
 
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 import hashlib
 import mmap
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, BinaryIO
 
 import gguf
 import numpy as np
@@ -21,13 +22,8 @@ from gguf import GGMLQuantizationType
 from numpy.typing import NDArray
 
 from ..errors import FormatError, InputError
-from .container import (
-    Header,
-    LazyStrings,
-    TensorInfo,
-    padded,
-    read_header,
-)
+from .container import Allowance, Header, LazyStrings, TensorInfo, padded, read_header
+from .limits import LIMITS, Limits
 
 TEXT, EMBEDDER, DRAFTER = "gemma4", "clip", "gemma4-assistant"  # general.architecture of each section, in order
 ORDER = (TEXT, EMBEDDER, DRAFTER)
@@ -36,6 +32,7 @@ SECTION_ALIGNMENT = 65_536  # bytes; a page on every system, so that each sectio
 BUNDLE_VERSION = 1
 KEY = "gemma4gguf.bundle."
 COPY_BYTES = 8 << 20
+LONGEST_NAME = 64  # characters of an architecture
 
 UNHASHED = "0" * 64  # replaces the text section's own digest while that section is hashed
 
@@ -49,14 +46,38 @@ def a_kind(architecture: str) -> str:
 
 
 @dataclass(frozen=True)
+class FileIdentity:
+    """What tells an open file from another one, or from itself after a change."""
+
+    device: int
+    inode: int
+    size: int
+    modified_ns: int
+
+    @classmethod
+    def of(cls, file: BinaryIO) -> FileIdentity:
+        found = os.fstat(file.fileno())
+        return cls(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+
+
+@dataclass(frozen=True)
 class Section:
-    """One complete GGUF inside a file: `size` bytes from `offset`."""
+    """One complete GGUF inside a file: `size` bytes from `offset`. `identity`: of the file when its header was read."""
 
     path: Path
     architecture: str
     offset: int
     size: int
     header: Header
+    identity: FileIdentity | None = None
+
+    def open(self) -> BinaryIO:
+        """The file that the header was read from. Raises InputError (it is gone), FormatError (it is another now)."""
+        file = open_file(self.path)
+        if self.identity is not None and FileIdentity.of(file) != self.identity:
+            file.close()
+            raise FormatError(f"{self.path}: was changed or replaced after it was opened; open it again")
+        return file
 
     @property
     def metadata(self) -> Mapping[str, Any]:
@@ -108,10 +129,10 @@ class Bundle:
     missing: tuple[str, ...]
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> Bundle:
+    def open(cls, path: str | os.PathLike[str], limits: Limits = LIMITS) -> Bundle:
         """Read the header of every section. Raises InputError (no such file) or FormatError (not a Gemma 4 bundle)."""
         path = Path(path)
-        sections = read_sections(path)
+        sections = read_sections(path, limits)
         found = [s.architecture for s in sections]
         if found[0] != TEXT:
             raise FormatError(
@@ -168,39 +189,46 @@ def promises(text: Section) -> dict[str, tuple[int, str]]:
     return {name: (size, sha) for name, size, sha in zip(names, sizes, digests, strict=True)}
 
 
-def read_sections(path: str | os.PathLike[str]) -> list[Section]:
+def read_sections(path: str | os.PathLike[str], limits: Limits = LIMITS) -> list[Section]:
     """Every GGUF in the file, in order. Each starts at the first multiple of 65,536 after the end of the one before.
 
     Raises InputError if the file cannot be opened, FormatError if it is not a series of GGUFs.
     """
-    path = Path(path)
-    data = _map(path)
+    path, allowance = Path(path), Allowance(limits)
+    with open_file(path) as file:
+        identity = FileIdentity.of(file)
+        if not identity.size:
+            raise FormatError(f"{path}: the file is empty")
+        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     sections: list[Section] = []
     start = 0
     while start < len(data):
         if sections and data[start : start + 4] != b"GGUF":
             raise FormatError(f"{path}: unknown bytes at {start:,}, after the {sections[-1].architecture!r} section")
-        header = read_header(data, start, str(path))
+        if len(sections) == limits.sections:
+            raise FormatError(f"{path}: more than {limits.sections} sections; get the file again")
+        header = read_header(data, start, str(path), allowance)
         architecture = header.metadata.get("general.architecture")
-        if not isinstance(architecture, str):
+        if not isinstance(architecture, str) or len(architecture) > LONGEST_NAME:
             raise FormatError(f"{path}: the section at byte {start:,} names no general.architecture")
-        sections.append(Section(path, architecture, start, header.end - start, header))
+        sections.append(Section(path, architecture, start, header.end - start, header, identity))
         start = padded(header.end, SECTION_ALIGNMENT)
     return sections
 
 
-def _map(path: Path) -> mmap.mmap:
-    if path.is_dir():
-        raise InputError(f"{path}: is a folder, expected a .gguf file")
+def open_file(path: Path) -> BinaryIO:
+    """An ordinary file for reading. Raises InputError: none, a folder, a pipe or device (never waited for)."""
     try:
-        with open(path, "rb") as file:
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except FileNotFoundError:
+        kind = path.stat().st_mode
+        if stat.S_ISDIR(kind):
+            raise InputError(f"{path}: is a folder, expected a .gguf file")
+        if not stat.S_ISREG(kind):
+            raise InputError(f"{path}: is a pipe or a device, expected a .gguf file")
+        return path.open("rb")
+    except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"{path}: no such file") from None
-    except ValueError:
-        raise FormatError(f"{path}: the file is empty") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
 
 
 def pieces(file: IO[bytes], offset: int, size: int) -> Iterator[memoryview]:

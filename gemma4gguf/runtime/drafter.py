@@ -6,22 +6,17 @@ position. Guesses go out, each with the drafter's probability. This module does 
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterator
-from contextlib import suppress
-from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..bundle.reading import Section
-from ..bundle.validation import check_drafter
 from ..errors import NativeError
 from ..native.context import Context, ContextOptions
 from ..native.extensions import missing_for_drafts
-from ..native.weights import Weights
+from .loading import load
 
 
 class Drafter:
@@ -35,10 +30,8 @@ class Drafter:
         missing = missing_for_drafts()
         if missing:
             raise NativeError(f"this llama.cpp cannot draft: it lacks {', '.join(missing)}")
-        check_drafter(text, section)  # llama.cpp would abort the process over another model's drafter
         options = target.options
-        with in_place(section) as (path, offset):
-            self._model = Weights(path, offset=offset, gpu_layers=gpu_layers)
+        self._model = load(section, text, gpu_layers=gpu_layers)
         try:
             one = ContextOptions(
                 context=options.context,
@@ -78,24 +71,3 @@ class Drafter:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
-
-
-class in_place:  # noqa: N801 - reads as a function
-    """A path and byte offset from which llama.cpp can load a section: in the bundle, or of a copy on Windows."""
-
-    def __init__(self, section: Section, *, copy: bool = os.name != "posix") -> None:
-        self._section, self._copied = section, copy  # a C FILE cannot be passed to another C runtime
-
-    def __enter__(self) -> tuple[Path, int]:
-        if not self._copied:
-            return self._section.path, self._section.offset
-        with tempfile.NamedTemporaryFile(suffix=".gguf", delete=False) as file:
-            self._path = Path(file.name)
-            for piece in self._section.copy():
-                file.write(piece)
-        return self._path, 0
-
-    def __exit__(self, *_: object) -> None:
-        if self._copied:
-            with suppress(OSError):  # Windows cannot remove a mapped file: it stays among the temporary files
-                self._path.unlink()

@@ -29,12 +29,12 @@ from ..bundle.reading import (
     digest,
     promises,
 )
-from ..bundle.validation import check_drafter, check_text, check_vocabulary, vocabulary
+from ..bundle.validation import check_drafter, check_text, vocabulary
 from ..chat.rendering import SPECIAL_TOKENS, render
-from ..errors import Gemma4Error
+from ..errors import FormatError, Gemma4Error
 from ..native import quantizer
 from ..native.vocabulary import Vocabulary
-from ..native.weights import Weights
+from ..runtime.loading import load
 from .pack import check_embedder
 
 
@@ -155,8 +155,11 @@ _CONVERSATIONS: tuple[tuple[str, list[dict[str, Any]], dict[str, Any]], ...] = (
 
 def _tokenizer(bundle: Bundle) -> Iterator[str]:
     try:
-        check_vocabulary(bundle.text)
-        with Weights(bundle.path, vocab_only=True) as model:
+        check_text(bundle.text)
+    except FormatError:  # told already, as a fault of the text model
+        return
+    try:
+        with load(bundle.text, vocab_only=True) as model:
             yield from _round_trip(model.vocab, vocabulary(bundle.text))
     except Gemma4Error as error:
         yield f"tokenizer: {error}"
