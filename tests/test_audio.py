@@ -14,10 +14,10 @@ import pytest
 import soundfile
 import soxr
 
+from gemma4gguf.bundle.projector import FRAME_SAMPLES
 from gemma4gguf.errors import InputError
 from gemma4gguf.media.audio import (
     BLOCK_SAMPLES,
-    FRAME_SAMPLES,
     FRAME_SECONDS,
     MAX_FRAMES,
     SAMPLE_RATE,

@@ -16,10 +16,11 @@ import pytest
 from gguf import GGMLQuantizationType as Type
 from gguf import GGUFValueType as Kind
 
+from gemma4gguf.bundle.projector import PATCH_SIDE, PATCH_VALUES
 from gemma4gguf.bundle.reading import Bundle
 from gemma4gguf.errors import FormatError, InputError
 from gemma4gguf.media.embedder import Embedder
-from gemma4gguf.media.image import PATCH_SIDE, PATCH_VALUES, patchify
+from gemma4gguf.media.image import patchify
 from tests.support.embedders import (
     FRAME,
     HIDDEN,

@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from gemma4gguf.bundle.projector import PATCH_SIDE, PATCH_VALUES
 from gemma4gguf.media.image import (
     BUDGETS,
-    PATCH_SIDE,
-    PATCH_VALUES,
     cut,
     patchify,
     soft_tokens,

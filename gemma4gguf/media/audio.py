@@ -19,10 +19,10 @@ import soundfile
 import soxr
 from numpy.typing import ArrayLike, NDArray
 
+from ..bundle.projector import FRAME_SAMPLES
 from ..errors import InputError
 
 SAMPLE_RATE = 16_000  # Hz
-FRAME_SAMPLES = 640  # samples in a frame; one frame is one soft token
 FRAME_SECONDS = FRAME_SAMPLES / SAMPLE_RATE  # 0.04 s
 TRAINED_SECONDS = 30  # s; the longest clips that the model was trained on
 MAX_FRAMES = 262_144  # the model's whole context; a longer clip cannot fit

@@ -7,70 +7,23 @@ module does not know prompts.
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
-from gguf import GGMLQuantizationType
 from numpy.typing import NDArray
 
-from ..bundle.reading import EMBEDDER, Bundle, Section
+from ..bundle.projector import AXES, CHANNELS, FRAME_SAMPLES, PATCH_SIDE, PATCH_VALUES, read_projector
+from ..bundle.reading import EMBEDDER, Bundle
 from ..errors import FormatError, InputError
-from .audio import FRAME_SAMPLES
-from .image import CHANNELS, PATCH_SIDE, PATCH_VALUES, Patches
+from .image import Patches
 
 LAYER_NORM_EPSILON = 1e-5  # torch's default; the checkpoint's config does not name it
-AXES = 2  # the position tables: x, then y
 BLOCK_ROWS = 280  # soft tokens computed at a time: limits the working memory of a large budget
 
-# Metadata key -> (required value, value if the key is missing). Other values would need other pixel preprocessing.
-_PIXEL_KEYS: dict[str, tuple[Any, Any]] = {
-    "clip.vision.patch_size": (16, None),
-    "clip.vision.projector.scale_factor": (3, 3),
-    "clip.vision.image_mean": ([0.0] * CHANNELS, [0.0] * CHANNELS),
-    "clip.vision.image_std": ([1.0] * CHANNELS, [1.0] * CHANNELS),
-}
-_PROJECTORS = {"vision": "gemma4uv", "audio": "gemma4ua"}
-_VECTOR_TYPES = {GGMLQuantizationType.F32, GGMLQuantizationType.F16, GGMLQuantizationType.BF16}
-_ANY = 0  # a dimension that may have any size
-
 _Floats: TypeAlias = "NDArray[np.float32]"
-
-
-def _shapes(half: str, width: int, hidden: int) -> dict[str, tuple[int, ...]]:
-    """Tensor -> shape in numpy order. `width` is the embedder's own, `hidden` a soft token's."""
-    if half == "audio":
-        return {"mm.a.input_projection.weight": (hidden, FRAME_SAMPLES)}
-    return {
-        "v.patch_norm.1.weight": (PATCH_VALUES,),
-        "v.patch_norm.1.bias": (PATCH_VALUES,),
-        "v.patch_embd.weight": (width, PATCH_VALUES),
-        "v.patch_embd.bias": (width,),
-        "v.patch_norm.2.weight": (width,),
-        "v.patch_norm.2.bias": (width,),
-        "v.position_embd.weight": (AXES, _ANY, width),
-        "v.patch_norm.3.weight": (width,),
-        "v.patch_norm.3.bias": (width,),
-        "mm.input_projection.weight": (hidden, width),
-    }
-
-
-@dataclass(frozen=True)
-class Half:
-    """The image or the audio half of the embedder, with its metadata and tensor shapes checked and nothing loaded."""
-
-    section: Section
-    hidden: int
-    epsilon: float  # of the RMS norm before the projection
-    names: tuple[str, ...]
-
-    def weights(self) -> dict[str, _Floats]:
-        """Every tensor as float32: memory-mapped if stored as F32, otherwise converted."""
-        return {name: np.asarray(self.section.array(name), dtype=np.float32) for name in self.names}
 
 
 class Embedder:
@@ -85,20 +38,10 @@ class Embedder:
 
     def __init__(self, source: Bundle | str | os.PathLike[str]) -> None:
         bundle = source if isinstance(source, Bundle) else Bundle.open(source)
-        section = bundle.require(EMBEDDER)
+        projector = read_projector(bundle.text, bundle.require(EMBEDDER))
         self._where = f"{bundle.path}: the multimodal embedder"
-        self._vision = _half(section, "vision", self._where)
-        self._audio = _half(section, "audio", self._where)
+        self._vision, self._audio, self.hidden = projector.vision, projector.audio, projector.hidden
         self.sees, self.hears = self._vision is not None, self._audio is not None
-        hidden = bundle.text.metadata.get(f"{bundle.text.architecture}.embedding_length")
-        made = [half.hidden for half in (self._vision, self._audio) if half]
-        if not made or any(n != hidden for n in made):
-            found = " and ".join(map(str, made)) or "no"
-            raise FormatError(
-                f"{self._where} makes soft tokens of {found} values, the text model takes {hidden}; "
-                "pack the embedder of the same model"
-            )
-        self.hidden = made[0]
 
     def image(self, patches: Patches | NDArray[Any], positions: NDArray[Any] | None = None) -> _Floats:
         """Patches to float32 [N, hidden]. Instead of `Patches`: pixels [N, 6912], 0 to 1, and positions [N, 2] (x, y).
@@ -211,44 +154,3 @@ def _checked_positions(positions: NDArray[Any] | None, count: int, table: int) -
             f"a patch at position {high}: this checkpoint knows 0 to {table - 1}; choose a smaller budget or crop"
         )
     return array.astype(np.intp)
-
-
-def _half(section: Section, half: str, where: str) -> Half | None:
-    """Check the metadata and tensor shapes of one half. None if the section says that it has no such half."""
-    meta = section.metadata
-    if meta.get(f"clip.has_{half}_encoder") is not True:
-        return None
-    kind = meta.get("clip.projector_type", meta.get(f"clip.{half}.projector_type"))
-    if kind != _PROJECTORS[half]:
-        raise FormatError(f"{where} has a {half} projector of type {kind!r}, expected {_PROJECTORS[half]!r}")
-    for key, (expected, default) in _PIXEL_KEYS.items() if half == "vision" else ():
-        if meta.get(key, default) != expected:
-            raise FormatError(f"{where}: {key} is {meta.get(key, default)!r}, expected {expected!r}")
-    width, hidden = (_size(meta, f"clip.{half}.{key}", where) for key in ("embedding_length", "projection_dim"))
-    key = f"clip.{half}.attention.layer_norm_epsilon"
-    epsilon = meta.get(key)
-    if not isinstance(epsilon, float) or not (math.isfinite(epsilon) and 0 < epsilon < 1):
-        raise FormatError(f"{where}: {key} is {epsilon!r}, expected a small number such as 1e-6")
-    shapes = _shapes(half, width, hidden)
-    for name, shape in shapes.items():
-        _check_tensor(section, name, shape, where)
-    return Half(section, hidden, epsilon, tuple(shapes))
-
-
-def _size(meta: Mapping[str, Any], key: str, where: str) -> int:
-    value = meta.get(key)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise FormatError(f"{where}: {key} is {value!r}, expected a size")
-    return value
-
-
-def _check_tensor(section: Section, name: str, shape: tuple[int, ...], where: str) -> None:
-    info = section.tensors.get(name)
-    if info is None:
-        raise FormatError(f"{where} has no tensor {name!r}; convert the checkpoint again")
-    fits = len(info.shape) == len(shape) and all(want in (n, _ANY) for n, want in zip(info.shape, shape, strict=True))
-    if not fits or 0 in info.shape:
-        wanted = tuple("any" if n == _ANY else n for n in shape)
-        raise FormatError(f"{where}: {name!r} has shape {info.shape}, expected {wanted}")
-    if len(shape) == 1 and info.type not in _VECTOR_TYPES:
-        raise FormatError(f"{where}: {name!r} is stored as {info.type.name}, expected F32; convert again")

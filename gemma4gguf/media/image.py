@@ -18,11 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from ..bundle.projector import CHANNELS, PATCH_SIDE, PATCH_VALUES
 from ..errors import InputError
 
-PATCH_SIDE = 48  # pixels; 16 of the checkpoint's patch_size times a pooling kernel of 3
-CHANNELS = 3  # RGB
-PATCH_VALUES = PATCH_SIDE * PATCH_SIDE * CHANNELS  # 6912
 BUDGETS = (70, 140, 280, 560, 1120)  # soft tokens; the ones the model was trained with
 DEFAULT_BUDGET = 280  # soft tokens
 

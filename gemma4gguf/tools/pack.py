@@ -8,26 +8,17 @@ nothing into llama.cpp and does not look at weights.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
+from ..bundle.projector import check_embedder
 from ..bundle.reading import DRAFTER, EMBEDDER, NAMES, ORDER, TEXT, Bundle, Section, a_kind, read_sections
 from ..bundle.validation import check_drafter, check_text
 from ..bundle.writing import part_of, place_sections, write_bundle
 from ..errors import FormatError
-from ..media.embedder import Embedder
 
 OPTIONS = {EMBEDDER: "--embedder", DRAFTER: "--drafter"}
-TOWERS = {  # projectors of models with an encoder, by clip.vision.projector_type or clip.audio.projector_type
-    "gemma4v": "the vision tower of a Gemma 4 E2B, E4B, 26B or 31B",
-    "gemma4a": "the audio tower of a Gemma 4 E2B or E4B",
-    "gemma3": "the vision tower of a Gemma 3",
-    "gemma3nv": "the vision tower of a Gemma 3n",
-    "gemma3na": "the audio tower of a Gemma 3n",
-}
-PROJECTORS = ("gemma4uv", "gemma4ua")
 SPLIT = "split."  # keys of llama.cpp's gguf-split, meaningless in a whole file
 
 
@@ -99,24 +90,3 @@ def only(path: str | os.PathLike[str], architecture: str) -> Section:
     if len(sections) > 1:
         raise FormatError(f"{path}: holds {len(sections)} sections, {wanted} and nothing else")
     return sections[0]
-
-
-# ── the embedder ─────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def check_embedder(text: Section, embedder: Section) -> None:
-    """Raise FormatError unless the section is the encoder-free embedder of a model as wide as `text`."""
-    meta = embedder.metadata
-    for kind in _projectors(meta):
-        if kind not in PROJECTORS:
-            what = TOWERS.get(kind, f"a projector of type {kind!r}")
-            raise FormatError(
-                f"{embedder.path}: holds {what}; Gemma 4 12B has no encoder, its embedder is of the types "
-                f"{' and '.join(PROJECTORS)}: give the mmproj file of a 12B"
-            )
-    Embedder(Bundle(embedder.path, (text, embedder), ()))  # checks every tensor, every size and the width
-
-
-def _projectors(meta: Mapping[str, Any]) -> list[str]:
-    keys = ("clip.projector_type", "clip.vision.projector_type", "clip.audio.projector_type")
-    return [str(meta[key]) for key in keys if key in meta]

@@ -17,6 +17,7 @@ from gguf import GGMLQuantizationType as T
 from numpy.typing import NDArray
 
 from ..bundle.container import padded
+from ..bundle.projector import check_embedder
 from ..bundle.reading import (
     BUNDLE_VERSION,
     DRAFTER,
@@ -35,7 +36,6 @@ from ..errors import FormatError, Gemma4Error
 from ..native import quantizer
 from ..native.vocabulary import Vocabulary
 from ..runtime.loading import load
-from .pack import check_embedder
 
 
 def faults(path: str | Path, progress: Callable[[int, int], None] = lambda done, total: None) -> list[str]:

@@ -13,8 +13,8 @@ from gguf import GGMLQuantizationType as Type
 from gguf import GGUFValueType as Kind
 
 from gemma4gguf.bundle.container import encode_array, encode_pair, padded, place_tensors
+from gemma4gguf.bundle.projector import PATCH_SIDE, PATCH_VALUES
 from gemma4gguf.bundle.writing import Part, write_bundle
-from gemma4gguf.media.image import PATCH_SIDE, PATCH_VALUES
 
 HIDDEN, WIDTH, TABLE, FRAME = 64, 96, 40, 640  # the embedder's width differs from the text model's on purpose
 
