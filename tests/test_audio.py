@@ -41,7 +41,7 @@ def encoded(samples: Any, rate: int, kind: str, subtype: str | None = None) -> b
 # ── frames ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.filterwarnings("ignore::gemma4gguf.audio.AudioWarning")
+@pytest.mark.filterwarnings("ignore::gemma4gguf.media.audio.AudioWarning")
 @pytest.mark.parametrize(
     ("count", "frames"), [(1, 1), (639, 1), (640, 1), (641, 2), (1280, 2), (480_000, 750), (480_001, 751)]
 )
@@ -141,7 +141,7 @@ def test_any_rate_becomes_16_khz(rate: float) -> None:
     np.testing.assert_allclose(flat[middle], expected[middle], atol=2e-4)
 
 
-@pytest.mark.filterwarnings("ignore::gemma4gguf.audio.AudioWarning")
+@pytest.mark.filterwarnings("ignore::gemma4gguf.media.audio.AudioWarning")
 @pytest.mark.parametrize("count", [1, 2, 3, 1000, 44_101, BLOCK_SAMPLES, 2 * BLOCK_SAMPLES + 7])
 def test_resampling_in_blocks_equals_resampling_at_once(count: int) -> None:
     samples = noise(count)
