@@ -1,4 +1,4 @@
-"""Show results in a terminal: tables, sizes, warnings and a progress line.
+"""Show results in a terminal: tables, sizes, warnings and a line of progress.
 
 Plain values come in. Tables go to standard output, progress and warnings to standard error. This module does not know
 commands.
@@ -6,16 +6,18 @@ commands.
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 import time
-import unicodedata
 from collections.abc import Callable
 from types import TracebackType
 
 import click
+from wcwidth import wcswidth
 
-MIN_COLUMN = 12
+MIN_COLUMN = 12  # of a table's last column; in a narrower one rows are shown one cell a line
+REDRAWN_S, TOLD_S = 0.1, 10.0  # seconds between two states of a line, on a terminal and in a log
 
 
 def size(n: float) -> str:
@@ -41,38 +43,20 @@ def warn(message: str) -> None:
     click.echo(printable(message), err=True)
 
 
+def columns() -> int:
+    """The window's width."""
+    return shutil.get_terminal_size((100, 24)).columns
+
+
 def width(text: str) -> int:
-    """Terminal columns of a text: wide characters count two, combining ones none."""
-    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+    """Terminal columns of a printable text: wide characters count two, combining ones none."""
+    return max(0, wcswidth(text))
 
 
-class Table:
-    """Rows whose columns line up; the last column wraps at the terminal's edge."""
-
-    def __init__(self, *header: str) -> None:
-        self._header = header
-        self._rows: list[tuple[str, ...]] = [header]
-
-    def row(self, *cells: str) -> None:
-        self._rows.append(tuple(map(printable, cells)))
-
-    def print(self, header: bool = True) -> None:
-        """Print it to standard output."""
-        rows = self._rows if header else self._rows[1:]
-        widths = [max(width(row[i]) for row in rows) for i in range(len(self._header) - 1)]
-        indent = sum(widths) + 2 * len(widths)
-        room = max(MIN_COLUMN, shutil.get_terminal_size((100, 24)).columns - indent)
-        for i, row in enumerate(rows):
-            lead = "".join(cell + " " * (n - width(cell) + 2) for cell, n in zip(row, widths, strict=False))
-            for k, line in enumerate(_wrap(row[-1], room)):
-                margin: str = lead if k == 0 else " " * indent
-                click.secho(f"{margin}{line}".rstrip(), bold=header and i == 0)
-
-
-def _wrap(text: str, room: int) -> list[str]:
-    """Break at spaces so that each line takes at most `room` columns where that is possible."""
+def wrapped(text: str, room: int) -> list[str]:
+    """Lines of at most `room` columns where that is possible. A number stays with the word after it: `8.04 GB`."""
     lines, line = [], ""
-    for word in text.split(" "):
+    for word in re.split(r"(?<!\d) ", text):
         if line and width(line) + 1 + width(word) > room:
             lines.append(line)
             line = word
@@ -81,40 +65,98 @@ def _wrap(text: str, room: int) -> list[str]:
     return [*lines, line]
 
 
-class Progress:
-    """One line on standard error with share, speed and time left; nothing unless standard error is a terminal."""
+class Table:
+    """Rows whose columns line up; the last column wraps at the window's edge. In a narrow window, a line a cell."""
 
-    def __init__(self, *, quiet: bool = False, every_s: float = 0.2) -> None:
-        self._every_s = every_s
-        self._stream = sys.stderr
-        self._on = sys.stderr.isatty() and not quiet
-        self._started = self._told = time.monotonic()
-        self._length = 0
+    def __init__(self, *header: str) -> None:
+        self._header = header
+        self._rows: list[tuple[str, ...]] = []
+
+    def row(self, *cells: str) -> None:
+        self._rows.append(tuple(map(printable, cells)))
+
+    def print(self, header: bool = True) -> None:
+        """Print it to standard output."""
+        rows = [self._header, *self._rows] if header else self._rows
+        widths = [max(width(row[i]) for row in rows) for i in range(len(self._header) - 1)]
+        indent = sum(widths) + 2 * len(widths)
+        if indent + MIN_COLUMN > columns():
+            self._print_stacked()
+            return
+        for i, row in enumerate(rows):
+            lead = "".join(_padded(cell, n + 2) for cell, n in zip(row, widths, strict=False))
+            for k, line in enumerate(wrapped(row[-1], columns() - indent)):
+                margin: str = lead if k == 0 else " " * indent
+                click.secho(f"{margin}{line}".rstrip(), bold=header and i == 0)
+
+    def _print_stacked(self) -> None:
+        """Each row under its first cell: a line for each other cell, with its column's name where it has one."""
+        lead = 3 + max(map(width, self._header[1:]), default=0)
+        for first, *others in self._rows:
+            click.secho(first, bold=True)
+            for name, cell in zip(self._header[1:], others, strict=True):
+                for k, line in enumerate(wrapped(cell, max(MIN_COLUMN, columns() - lead))):
+                    click.echo(_padded("" if k else f"  {name}", lead) + line if line else f"  {name}")
+
+
+def _padded(text: str, room: int) -> str:
+    return text + " " * (room - width(text))
+
+
+class StatusLine:
+    """What goes on, on standard error: on a terminal one line that is rewritten, elsewhere a line every 10 seconds."""
+
+    def __init__(self, *, quiet: bool = False, every_s: float = TOLD_S) -> None:
+        self._quiet = quiet
+        self._terminal = sys.stderr is not None and sys.stderr.isatty()
+        self._every_s = REDRAWN_S if self._terminal else every_s
+        self._due = time.monotonic() + (0 if self._terminal else every_s)
+        self._drawn = 0  # columns
+
+    def tell(self, *parts: str, last: bool = False) -> None:
+        """Show a state, unless one was shown just now; its parts as far as they fit. A terminal shows the `last`."""
+        now = time.monotonic()
+        if self._quiet or (now < self._due and not (last and self._terminal)):
+            return
+        self._due = now + self._every_s
+        if not self._terminal:
+            click.echo("  ".join(parts), err=True)
+            return
+        fitting = [parts[:n] for n in range(1, len(parts) + 1) if width("  ".join(parts[:n])) < columns()]
+        line = "  ".join(fitting[-1] if fitting else ())
+        sys.stderr.write("\r" + _padded(line, self._drawn))
+        sys.stderr.flush()
+        self._drawn = width(line)
+
+    def clear(self) -> None:
+        """Leave a terminal's line empty. The next state is shown at once."""
+        if self._drawn:
+            sys.stderr.write("\r" + " " * self._drawn + "\r")
+            sys.stderr.flush()
+            self._drawn, self._due = 0, time.monotonic()
+
+
+class Progress:
+    """A status line with share, speed and time left."""
+
+    def __init__(self, *, quiet: bool = False, every_s: float = TOLD_S) -> None:
+        self._line = StatusLine(quiet=quiet, every_s=every_s)
+        self._started = time.monotonic()
 
     def __call__(self, done: int, total: int, stage: str, amount: Callable[[float], str] = size) -> None:
-        """Show that `done` of `total` of a stage are finished. `amount` formats a count; bytes unless given."""
-        now = time.monotonic()
-        if not self._on or (now - self._told < self._every_s and done < total):
-            return
-        self._told = now
-        rate = done / max(1e-9, now - self._started)
-        left = (total - done) / rate if rate else 0
-        line = (
-            f"{stage}  {100 * done / max(1, total):3.0f} %  {amount(done)} of {amount(total)}"
-            f"  {amount(rate)}/s  {int(left // 60)}:{int(left % 60):02d} left"
+        """Tell that `done` of `total` bytes of a stage are finished; `amount` shows another unit."""
+        rate = done / max(1e-9, time.monotonic() - self._started)
+        left = int((total - done) / rate if rate else 0)
+        self._line.tell(
+            f"{stage}  {100 * done / max(1, total):3.0f} %",
+            f"{amount(done)} of {amount(total)}",
+            f"{amount(rate)}/s",
+            f"{left // 60}:{left % 60:02d} left",
+            last=done >= total,
         )
-        self._draw(line[: shutil.get_terminal_size((100, 24)).columns - 1])
-
-    def _draw(self, line: str) -> None:
-        self._stream.write("\r" + line + " " * max(0, self._length - len(line)))
-        self._stream.flush()
-        self._length = len(line)
 
     def __enter__(self) -> Progress:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if self._on and self._length:
-            self._draw("")
-            self._stream.write("\r")
-            self._stream.flush()
+        self._line.clear()
