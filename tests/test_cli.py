@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,7 +16,7 @@ import soundfile
 from PIL import Image
 
 from gemma4gguf.cli import cli, run
-from gemma4gguf.cli.show import Table, size, width
+from gemma4gguf.cli.show import Table, width
 
 COMMAND = [sys.executable, "-c", "from gemma4gguf.cli import main; main()"]
 ASK = ["--temperature", "0", "--max-tokens", "6", "--context", "1024", "--image-tokens", "70"]
@@ -102,13 +101,6 @@ def test_mistakes(
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_debug_gives_the_traceback() -> None:
-    wrong = [*COMMAND, "generate", "nowhere.gguf", "-p", "x", "--debug"]
-    shown = subprocess.run(wrong, capture_output=True, text=True, check=False)
-    assert shown.returncode == 1
-    assert "Traceback" in shown.stderr
-
-
 def test_convert_inspect_verify(
     checkpoint: Path, drafter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -136,20 +128,6 @@ def test_convert_inspect_verify(
 def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(cli, ["doctor"]) == 0
     assert "llama.cpp" in capsys.readouterr().out
-
-
-def test_ctrl_c_ends_at_once_without_a_traceback(bundle: Path) -> None:
-    process = subprocess.Popen(
-        [*COMMAND, "generate", str(bundle), "-p", "x", "--temperature", "0", "--context", "8000"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    assert process.stdout is not None
-    process.stdout.read(1)  # it is writing
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=30)  # of the minutes that the answer would take
-    assert process.returncode in (130, -signal.SIGINT)
-    assert b"Traceback" not in errors
 
 
 def test_a_reader_that_goes_away_is_no_error(bundle: Path) -> None:
@@ -249,10 +227,3 @@ def test_a_table_in_a_narrow_window_keeps_its_columns(
     assert all(width(line) <= 40 for line in lines)
     starts = {width(line[: line.index("1 F32")]) for line in lines if "1 F32" in line}
     assert starts == {10}
-
-
-@pytest.mark.parametrize(
-    ("n", "text"), [(0, "0 B"), (999, "999 B"), (1500, "1.50 kB"), (7_370_000_000, "7.37 GB"), (12e12, "12000.00 GB")]
-)
-def test_sizes(n: float, text: str) -> None:
-    assert size(n) == text

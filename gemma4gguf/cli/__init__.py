@@ -1,7 +1,7 @@
 """The command line: arguments in, results on standard output, everything else on standard error.
 
 One module a command (or a few alike); here what they share. The only place that prints and exits. Exit status: 0 done,
-1 an expected failure in one line, 2 usage, 130 interrupted.
+1 an expected failure in one line, 2 usage, 130 interrupted, 129 and 143 ended by SIGHUP and SIGTERM.
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ from typing import Any
 
 import click
 
-from ..errors import Gemma4Error
 from ..version import __version__
 from . import convert, demo, examine, export, generate, pack, quality
-from .show import printable
+from .signals import Ended, ending_cleanly
 
 SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -43,10 +42,14 @@ def run(command: click.Command, arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # where a terminal or a log cannot show a character
     try:
-        status = command.main(args=arguments, standalone_mode=False, color=color, **SETTINGS)
+        with ending_cleanly():
+            status = command.main(args=arguments, standalone_mode=False, color=color, **SETTINGS)
         return status if isinstance(status, int) else 0
     except click.exceptions.Exit as done:
         return done.exit_code
+    except Ended as signalled:
+        click.echo("ended by a signal", err=True)
+        return int(signalled.code or 0)
     except SystemExit:  # click's, when the reader of our output went away, as `head` does
         return 0
     except click.UsageError as error:
@@ -58,19 +61,6 @@ def run(command: click.Command, arguments: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         error.show()
         return 1
-    except (Gemma4Error, OSError) as error:
-        if "--debug" in (arguments or sys.argv):
-            raise
-        click.secho("error: ", fg="red", bold=True, nl=False, err=True, color=color)
-        click.echo(printable(_told(error)), err=True)
-        return 1
-
-
-def _told(error: Gemma4Error | OSError) -> str:
-    """One line; of the system's errors, such as a full disk or a folder that may not be read, with the file's name."""
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return str(error)
 
 
 def main() -> None:

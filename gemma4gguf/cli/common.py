@@ -1,20 +1,95 @@
-"""What every command has: the same options, and JSON in the same form."""
+"""What commands have in common: how they fail, the options that several of them take, and JSON in the same form."""
 
 from __future__ import annotations
 
+import functools
 import json
+import re
 import sys
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import click
 
-from ..errors import InputError
+from ..errors import ContextError, Gemma4Error, InputError
+from .show import printable
+
+Function = Callable[..., Any]
 
 
-def common(command: Any) -> Any:
-    """Options that every command takes."""
-    command = click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")(command)
-    return click.option("--debug", is_flag=True, help="Show llama.cpp's log, and tracebacks.")(command)
+def common(function: Function) -> Function:
+    """For every command that prints a result: `--json`, and failures in one line."""
+    option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
+    return option(one_line_errors(function))
+
+
+def debug_option(function: Function) -> Function:
+    """For commands that run a model. The function gets `debug`; `one_line_errors` looks at it too."""
+    return click.option("--debug", is_flag=True, help="Show llama.cpp's log, and tracebacks.")(function)
+
+
+def one_line_errors(function: Function) -> Function:
+    """Expected failures end the command with status 1 and one line; with `--json`, with one object."""
+
+    @functools.wraps(function)
+    def command(*args: Any, **options: Any) -> Any:
+        try:
+            return function(*args, **options)
+        except BrokenPipeError:  # the reader of our output went away; click ends the program quietly
+            raise
+        except (Gemma4Error, OSError) as error:
+            context = click.get_current_context()
+            if context.params.get("debug"):
+                raise
+            message = told(error, option_names(context.command))
+            if context.params.get("as_json"):
+                print_json({"error": {"kind": type(error).__name__, "message": message}})
+            else:
+                tell_error(message)
+            return 1
+
+    return command
+
+
+def tell_error(message: str) -> None:
+    click.secho("error: ", fg="red", bold=True, nl=False, err=True)
+    click.echo(message, err=True)
+
+
+def told(error: Gemma4Error | OSError, options: Mapping[str, str]) -> str:
+    """One line, in the command line's words; of the system's errors, such as a full disk, with the file's name."""
+    if isinstance(error, OSError):
+        reason = error.strerror or str(error)
+        return printable(f"{error.filename}: {reason}" if error.filename else reason)
+    hint = f" ({options['context']})" if isinstance(error, ContextError) and "context" in options else ""
+    return printable(in_options(str(error), options) + hint)
+
+
+def option_names(command: click.Command) -> dict[str, str]:
+    """A command's parameters and the options that give them, such as `kv_type`: `--kv-type`."""
+    options = (parameter for parameter in command.params if isinstance(parameter, click.Option))
+    return {option.name: max(option.opts, key=len) for option in options if option.name}
+
+
+def in_options(message: str, options: Mapping[str, str]) -> str:
+    """A library's message with its parameters as options: `kv_type is 5` becomes `--kv-type is 5`.
+
+    Most names are words too. They are parameters at the beginning of a message, and before `=`.
+    """
+    if not options:
+        return message
+    names = "|".join(map(re.escape, options))
+    message = re.sub(rf"^({names})(?= is |:|\[)", lambda found: options[found[1]], message)
+    message = re.sub(rf"(?<![\w./-])({names})=(True\b)?(?=([\w'\"])?)", _assigned(options), message)
+    long = "|".join(name for name in options if "_" in name)
+    return (
+        re.sub(rf"(?<![\w./-])({long})(?![\w/-]|\.\w)", lambda found: options[found[1]], message) if long else message
+    )
+
+
+def _assigned(options: Mapping[str, str]) -> Callable[[re.Match[str]], str]:
+    """`force=True` is `--force`, `windows=5` is `--windows 5`, `context=` alone is `--context`."""
+    return lambda found: options[found[1]] + (" " if found[3] and not found[2] else "")
 
 
 def print_json(value: Any) -> None:

@@ -27,7 +27,7 @@ from .show import Progress, Table, number, size, warn
 @click.option("--force", is_flag=True, help="Replace OUT where it exists.")
 @click.version_option(__version__, prog_name="convert-to-gguf")
 @common
-def convert(source: str, out: Path | None, as_json: bool, debug: bool, **how: Any) -> None:
+def convert(source: str, out: Path | None, as_json: bool, **how: Any) -> None:
     """Turn a checkpoint into one GGUF file: text model, multimodal embedder, drafter.
 
     SOURCE is a checkpoint folder, a Hub id such as google/gemma-4-12B-it, or a GGUF. OUT is the file to write

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from ..errors import InputError
-from .common import common, print_json
+from .common import common, debug_option, print_json
 from .generate import speed
 from .show import size
 
@@ -60,6 +60,7 @@ QUESTIONS = (
 @click.command(short_help="Convert and question the bundled model.")
 @click.argument("checkpoint", required=False, type=click.Path(path_type=Path))
 @common
+@debug_option
 def demo(checkpoint: Path | None, as_json: bool, debug: bool) -> None:
     """Convert the bundled model and ask it about a picture, a spoken clip and a tool.
 

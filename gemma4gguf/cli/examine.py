@@ -14,7 +14,7 @@ from .show import Progress, Table, number, printable, size, warn
 @click.command(short_help="Show what a bundle holds.")
 @click.argument("file", type=click.Path(path_type=Path))
 @common
-def inspect(file: Path, as_json: bool, debug: bool) -> None:
+def inspect(file: Path, as_json: bool) -> None:
     """Show what a bundle holds: sections, types, sizes, defaults, where it comes from."""
     from ..bundle.reading import Bundle
     from ..tools.inspect import summary
@@ -60,7 +60,7 @@ def _told(value: object) -> str:
 @click.command(short_help="Check every byte of a bundle.")
 @click.argument("file", type=click.Path(path_type=Path))
 @common
-def verify(file: Path, as_json: bool, debug: bool) -> int:
+def verify(file: Path, as_json: bool) -> int:
     """Check a bundle's every byte: sizes, hashes, values, parts, template, tokenizer. Exit status 1 on any fault."""
     from ..tools.verify import faults
 
@@ -78,7 +78,7 @@ def verify(file: Path, as_json: bool, debug: bool) -> int:
 
 @click.command(short_help="Show what this machine offers.")
 @common
-def doctor(as_json: bool, debug: bool) -> int:
+def doctor(as_json: bool) -> int:
     """Show what this machine offers and what would stop gemma4gguf on it."""
     from ..tools.doctor import examine
 

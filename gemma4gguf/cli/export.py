@@ -27,7 +27,6 @@ def export(
     copy: bool,
     force: bool,
     as_json: bool,
-    debug: bool,
 ) -> None:
     """Lay a bundle's parts out in DIR for another runtime, and print what to type there.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import sys
 import warnings
 from dataclasses import asdict
@@ -12,8 +11,9 @@ from typing import Any
 
 import click
 
-from .common import common, print_json, standard_input
+from .common import common, debug_option, print_json, standard_input
 from .show import warn
+from .signals import ending_at_once
 
 STDIN = "-"
 OPENING = (
@@ -54,6 +54,7 @@ def _medium(path: str) -> str | bytes:
 @click.option("--flash-attention", metavar="auto|on|off", default="auto", show_default=True, help="A leaner attention.")
 @click.option("--draft", metavar="auto|off|N", default="auto", show_default=True, help="Tokens drafted at a time.")
 @common
+@debug_option
 def generate(
     file: Path,
     prompt: str,
@@ -84,11 +85,10 @@ def generate(
         opening[name] = int(opening[name]) if opening[name].isdecimal() else opening[name]
     if prompt == STDIN:
         prompt = standard_input().decode("utf-8", "replace").removesuffix("\n")
-    with warnings.catch_warnings(), Gemma4(file, debug=debug, **opening) as model:
+    with warnings.catch_warnings(), ending_at_once(), Gemma4(file, debug=debug, **opening) as model:
         warnings.showwarning = lambda message, *_: warn(str(message))
         for name in model.bundle.missing:
             warn(f"{file}: {model.bundle.absence(name)}")
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # in C for seconds at a time: end at once, nothing can be lost
         result, shown, thought = None, "", ""
         for chunk in model.stream(
             prompt,

@@ -18,9 +18,7 @@ from .show import Progress, Table, size, warn
 @click.option("--drafter", type=click.Path(path_type=Path), metavar="FILE", help="Its MTP assistant's GGUF.")
 @click.option("--force", is_flag=True, help="Replace OUT where it exists.")
 @common
-def pack(
-    text: Path, out: Path, embedder: Path | None, drafter: Path | None, force: bool, as_json: bool, debug: bool
-) -> None:
+def pack(text: Path, out: Path, embedder: Path | None, drafter: Path | None, force: bool, as_json: bool) -> None:
     """Join a text model's GGUF, its mmproj and its drafter to one bundle.
 
     TEXT may be a bundle: its parts stay unless an option replaces them. Nothing is converted, so nothing is lost.

@@ -35,7 +35,6 @@ def quality(
     threads: int | None,
     gpu_layers: int | None,
     as_json: bool,
-    debug: bool,
 ) -> None:
     """Compare bundles with a reference of the same model: how far their predictions are from its own.
 
