@@ -36,7 +36,7 @@ from gemma4gguf import Gemma4  # noqa: E402
 from gemma4gguf.chat.rendering import raw_segments  # noqa: E402
 from gemma4gguf.native.sampler import Sampler, SamplingOptions  # noqa: E402
 from gemma4gguf.runtime.answer import Rules  # noqa: E402
-from gemma4gguf.runtime.decode import Drafts, decode  # noqa: E402
+from gemma4gguf.runtime.decode import Drafts, Guessing, decode  # noqa: E402
 from gemma4gguf.runtime.pace import Pace  # noqa: E402
 from gemma4gguf.runtime.session import Span  # noqa: E402
 from tests.support.drafters import TIE, Scripted, chi_square, chi_square_bound, gap  # noqa: E402
@@ -56,6 +56,8 @@ class Opened:
     def __init__(self, path: Path, kv_type: str = "f16") -> None:
         self.model = Gemma4(path, draft=1, kv_type=kv_type, **OPTIONS)
         self.weights, self.session = self.model._ready()
+        assert self.model._drafter is not None
+        self.drafter: Guessing = self.model._drafter
         self.rules = Rules.of(self.weights.vocab, self.model.bundle.text.metadata)
 
     def spans(self, example: Any) -> list[Span]:
@@ -88,9 +90,9 @@ def greedy(work: Path, asked: list[Any], kv_type: str) -> bool:
         prompt = plain.spans(example)
         expected = plain.ids(prompt)
         wrong = Scripted(sum(map(len, prompt)), expected, lambda i: False)
-        drafters = {
-            "own": (plain, plain.model._drafter),
-            "random": (other, other.model._drafter),
+        drafters: dict[str, tuple[Opened, Guessing]] = {
+            "own": (plain, plain.drafter),
+            "random": (other, other.drafter),
             "wrong": (plain, wrong),
         }
         for (name, (opened, drafter)), k in itertools.product(drafters.items(), LENGTHS):
@@ -121,7 +123,7 @@ def seed(work: Path, asked: list[Any]) -> bool:
     opened, same = Opened(tiny(work)), 0
     for number, example in enumerate(asked):
         prompt, how = opened.spans(example), SamplingOptions(temperature=1, top_k=64, top_p=0.95, min_p=0, seed=number)
-        drafts = Drafts(opened.model._drafter, Pace(1 + number % len(LENGTHS)))
+        drafts = Drafts(opened.drafter, Pace(1 + number % len(LENGTHS)))
         same += opened.ids(prompt, how) == opened.ids(prompt, how, drafts)
     print(f"seed: the same ids with drafts for {same} of {len(asked)} prompts at temperature 1", flush=True)
     return same >= 0.95 * len(asked)

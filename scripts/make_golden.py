@@ -14,6 +14,7 @@ import json
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -82,7 +83,7 @@ def greedy(reference: Reference, inputs: Inputs) -> list[int]:
     ids, logits = reference.generate(inputs, GREEDY_STEPS)
     best = np.sort(logits, axis=1)[:, -2:]  # [steps, 2]
     sure = (best[:, 1] - best[:, 0] > SURE) & ~np.isin(ids, [IMAGE, AUDIO, VIDEO])
-    return ids if sure.all() else ids[: int(sure.argmin())]
+    return list(ids if sure.all() else ids[: int(sure.argmin())])
 
 
 def main() -> None:
@@ -94,8 +95,8 @@ def main() -> None:
     lines = [json.dumps({"text": text, "ids": reference.tokenize(text)}, ensure_ascii=True) for text in texts()]
     (GOLDEN / "tokens.json").write_text("[\n" + ",\n".join(lines) + "\n]\n")
 
-    logits: dict[str, np.ndarray] = {}
-    drafts: dict[str, np.ndarray] = {}
+    logits: dict[str, Any] = {}  # arrays; numpy's types let no dictionary of arrays into savez
+    drafts: dict[str, Any] = {}
     answers = []
     for case in cases.CASES:
         inputs = inputs_of(reference, case)
@@ -125,7 +126,7 @@ def main() -> None:
     np.savez_compressed(GOLDEN / "drafts.npz", **drafts)
     (GOLDEN / "greedy.json").write_text("[\n" + ",\n".join(answers) + "\n]\n")
 
-    soft: dict[str, np.ndarray] = {}
+    soft: dict[str, Any] = {}
     for name in cases.PICTURE_SIZES:
         patches = patchify(cases.picture(name))
         soft[f"picture.{name}"] = reference.image_soft_tokens((patches.pixels, patches.positions))

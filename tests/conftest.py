@@ -37,14 +37,16 @@ def drafter(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def make_bundle(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path, drafter: Path) -> Callable[..., Path]:
     """A function from conversion options to a bundle of the stand-in; the same options give the same file."""
-    folder, made = tmp_path_factory.mktemp("bundles"), {}
+    folder = tmp_path_factory.mktemp("bundles")
+    made: dict[str, Path] = {}
 
     def make(quant: str = "F32", **how: object) -> Path:
         key = "-".join([quant, *(f"{name}={how[name]}" for name in sorted(how))])
         if key not in made:
-            options = {"drafter": drafter, "drafter_quant": "F32", **how}
+            options: dict[str, Any] = {"drafter": drafter, "drafter_quant": "F32", **how}
             out = folder / f"{len(made)}.gguf"
-            made[key] = convert(checkpoint, out, quant=quant, **options).path  # type: ignore[arg-type]
+            convert(checkpoint, out, quant=quant, **options)
+            made[key] = out
         return made[key]
 
     return make

@@ -12,7 +12,7 @@ from gemma4gguf import Gemma4
 from tests.support import cases
 
 CAT = Path(__file__).parent.parent / "models" / "demo" / "cat.jpg"
-ASKED = [
+ASKED: list[tuple[str, dict[str, Any]]] = [
     ("Hello there", {}),
     ("What is this?", {"images": [CAT]}),
     ("And what is said?", {"audio": [(cases.clip("short"), cases.RATE)]}),
@@ -40,13 +40,14 @@ def test_answers_do_not_depend_on_drafting(small: Path, draft: str | int) -> Non
 
 def test_a_stop_string_inside_a_draft(bundle: Path) -> None:
     with Gemma4(bundle, context=1024, threads=1, draft=6) as model:
-        how = {"temperature": 0, "max_tokens": 20}
+        how: dict[str, Any] = {"temperature": 0, "max_tokens": 20}
         whole = model.generate("Hello there", **how)
-        ids = list(model._ready()[1]._held[whole.tokens.prompt :])
+        held = model._ready()[1]._held[whole.tokens.prompt :]
+        ids = [int(i) for i in held if not isinstance(i, tuple)]
 
         class Knowing:
             def guesses(self, token: int, hidden: Any, position: int) -> Iterator[tuple[int, float]]:
-                yield from ((int(i), 1.0) for i in [*ids[position - whole.tokens.prompt + 1 :], *[5] * 20])
+                yield from ((i, 1.0) for i in [*ids[position - whole.tokens.prompt + 1 :], *[5] * 20])
 
         own, model._drafter = model._drafter, Knowing()  # type: ignore[assignment]
         for at in range(3, 8):

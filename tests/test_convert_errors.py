@@ -63,7 +63,7 @@ def test_values_that_are_not_finite(folder: Path, bad: float, quant: str) -> Non
 
     def edit(header: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes]:
         at = header[name]["data_offsets"][0] + 2 * 1000
-        return header, data[:at] + standin.bfloat16(np.float32([bad])) + data[at + 2 :]
+        return header, data[:at] + standin.bfloat16(np.array([bad], np.float32)) + data[at + 2 :]
 
     edit_weights(folder, edit)
     fails(folder, repr(name), "blk.7.ffn_up.weight", "not finite", quant=quant)
@@ -74,7 +74,7 @@ def test_values_too_large_for_the_type(folder: Path) -> None:
 
     def edit(header: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes]:
         at = header[name]["data_offsets"][0]
-        return header, data[:at] + standin.bfloat16(np.float32([1e30])) + data[at + 2 :]
+        return header, data[:at] + standin.bfloat16(np.array([1e30], np.float32)) + data[at + 2 :]
 
     edit_weights(folder, edit)
     fails(folder, "blk.2.ffn_up.weight", "F16", "too large", "--type", quant="F16")

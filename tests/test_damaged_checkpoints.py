@@ -154,7 +154,26 @@ def test_tokenizers_that_do_not_fit(folder: Path, change: Callable[[dict[str, An
 # ── anything at all ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
-ODD = (None, -1, 0, 1, 2**70, 10**400, 1.5, float("nan"), "", "x", "\n", "\ud800", [], {}, [1], [[]], {"a": 1}, True)
+ODD: tuple[object, ...] = (
+    None,
+    -1,
+    0,
+    1,
+    2**70,
+    10**400,
+    1.5,
+    float("nan"),
+    "",
+    "x",
+    "\n",
+    "\ud800",
+    [],
+    {},
+    [1],
+    [[]],
+    {"a": 1},
+    True,
+)
 
 
 def places(value: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:

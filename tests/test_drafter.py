@@ -37,7 +37,7 @@ GOLDEN = np.load(Path(__file__).parent / "golden" / "drafts.npz")
 DRAFTED = sorted({name.split(".")[0] for name in GOLDEN})
 CASES = {case.name: case for case in cases.CASES}
 STEPS = 4
-GREEDY = {"temperature": 0, "max_tokens": 12}
+GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 12}
 
 
 @pytest.fixture(scope="module")
@@ -241,7 +241,8 @@ class Machine:
         """Tokens per second, in those of plain decoding."""
         chance, seconds, made, self.lengths = random.Random(self.seed), 0.0, 0, []
         while made < tokens:
-            aim, confidences, right = pace.begin(tokens), [], []
+            aim, right = pace.begin(tokens), list[bool]()
+            confidences: list[float] = []
             while len(confidences) < aim:
                 seconds += self.draft
                 pace.drafted(self.draft)
@@ -331,7 +332,8 @@ def test_unsure_guesses_are_not_checked() -> None:
     pace, chance = Pace(ratio=0.07), random.Random(3)
     wasted = checked = 0
     for step in range(600):
-        aim, confidences = pace.begin(100), []
+        aim = pace.begin(100)
+        confidences: list[float] = []
         while len(confidences) < aim:
             pace.drafted(0.07)
             confidences.append(chance.choice([0.99, 0.1]))

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from gemma4gguf.runtime.options import Options
 
 MODELS = Path(__file__).parent.parent / "models"
 CAT = MODELS / "demo" / "cat.jpg"
-GREEDY = {"temperature": 0, "max_tokens": 12}
+GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 12}
 TONE = (np.sin(np.arange(12_345) / 9).astype(np.float32) * 0.5, 16_000)
 
 
@@ -78,7 +79,7 @@ def test_another_picture_of_the_same_size_is_not_taken_from_the_cache(model: Gem
 
 
 def test_the_seed_decides(model: Gemma4) -> None:
-    how = {"temperature": 4.0, "max_tokens": 12}
+    how: dict[str, Any] = {"temperature": 4.0, "max_tokens": 12}
     model.generate("Hello", **how)  # from here on each call evaluates the same rows, so the arithmetic is the same
     texts = [model.generate("Hello", seed=seed, **how).text for seed in (1, 1, 2, 3)]
     assert texts[0] == texts[1]
@@ -107,7 +108,7 @@ def test_an_abandoned_stream_leaves_the_model_usable(model: Gemma4) -> None:
         stream = model.stream("What can you do?", **GREEDY)
         for _ in range(left_after):
             next(stream)
-        stream.close()
+        stream.close()  # type: ignore[attr-defined]
         assert model.generate("Who are you?", **GREEDY).text == expected
 
 
@@ -133,7 +134,7 @@ def test_any_budget_fits_its_micro_batch(bundle: Path, budget: int) -> None:
         assert model.generate("What?", images=[CAT], **GREEDY).tokens.image == soft_tokens(451, 300, budget)
 
 
-MISTAKES = {
+MISTAKES: dict[str, tuple[type[Exception], Callable[[Any], object], str]] = {  # calls that are wrong on purpose
     "prompt too long": (ContextError, lambda m: m.generate("word " * 5000), "--context"),
     "unknown option": (InputError, lambda m: m.generate("Hi", temprature=1), "temperature"),
     "negative": (InputError, lambda m: m.generate("Hi", max_tokens=-1), "max_tokens"),
@@ -185,7 +186,7 @@ def test_opening_mistakes(bundle: Path, tmp_path: Path) -> None:
         ({"gpu_layers": "all"}, "gpu_layers"),
     ):
         with pytest.raises(InputError, match=word):
-            Gemma4(bundle, **how)  # type: ignore[arg-type]
+            Gemma4(bundle, **how)
     with pytest.raises(InputError, match="no such file"):
         Gemma4(tmp_path / "nowhere.gguf")
     cut = tmp_path / "cut.gguf"
@@ -250,9 +251,9 @@ def test_closing_while_another_thread_asks(tiny_bundle: Path) -> None:
             while True:
                 model.generate("Who are you?", **GREEDY)
 
-        def close(model: Gemma4 = model, delay: float = delay) -> object:
+        def close(model: Gemma4 = model, delay: float = delay) -> None:
             time.sleep(delay)
-            return model.close()
+            model.close()
 
         asked, closed = together(ask, close)
         assert isinstance(asked, (InputError, NativeError))
@@ -267,10 +268,10 @@ def test_threads_share_one_copy_of_the_weights_and_take_turns(tiny_bundle: Path)
         with Gemma4(tiny_bundle, threads=1, draft=3) as model:
             made: list[object] = []
             load = model._load_drafter
-            model._load_drafter = lambda context, load=load, made=made: (made.append(context), load(context))[1]  # type: ignore[method-assign, misc, func-returns-value]
-            for answer in together(*[lambda m=model: m.generate("Who are you?", **GREEDY).text] * 3):  # type: ignore[misc]
+            model._load_drafter = lambda context, load=load, made=made: (made.append(context), load(context))[1]  # type: ignore[method-assign, misc]
+            for answer in together(*[lambda m=model: m.generate("Who are you?", **GREEDY).text] * 3):
                 assert answer == text or "another" in str(answer)
-            for answer in together(*[lambda m=model: m.evaluate("Who are you?").logits] * 3):  # type: ignore[misc]
+            for answer in together(*[lambda m=model: m.evaluate("Who are you?").logits] * 3):
                 assert "another thread" in str(answer) or np.array_equal(answer, logits)  # type: ignore[arg-type]
             assert len(made) == 1
 

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from gemma4gguf.errors import ConversionError
 from gemma4gguf.tools.pack import pack
 from tests.support.parts import changed, save
 
-GREEDY = {"temperature": 0, "max_tokens": 8}
+GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 8}
 
 
 def test_anyones_files_become_the_bundle_of_the_converter(

@@ -63,7 +63,7 @@ def test_values_that_do_not_fit(value: float) -> None:
 
 def test_arguments_are_checked_before_c_sees_them() -> None:
     with pytest.raises(ValueError, match="float32"):
-        quantizer.quantize_rows(ROWS.astype(np.float64), T.Q8_0)  # type: ignore[arg-type]
+        quantizer.quantize_rows(ROWS.astype(np.float64), T.Q8_0)
     with pytest.raises(ValueError, match="contiguous"):
         quantizer.quantize_rows(ROWS[:, ::2], T.Q8_0)
     with pytest.raises(ValueError, match="divide"):

@@ -95,7 +95,7 @@ def test_c_is_never_asked_for_what_would_end_the_process(make_session: Callable[
         ({"rows": np.zeros((2, width + 1), np.float32)}, "embedding rows"),
     ):
         with pytest.raises(NativeError, match=word):
-            context.decode(start=0, **arguments)  # type: ignore[arg-type]
+            context.decode(start=0, **arguments)
     context.decode([5] * 8, start=0, outputs=2)
     for row in (-3, 0, 5, 8, 400):
         with pytest.raises(NativeError, match="no logits"):
@@ -138,7 +138,7 @@ def test_answers_that_interleave_are_an_error_not_a_mixture(make_session: Callab
 
 def test_two_threads_get_an_error_or_a_right_answer(bundle: Path) -> None:
     with Gemma4(bundle, context=1024, threads=1) as model:
-        how = {"temperature": 0, "max_tokens": 12}
+        how: dict[str, Any] = {"temperature": 0, "max_tokens": 12}
         questions = ["One two three", "Something else altogether, and longer"]
         expected = [{model.generate(questions[i], **how).text for i in order} for order in ([0, 0, 0], [1, 1, 1])]
         outcomes: list[list[Any]] = [[], []]

@@ -81,7 +81,7 @@ def test_all_faults_are_listed(mixed: Path, tmp_path: Path) -> None:
         (EMBEDDER, "v.patch_norm.1.bias"),
         (DRAFTER, "output_norm.weight"),
     ):
-        poke(path, name, tensor, np.float32([NAN, NAN]).tobytes())
+        poke(path, name, tensor, np.array([NAN, NAN], np.float32).tobytes())
     section = Bundle.open(path).text
     with open(path, "r+b") as file:
         file.seek(section.offset + section.size)

@@ -52,7 +52,11 @@ def theirs(
 ) -> Callable[..., Part]:
     """A function from (part, type) to what llama.cpp's converter writes."""
     folder = tmp_path_factory.mktemp("theirs")
-    sources = {"text": [checkpoint], "embedder": [checkpoint, "--mmproj"], "drafter": [drafter]}
+    sources: dict[str, list[object]] = {
+        "text": [checkpoint],
+        "embedder": [checkpoint, "--mmproj"],
+        "drafter": [drafter],
+    }
 
     def make(part: str, quant: str) -> Part:
         quant = ALWAYS.get(part, quant)

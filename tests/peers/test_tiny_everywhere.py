@@ -60,7 +60,7 @@ def held() -> texts.Material:
 def job(tiny: Path, held: texts.Material) -> Job:
     """50 questions of kinds that the model was trained on: sums, tools, talk."""
     dice = np.random.default_rng(0)
-    makers = (texts.total, texts.use_tool, texts.talk)
+    makers: tuple[Callable[..., texts.Example], ...] = (texts.total, texts.use_tool, texts.talk)
     examples = (make(dice, held) for make in itertools.cycle(makers))
     prompts = itertools.islice((e.prompt for e in examples if not e.images and not e.sounds), 50)
     return runtimes.prepare(tiny, [prompt.removeprefix("<bos>") for prompt in prompts], 32)

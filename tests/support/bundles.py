@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from gguf import GGMLQuantizationType as T
 from gguf import GGUFValueType as V
+from numpy.typing import NDArray
 
 from gemma4gguf.bundle.container import (
     encode_array,
@@ -26,7 +28,10 @@ from gemma4gguf.bundle.reading import (
 from gemma4gguf.bundle.writing import Part, part_of
 
 WORDS = ["", "a", "größe", "😀", "<bos>", "x" * 300]
-VALUES = {T.F32: np.arange(6, dtype=np.float32).reshape(2, 3), T.F16: np.arange(8, dtype=np.float16).reshape(2, 2, 2)}
+VALUES: dict[T, NDArray[Any]] = {
+    T.F32: np.arange(6, dtype=np.float32).reshape(2, 3),
+    T.F16: np.arange(8, dtype=np.float16).reshape(2, 2, 2),
+}
 
 
 def part(architecture: str, seed: int = 0, **extra: bytes) -> Part:

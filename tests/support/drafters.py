@@ -97,5 +97,6 @@ def _odds(session: Session, prompt: Span, top_k: int, length: int) -> dict[tuple
         best = np.argsort(logits)[-top_k:]
         shares = np.exp(logits[best].astype(np.float64) - logits[best].max())
         for token, share in zip(best, shares / shares.sum(), strict=True):
-            (frontier if len(head) < length - 1 else odds)[(*head, int(token))] = reach * float(share)
+            longer = (*head, int(token))
+            (frontier if len(longer) < length else odds)[longer] = reach * float(share)
     return odds
