@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
-from typing import Any, is_typeddict
+from typing import Any, get_origin, is_typeddict
 
 import click
 
@@ -29,9 +29,11 @@ WIDTH = 100  # characters of a signature on one line
 
 
 def table(*rows: tuple[str, ...]) -> str:
-    """A Markdown table; the first row is its head. Empty where only the head is given."""
-    head, *body = [f"| {' | '.join(' '.join(cell.split()).replace('|', chr(92) + '|') for cell in r)} |" for r in rows]
-    return "\n".join([head, "|" + "---|" * len(rows[0]), *body]) if body else ""
+    """A Markdown table, the first row its head, without columns that stay empty; nothing where only a head is given."""
+    columns = [column for column in zip(*rows, strict=True) if any(column[1:])]
+    cells = [[" ".join(cell.split()).replace("|", "\\|") for cell in row] for row in zip(*columns, strict=True)]
+    lines = [f"| {' | '.join(row)} |" for row in cells]
+    return "\n".join([*lines[:1], "|" + "---|" * len(columns), *lines[1:]]) if columns else ""
 
 
 def prose(text: str | None) -> str:
@@ -62,17 +64,14 @@ def cli_page() -> str:
 
 
 def _commands(group: click.Group, parent: click.Context, path: tuple[str, ...]) -> Iterator[str]:
-    for name in group.list_commands(parent):
-        command = group.get_command(parent, name)
-        if command is None or command.hidden:
-            continue
+    for name in (n for n in group.list_commands(parent) if not group.commands[n].hidden):
+        command = group.commands[name]
         context, words = click.Context(command, parent=parent, info_name=name), (*path, name)
         yield f"## gemma4gguf {' '.join(words)}"
         yield f"    gemma4gguf {' '.join([*words, *command.collect_usage_pieces(context)])}"
         yield prose(command.help)
-        options = [param for param in command.params if isinstance(param, click.Option)]
-        records = filter(None, (option.get_help_record(context) for option in options))
-        yield table(("option", "meaning"), *((f"`{names}`", text) for names, text in records))
+        records = (p.get_help_record(context) for p in command.params if isinstance(p, click.Option))
+        yield table(("option", "meaning"), *((f"`{names}`", text) for names, text in filter(None, records)))
         if isinstance(command, click.Group):
             yield from _commands(command, context, words)
 
@@ -85,7 +84,7 @@ def api_page() -> str:
     names = [(name, getattr(gemma4gguf, name)) for name in gemma4gguf.__all__]
     errors = [(name, value) for name, value in names if inspect.isclass(value) and issubclass(value, Exception)]
     rest = [(name, value) for name, value in names if (name, value) not in errors]
-    rest.sort(key=lambda pair: (not inspect.isclass(pair[1]), not callable(pair[1]), pair[0].lower()))
+    rest.sort(key=lambda pair: (get_origin(pair[1]) is not None, not inspect.isclass(pair[1]), pair[0].lower()))
     errors.sort(key=lambda pair: len(pair[1].__mro__))
     rows = (
         (f"`{name}`", ", ".join(f"`{base.__name__}`" for base in e.__bases__), prose(e.__doc__)) for name, e in errors
@@ -97,18 +96,18 @@ def api_page() -> str:
 
 
 def _entry(name: str, value: Any) -> Iterator[str]:
-    if inspect.isclass(value):
+    if get_origin(value) is not None:  # an alias
+        yield f"    {name} = {value}"
+    elif inspect.isclass(value):
         if not is_dataclass(value) and not is_typeddict(value) and "__init__" in vars(value):
             yield signature(name, value.__init__)
         yield prose(value.__doc__)
         yield _fields(value)
         yield from _methods(value)
-    elif callable(value):
+    else:
         yield signature(name, value)
         yield prose(value.__doc__)
         yield options_table(value)
-    else:
-        yield f"    {name} = {value}"
 
 
 def _methods(kind: type) -> Iterator[str]:
@@ -149,22 +148,32 @@ def signature(name: str, function: Any) -> str:
 
 
 def options_table(function: Any) -> str:
-    """The table of a TypedDict that a function's keyword arguments are unpacked from."""
+    """The TypedDict that a function's keyword arguments are unpacked from: its table, or a link where it is public."""
     unpacked = (re.fullmatch(r"(?:\w+\.)?Unpack\[(\w+)\]", str(a)) for a in function.__annotations__.values())
-    return "".join(_fields(function.__globals__[found[1]]) for found in unpacked if found)
+    name = next((found[1] for found in unpacked if found), "")
+    if name in gemma4gguf.__all__:
+        return f"Options: [{name}](#{name.lower()})"
+    return _fields(function.__globals__[name]) if name else ""
 
 
 def _fields(kind: type) -> str:
-    """The fields of a dataclass or TypedDict: type, default, and the comment at the end of the line."""
+    """The fields of a dataclass or TypedDict: type, default, and the comment at the line's end or the field's `option`.
+
+    A TypedDict takes these from the dataclass in its module that has the same fields.
+    """
     if not is_dataclass(kind) and not is_typeddict(kind):
         return ""
-    comments = dict(re.findall(r"^    (\w+): .*?  # (.*)$", inspect.getsource(kind), re.MULTILINE))
-    given = {f.name: f.default for f in fields(kind) if f.default is not MISSING} if is_dataclass(kind) else {}
     types = {name: getattr(t, "__forward_arg__", t) for name, t in kind.__annotations__.items()}
-    rows = [
-        (f"`{name}`", f"`{kind}`", f"`{given[name]!r}`" if name in given else "", comments.get(name, ""))
-        for name, kind in types.items()
-    ]
+    beside = [c for c in vars(sys.modules[kind.__module__]).values() if is_dataclass(c)]
+    twin = next((c for c in [kind, *beside] if is_dataclass(c) and [f.name for f in fields(c)] == list(types)), None)
+    given = {f.name: f for f in fields(twin)} if twin else {}
+    defaults = {
+        n: f"`{f.default!r}`" for n, f in given.items() if f.default is not MISSING and len(repr(f.default)) < 40
+    }
+    options = {name: f.metadata["option"] for name, f in given.items() if "option" in f.metadata}
+    meanings = dict(re.findall(r"^    (\w+): .*?  # (.*)$", inspect.getsource(kind), re.MULTILINE))
+    meanings |= {name: f"{option.help} Allowed: {option.expected}." for name, option in options.items()}
+    rows = [(f"`{name}`", f"`{told}`", defaults.get(name, ""), meanings.get(name, "")) for name, told in types.items()]
     return table(("name", "type", "default", "meaning"), *rows)
 
 

@@ -64,8 +64,8 @@ def test_options_of_a_typed_dict_are_unfolded() -> None:
         "    chosen(path: str, *, keep: bool = True, **options: Unpack[Choices]) -> str"
     ]
     assert make_docs.options_table(chosen).split("\n")[2:] == [
-        "| `width` | `int \\| None` |  | of the picture, in pixels |",
-        "| `name` | `str` |  |  |",
+        "| `width` | `int \\| None` | of the picture, in pixels |",
+        "| `name` | `str` |  |",
     ]
 
 
