@@ -17,6 +17,7 @@ from gguf import GGUFValueType as Type
 
 from gemma4gguf.bundle.container import encode_array, encode_pair
 from gemma4gguf.bundle.reading import DRAFTER, EMBEDDER, TEXT
+from gemma4gguf.bundle.settings import BUDGETS, DEFAULT_BUDGET, END_TOKEN_IDS, IMAGE_BUDGET
 from gemma4gguf.errors import ConversionError
 from gemma4gguf.version import __version__
 
@@ -25,8 +26,6 @@ from .gemma4 import MappedTensor
 from .safetensors import read_json
 
 QUANTIZATION_VERSION = 2  # of ggml's block formats
-DEFAULT_IMAGE_BUDGET = 280  # soft tokens per picture
-OWN = "gemma4gguf."
 # llama.cpp's loader requires these keys; they mean nothing here, as the embedder takes pictures of any size.
 DUMMY_IMAGE_SIZE, DUMMY_MEL_BINS = 224, 128
 
@@ -148,11 +147,11 @@ def _text_lines(arch: str, text: TextConfig, file_type: int) -> Iterator[Line]:
 def _own_lines(files: Files) -> Iterator[Line]:
     """Keys for gemma4gguf's own runtime."""
     budget = files.processor.get("max_soft_tokens")
-    if type(budget) is int and 0 < budget <= 1 << 16 and budget != DEFAULT_IMAGE_BUDGET:
-        yield OWN + "image.max_soft_tokens", Type.UINT32, budget
+    if type(budget) is int and budget in BUDGETS and budget != DEFAULT_BUDGET:  # the runtime knows no others
+        yield IMAGE_BUDGET, Type.UINT32, budget
     ends = _token_list(files, "eos_token_id") or _config_ends(files)
     if ends:
-        yield OWN + "eos_token_ids", Type.INT32, ends
+        yield END_TOKEN_IDS, Type.INT32, ends
 
 
 def _token_list(files: Files, key: str) -> list[int]:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from .arguments import listed, whole
 from .bundle.reading import DRAFTER, EMBEDDER, Bundle
+from .bundle.settings import image_budget
 from .bundle.validation import check_text
 from .chat.rendering import THOUGHT_OPEN, AudioSegment, ImageSegment, Prompt, Segment, compose, raw_segments
 from .chat.reply import ReplyParser
@@ -29,7 +30,7 @@ from .chat.stream import Chunk, ReplyStream
 from .errors import ContextError, FormatError, InputError, NativeError
 from .media.audio import AudioInput
 from .media.embedder import Embedder
-from .media.image import DEFAULT_BUDGET, ImageInput, check_budget
+from .media.image import ImageInput, check_budget
 from .native.context import FLASH_ATTENTION, KV_TYPES, Context, ContextOptions
 from .native.weights import Weights
 from .runtime.answer import Rules, answer, room
@@ -97,7 +98,7 @@ class Gemma4:
         check_text(self.bundle.text)
         metadata = self.bundle.text.metadata
         if image_tokens is None:
-            image_tokens = metadata.get("gemma4gguf.image.max_soft_tokens", DEFAULT_BUDGET)
+            image_tokens = image_budget(metadata)
         self.image_tokens: int = image_tokens
         check_budget(self.image_tokens)
         limit = metadata["gemma4.context_length"]

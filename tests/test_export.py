@@ -21,7 +21,7 @@ from gemma4gguf.cli import cli, run
 from gemma4gguf.errors import ConversionError, FormatError, Gemma4Error, InputError
 from gemma4gguf.media.image import target_size
 from gemma4gguf.tools.export import TARGETS, Exported, _linked, export
-from gemma4gguf.tools.layouts import BUDGETS
+from gemma4gguf.tools.layouts import MIN_TOKENS
 from gemma4gguf.tools.pack import pack
 
 FILES = {"llama.cpp": "{}/{}m.gguf", "lmstudio": "{}/gemma4gguf/m/{}m.gguf", "ollama": "{}/{}m.gguf"}
@@ -211,7 +211,7 @@ def option(words: list[str], name: str) -> str:
     return words[words.index(name) + 1]
 
 
-@pytest.mark.parametrize("budget", BUDGETS)
+@pytest.mark.parametrize("budget", MIN_TOKENS)
 def test_the_line_for_llama_server(model: Path, tmp_path: Path, budget: int) -> None:
     folder = tmp_path / "out"
     (line,) = export(model, folder, "llama.cpp", image_tokens=budget).commands
@@ -250,19 +250,21 @@ def test_the_image_budget_gives_the_references_sizes(budget: int, share: float) 
         ratio, side = dice.choice(RATIOS), np.exp(dice.uniform(np.log(64), np.log(3500)))
         width, height = int(side * ratio**0.5), int(side / ratio**0.5)
         wanted = target_size(height, width, budget)[::-1]
-        same += llama_cpp_size(width, height, BUDGETS[budget], budget) == wanted
-        assert llama_cpp_size(*wanted, BUDGETS[budget], budget) == wanted
+        same += llama_cpp_size(width, height, MIN_TOKENS[budget], budget) == wanted
+        assert llama_cpp_size(*wanted, MIN_TOKENS[budget], budget) == wanted
     assert same / total > share
 
 
-@pytest.mark.parametrize("budget", BUDGETS)
+@pytest.mark.parametrize("budget", MIN_TOKENS)
 def test_no_picture_outgrows_its_micro_batch(model: Path, tmp_path: Path, budget: int) -> None:
     """llama.cpp aborts where one does, so that this must hold for every picture up to 100 times as long as wide."""
     (line,) = export(model, tmp_path / "out", "llama.cpp", image_tokens=budget).commands
     room = int(option(shlex.split(line), "--ubatch-size"))
     for ratio in np.geomspace(1, 100, 3000):
         for side in (40, 300, 1000):
-            width, height = llama_cpp_size(round(side * ratio**0.5), round(side / ratio**0.5), BUDGETS[budget], budget)
+            width, height = llama_cpp_size(
+                round(side * ratio**0.5), round(side / ratio**0.5), MIN_TOKENS[budget], budget
+            )
             assert width * height <= room * 48 * 48
 
 

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from gemma4gguf.bundle.projector import PATCH_SIDE, PATCH_VALUES
+from gemma4gguf.bundle.settings import BUDGETS
 from gemma4gguf.media.image import (
-    BUDGETS,
     cut,
     patchify,
     soft_tokens,

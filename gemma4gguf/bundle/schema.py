@@ -16,6 +16,8 @@ from typing import Any
 from gguf import GGMLQuantizationType as T
 from gguf import GGUFValueType as V
 
+from .settings import BUDGETS, IMAGE_BUDGET
+
 # llama.cpp's own bound on layers; the others are far above any model of this family and keep products of them in range.
 MAX_LAYERS = 512
 MAX_HEADS = 1024
@@ -122,9 +124,7 @@ OWN_KEYS: dict[str, KeyRule] = {
     "general.sampling.top_p": _number(lambda v: 0 < v <= 1, "above 0, at most 1"),
     "general.sampling.min_p": _number(lambda v: 0 <= v <= 1, "0 to 1"),
     "general.sampling.penalty_repeat": _number(lambda v: 0 < v < math.inf, "above 0"),
-    "gemma4gguf.image.max_soft_tokens": KeyRule(
-        _WHOLES, lambda v: v in (70, 140, 280, 560, 1120), "70, 140, 280, 560 or 1120", required=False
-    ),
+    IMAGE_BUDGET: KeyRule(_WHOLES, lambda v: v in BUDGETS, " or ".join(map(str, BUDGETS)), required=False),
     "tokenizer.chat_template": KeyRule((V.STRING,), lambda v: True, "a text", required=False),
 }
 MAX_END_TOKENS = 1024

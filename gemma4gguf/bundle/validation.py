@@ -25,13 +25,13 @@ from .schema import (
     Model,
     tensors,
 )
+from .settings import END_TOKEN_IDS, TOKENS
 
 # Keys of the other Gemma 4 models, whose architecture has the same name: not zero there.
 OTHERS = {
     "embedding_length_per_layer_input": "is a Gemma 4 E2B or E4B (it has per-layer embeddings)",
     "expert_count": "is the Gemma 4 26B (it has experts)",
 }
-TOKENS, END_TOKENS = "tokenizer.ggml.tokens", "gemma4gguf.eos_token_ids"
 # Numbers that a drafter shares with its target, because it reads the target's cache.
 _SHARED = {
     "attention.key_length": "wide its heads on full layers are",
@@ -272,12 +272,14 @@ def check_vocabulary(section: Section) -> None:
 
 
 def _check_end_tokens(text: Section) -> None:
-    ids = text.metadata.get(END_TOKENS)
+    ids = text.metadata.get(END_TOKEN_IDS)
     if ids is None:
         return
     tokens = vocabulary(text)
     if not isinstance(ids, list) or len(ids) > MAX_END_TOKENS or not all(_is_token(i, tokens) for i in ids):
-        raise FormatError(f"{text.path}: {END_TOKENS} is {ids!r:.80}, expected a list of tokens' ids; convert it again")
+        raise FormatError(
+            f"{text.path}: {END_TOKEN_IDS} is {ids!r:.80}, expected a list of tokens' ids; convert it again"
+        )
 
 
 def _is_token(value: Any, tokens: LazyStrings) -> bool:

@@ -19,10 +19,8 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from ..bundle.projector import CHANNELS, PATCH_SIDE, PATCH_VALUES
+from ..bundle.settings import BUDGETS, DEFAULT_BUDGET
 from ..errors import InputError
-
-BUDGETS = (70, 140, 280, 560, 1120)  # soft tokens; the ones the model was trained with
-DEFAULT_BUDGET = 280  # soft tokens
 
 ImageInput: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | NDArray[Any]"
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
+from ..bundle.settings import end_token_ids
 from ..chat.stream import Chunk, ReplyStream
 from ..errors import ContextError
 from ..native.sampler import Sampler, SamplingOptions
@@ -20,7 +22,6 @@ from .prompt import PLACEHOLDERS, count, token_id
 from .result import Result, Timings
 from .session import Session, Span
 
-END_TOKENS = ("<eos>", "<turn|>", "<|tool_response>")  # where a file does not list its own
 # Control tokens that the reply parser reads; every other one stays invisible.
 VISIBLE = (
     *("<|tool>", "<tool|>", "<|tool_call>", "<tool_call|>", "<|tool_response>", "<tool_response|>"),
@@ -39,10 +40,9 @@ class Rules:
     @classmethod
     def of(cls, vocab: Vocabulary, metadata: Mapping[str, Any]) -> Rules:
         """From a model's vocabulary and its file's metadata."""
-        listed = metadata.get("gemma4gguf.eos_token_ids") or [token_id(vocab, text) for text in END_TOKENS]
         placeholders = [token_id(vocab, text) for text in PLACEHOLDERS]
         return cls(
-            end=frozenset(int(i) for i in listed),
+            end=frozenset(end_token_ids(metadata, partial(token_id, vocab))),
             suppressed=frozenset([*vocab.suppressed(), *placeholders]),
             visible=frozenset(token_id(vocab, text) for text in VISIBLE),
         )

@@ -18,8 +18,9 @@ from typing import IO
 from ..bundle.container import padded
 from ..bundle.newfile import new_file
 from ..bundle.reading import COPY_BYTES, NAMES, SECTION_ALIGNMENT, Bundle, Section
+from ..bundle.settings import image_budget
 from ..errors import ConversionError, FormatError, InputError
-from ..media.image import DEFAULT_BUDGET, check_budget
+from ..media.image import check_budget
 from .layouts import LAYOUTS, Job, Order, safe
 
 TARGETS = tuple(LAYOUTS)
@@ -69,9 +70,7 @@ def export(
     bundle = Bundle.open(file)
     if bundle.missing:
         raise FormatError(f"{bundle.path}: {bundle.absence(bundle.missing[0])}")
-    budget = image_tokens
-    if budget is None:
-        budget = bundle.text.metadata.get("gemma4gguf.image.max_soft_tokens", DEFAULT_BUDGET)
+    budget = image_budget(bundle.text.metadata) if image_tokens is None else image_tokens
     check_budget(budget)
     job = Job(bundle, safe(bundle.path.stem), Path(folder), budget, link)
     orders, commands, notes = LAYOUTS[target](job)

@@ -14,6 +14,7 @@ import gguf
 import numpy as np
 
 from ..bundle.reading import KEY, NAMES, TEXT, Bundle, Section
+from ..bundle.settings import end_tokens
 from ..bundle.validation import vocabulary
 from ..errors import FormatError
 
@@ -41,7 +42,7 @@ def summary(bundle: Bundle) -> dict[str, Any]:
         "model": {name: text.get(f"{TEXT}.{key}") for name, key in _SHOWN.items()},
         "vocabulary": len(_tokens(bundle.text)),
         "chat_template_sha256": hashlib.sha256(template.encode()).hexdigest() if isinstance(template, str) else None,
-        "end_tokens": _end_tokens(bundle.text),
+        "end_tokens": end_tokens(text),
         "sampling": {name: _short(text.get(f"general.sampling.{name}")) for name in _SAMPLING},
         "provenance": _provenance(bundle.text),
     }
@@ -74,11 +75,6 @@ def _file_type(number: object) -> str | None:
         return str(gguf.LlamaFileType(number).name.removeprefix("MOSTLY_").removeprefix("ALL_"))
     except ValueError:
         return None
-
-
-def _end_tokens(text: Section) -> list[str]:
-    ids, tokens = text.metadata.get("gemma4gguf.eos_token_ids"), _tokens(text)
-    return [tokens[i] for i in ids if type(i) is int and 0 <= i < len(tokens)] if isinstance(ids, list) else []
 
 
 def _tokens(text: Section) -> Sequence[str]:

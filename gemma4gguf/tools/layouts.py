@@ -13,15 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..bundle.container import LazyStrings, padded
+from ..bundle.container import padded
 from ..bundle.reading import DRAFTER, EMBEDDER, TEXT, Bundle, Section
+from ..bundle.settings import end_tokens
 
 PREFIXES = {TEXT: "", EMBEDDER: "mmproj-", DRAFTER: "mtp-"}  # what llama.cpp and LM Studio look for beside a model
 MICRO_BATCH = 512  # llama.cpp's own
 # A picture's budget in soft tokens -> llama.cpp's --image-min-tokens. llama.cpp rounds sizes up to this limit and down
 # to --image-max-tokens; the reference always rounds down. With these values most pictures get the reference's size (75,
 # 84, 99, 93 and 77 % of those with a camera's or screen's aspect ratio), and those that have it already keep it.
-BUDGETS = {70: 54, 140: 118, 280: 250, 560: 512, 1120: 1048}
+MIN_TOKENS = {70: 54, 140: 118, 280: 250, 560: 512, 1120: 1048}
 OVERSHOOT = 1.3  # times the budget: llama.cpp's rounding gives at most this for aspect ratios up to 100
 
 
@@ -92,8 +93,8 @@ def _llama_cpp(job: Job) -> ExportPlan:
 
 
 def image_options(image_tokens: int) -> list[str]:
-    """llama.cpp's options for a picture's budget: see BUDGETS."""
-    return ["--image-min-tokens", str(BUDGETS[image_tokens]), "--image-max-tokens", str(image_tokens)]
+    """llama.cpp's options for a picture's budget: see MIN_TOKENS."""
+    return ["--image-min-tokens", str(MIN_TOKENS[image_tokens]), "--image-max-tokens", str(image_tokens)]
 
 
 MTMD_NOTES = (
@@ -214,13 +215,8 @@ def modelfile(bundle: Bundle, name: str) -> str:
 
 
 def _stops(metadata: Mapping[str, Any]) -> list[str]:
-    """Texts of the tokens that end an answer; <eos> ends it in any case and is no text."""
-    ids, tokens = metadata.get("gemma4gguf.eos_token_ids"), metadata.get("tokenizer.ggml.tokens")
-    own: list[str] = []
-    if isinstance(ids, list) and isinstance(tokens, LazyStrings):
-        own = [tokens[i] for i in ids if type(i) is int and 0 <= i < len(tokens)]
-    found = [text for text in own or ("<turn|>", "<|tool_response>") if text != "<eos>"]
-    return [text for text in found if not {'"', "\n", "\\"} & set(text)]
+    """Texts that Ollama must stop at. It stops at <eos> by itself, and a Modelfile cannot hold some characters."""
+    return [text for text in end_tokens(metadata) if text != "<eos>" and not {'"', "\n", "\\"} & set(text)]
 
 
 LAYOUTS: dict[str, Callable[[Job], ExportPlan]] = {"llama.cpp": _llama_cpp, "lmstudio": _lm_studio, "ollama": _ollama}

@@ -22,11 +22,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..bundle.reading import EMBEDDER, Bundle
+from ..bundle.settings import image_budget
 from ..chat.rendering import Segment, raw_segments
 from ..errors import InputError
 from ..media.audio import AudioInput
 from ..media.embedder import Embedder
-from ..media.image import DEFAULT_BUDGET, ImageInput
+from ..media.image import ImageInput
 from ..native.context import Context, ContextOptions
 from ..native.weights import Weights
 from ..runtime.loading import load
@@ -175,7 +176,7 @@ def _passages(
     cut = [ids[i * WINDOW : (i + 1) * WINDOW] for i in range(count)]
     found = [Passage((Span((bos, *window[1:])),), WINDOW // 2, media=False) for window in cut]
     embedder = cache(lambda: Embedder(bundle))
-    budget = bundle.text.metadata.get("gemma4gguf.image.max_soft_tokens", DEFAULT_BUDGET)
+    budget = image_budget(bundle.text.metadata)
     for parts in media:
         whole = tuple(spans(parts, model.vocab, embedder, budget))
         found.append(Passage(whole, sum(map(len, whole[:-1])), media=True))

@@ -1,0 +1,43 @@
+"""gemma4gguf's own settings in a bundle's text section: a picture's budget, and the tokens that end an answer.
+
+A text section's metadata comes in; the setting goes out, or its default where the file has none. This module does not
+know where the settings are used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from .container import LazyStrings
+
+TOKENS = "tokenizer.ggml.tokens"
+IMAGE_BUDGET = "gemma4gguf.image.max_soft_tokens"
+BUDGETS = (70, 140, 280, 560, 1120)  # soft tokens per picture; the ones the model was trained with
+DEFAULT_BUDGET = 280  # soft tokens
+END_TOKEN_IDS = "gemma4gguf.eos_token_ids"
+END_TOKENS = ("<eos>", "<turn|>", "<|tool_response>")  # where a file lists none
+
+
+def image_budget(metadata: Mapping[str, Any]) -> int:
+    """Soft tokens that a picture may take: as the file says, else 280. Not checked: see `media.image.check_budget`."""
+    budget: int = metadata.get(IMAGE_BUDGET, DEFAULT_BUDGET)
+    return budget
+
+
+def end_token_ids(metadata: Mapping[str, Any], find: Callable[[str], int]) -> list[int]:
+    """Ids of the tokens that end an answer: those that the file lists, else those that `find` gives for END_TOKENS."""
+    return _listed(metadata) or [find(text) for text in END_TOKENS]
+
+
+def end_tokens(metadata: Mapping[str, Any]) -> list[str]:
+    """Texts of the tokens that end an answer."""
+    return [metadata[TOKENS][i] for i in _listed(metadata)] or list(END_TOKENS)
+
+
+def _listed(metadata: Mapping[str, Any]) -> list[int]:
+    """The ids that the file lists, without those that are not in its vocabulary."""
+    ids, tokens = metadata.get(END_TOKEN_IDS), metadata.get(TOKENS)
+    if not isinstance(ids, list) or not isinstance(tokens, LazyStrings):
+        return []
+    return [i for i in ids if type(i) is int and 0 <= i < len(tokens)]
