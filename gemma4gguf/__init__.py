@@ -40,7 +40,7 @@ _HOME = {
     "Gemma4": ".model",
     "Gemma4Error": ".errors",
     "Patches": ".media.image",
-    "Result": ".runtime.answer",
+    "Result": ".runtime.result",
     "convert": "converters",
     "frame": ".media.audio",
     "patchify": ".media.image",

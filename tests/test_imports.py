@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+import gemma4gguf
+
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("gemma4gguf", "converters", "training")
 # What each place may import besides itself. A place is a folder, or a module that lies beside the folders.
@@ -47,7 +49,10 @@ def modules(root: Path) -> dict[str, Path]:
 
 
 def imports(name: str, path: Path) -> Iterator[str]:
-    """Absolute names that a file imports, at any depth, type-checking blocks included, and those it loads by name."""
+    """Absolute names that a file imports, at any depth, type-checking blocks included.
+
+    The top `__init__` loads by name what its type-checking block imports: a test holds the two together.
+    """
     package = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
@@ -74,11 +79,11 @@ def graph(root: Path) -> dict[str, set[str]]:
 
 
 def place(module: str) -> str:
-    """The longest entry of ALLOWED that holds a module."""
-    while module not in ALLOWED:
-        assert module, "a new place: say in ALLOWED what it may import"
-        module = module.rpartition(".")[0]
-    return module
+    """The entry of ALLOWED that holds a module: itself, or its folder. The top folder holds nothing but folders."""
+    found = module if module in ALLOWED else module.rpartition(".")[0]
+    if found not in ALLOWED or (found == "gemma4gguf" != module):
+        raise LookupError(f"{module} is a new place: say in ALLOWED what it may import")
+    return found
 
 
 def circle(edges: Mapping[str, set[str]]) -> list[str]:
@@ -119,6 +124,21 @@ def test_every_folder_may_import_only_what_lies_below_it() -> None:
 
 def test_no_circles() -> None:
     assert not circle(EDGES)
+    assert not circle(ALLOWED)
+
+
+def test_what_is_shipped_needs_nothing_that_is_not() -> None:
+    for name, path in modules(ROOT).items():
+        assert not {"tests", "benchmarks", "scripts"} & {used.split(".")[0] for used in imports(name, path)}, name
+
+
+def test_names_loaded_late_are_those_that_type_checkers_see() -> None:
+    tree = ast.parse((ROOT / "gemma4gguf" / "__init__.py").read_text(encoding="utf-8"))
+    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    seen = {
+        a.name: "." * n.level + (n.module or "") for n in block.body if isinstance(n, ast.ImportFrom) for a in n.names
+    }
+    assert seen == gemma4gguf._HOME
 
 
 def _write(root: Path, files: Mapping[str, str]) -> Path:
@@ -152,6 +172,31 @@ def test_a_module_in_the_wrong_folder_is_found(tmp_path: Path) -> None:
         },
     )
     assert misplaced(graph(root)) == ["gemma4gguf.media.decode -> gemma4gguf.runtime.pace"]
+
+
+@pytest.mark.parametrize(
+    ("module", "wrong"),
+    [
+        ("gemma4gguf.runtime.session", "gemma4gguf.media.session"),
+        ("gemma4gguf.tools.quality", "gemma4gguf.bundle.quality"),
+        ("gemma4gguf.media.image", "gemma4gguf.cli.image"),
+        ("converters.plan", "gemma4gguf.tools.plan"),
+        ("gemma4gguf.native.weights", "training.weights"),
+    ],
+)
+def test_a_module_of_ours_moved_to_another_folder_is_found(module: str, wrong: str) -> None:
+    assert module in EDGES
+    moved = {
+        wrong if name == module else name: {wrong if used == module else used for used in all_used}
+        for name, all_used in EDGES.items()
+    }
+    assert misplaced(moved)
+
+
+@pytest.mark.parametrize("module", ["gemma4gguf.stray", "gemma4gguf.cellar.wine", "gemma4gguf.media.deep.down"])
+def test_a_module_beside_the_folders_or_in_a_new_one_is_found(module: str) -> None:
+    with pytest.raises(LookupError, match="is a new place"):
+        misplaced({**EDGES, module: {"gemma4gguf.errors"}})
 
 
 def test_only_the_top_and_converters_open_with_names() -> None:
