@@ -334,10 +334,12 @@ def encode_header(pairs: Iterable[bytes], tensors: Iterable[TensorInfo], alignme
     return header + bytes(padded(len(header), alignment) - len(header))
 
 
-def place_tensors(tensors: Iterable[tuple[str, tuple[int, ...], GGMLQuantizationType]]) -> list[TensorInfo]:
-    """Lay (name, shape, type) tensors out one after another, each offset a multiple of 32 bytes."""
+def place_tensors(
+    tensors: Iterable[tuple[str, tuple[int, ...], GGMLQuantizationType]], alignment: int = DEFAULT_ALIGNMENT
+) -> list[TensorInfo]:
+    """Lay (name, shape, type) tensors out one after another, each offset a multiple of `alignment`, in bytes."""
     out, offset = [], 0
     for name, shape, kind in tensors:
         out.append(TensorInfo(name, shape, kind, offset))
-        offset += padded(out[-1].nbytes)
+        offset += padded(out[-1].nbytes, alignment)
     return out

@@ -27,6 +27,7 @@ from .limits import LIMITS, Limits
 
 TEXT, EMBEDDER, DRAFTER = "gemma4", "clip", "gemma4-assistant"  # general.architecture of each section, in order
 ORDER = (TEXT, EMBEDDER, DRAFTER)
+OPTIONS = {EMBEDDER: "--embedder", DRAFTER: "--drafter"}  # of `gemma4gguf pack`
 NAMES = {TEXT: "text model", EMBEDDER: "multimodal embedder", DRAFTER: "MTP drafter"}
 SECTION_ALIGNMENT = 65_536  # bytes; a page on every system, so that each section can be memory-mapped
 BUNDLE_VERSION = 1
@@ -134,10 +135,8 @@ class Bundle:
         path = Path(path)
         sections = read_sections(path, limits)
         found = [s.architecture for s in sections]
-        if found[0] != TEXT:
-            raise FormatError(
-                f"{path}: holds {a_kind(found[0])}, expected a Gemma 4 text model first (architecture {TEXT!r})"
-            )
+        expect_text(path, found[0])
+        check_unsplit(path, sections[0].metadata)
         if found != [name for name in ORDER if name in found]:
             raise FormatError(
                 f"{path}: sections {', '.join(map(repr, found))}: expected each of {', '.join(ORDER)} once, in order"
@@ -210,10 +209,31 @@ def read_sections(path: str | os.PathLike[str], limits: Limits = LIMITS) -> list
         header = read_header(data, start, str(path), allowance)
         architecture = header.metadata.get("general.architecture")
         if not isinstance(architecture, str) or len(architecture) > LONGEST_NAME:
+            check_unsplit(path, header.metadata)
             raise FormatError(f"{path}: the section at byte {start:,} names no general.architecture")
         sections.append(Section(path, architecture, start, header.end - start, header, identity))
         start = padded(header.end, SECTION_ALIGNMENT)
     return sections
+
+
+def expect_text(path: Path, architecture: str) -> None:
+    """Raise FormatError unless this is the architecture of a Gemma 4 text model."""
+    if architecture != TEXT:
+        option = OPTIONS.get(architecture)
+        cure = f"; join it with its text model: `gemma4gguf pack TEXT OUT {option} {path}`" if option else ""
+        raise FormatError(
+            f"{path}: holds {a_kind(architecture)}, expected a Gemma 4 text model first (architecture {TEXT!r}){cure}"
+        )
+
+
+def check_unsplit(path: Path, metadata: Mapping[str, Any]) -> None:
+    """Raise FormatError for one file of a model that llama-gguf-split cut into several."""
+    count = metadata.get("split.count", 1)
+    if isinstance(count, int) and count > 1:
+        raise FormatError(
+            f"{path}: is one of {count} parts; join them first with `gemma4gguf pack {path} OUT`, or, where they are "
+            f"not named NAME-00001-of-{count:05d}.gguf, with `llama-gguf-split --merge`"
+        )
 
 
 def open_file(path: Path) -> BinaryIO:

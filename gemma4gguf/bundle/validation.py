@@ -12,7 +12,7 @@ from gguf import GGUFValueType as V
 
 from ..errors import FormatError
 from .container import DEFAULT_ALIGNMENT, LazyStrings
-from .reading import DRAFTER, NAMES, TEXT, Section
+from .reading import DRAFTER, NAMES, TEXT, Section, check_unsplit
 from .schema import (
     DRAFTER_KEYS,
     MAX_END_TOKENS,
@@ -54,11 +54,7 @@ def check(section: Section, text: Section) -> None:
 
 def check_text(text: Section) -> None:
     """Raise FormatError unless the section is a whole Gemma 4 text model without parts elsewhere."""
-    count = text.metadata.get("split.count", 1)
-    if isinstance(count, int) and count > 1:
-        raise FormatError(
-            f"{text.path}: is one of {count} parts; join them first with `llama-gguf-split --merge {text.path} OUT`"
-        )
+    check_unsplit(text.path, text.metadata)
     for key, what in OTHERS.items():
         if text.metadata.get(f"{TEXT}.{key}"):
             raise FormatError(f"{text.path}: {what}, expected the 12B, the one whose embedder has no encoder")

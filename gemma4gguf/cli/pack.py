@@ -21,7 +21,8 @@ from .show import Progress, Table, size, warn
 def pack(text: Path, out: Path, embedder: Path | None, drafter: Path | None, force: bool, as_json: bool) -> None:
     """Join a text model's GGUF, its mmproj and its drafter to one bundle.
 
-    TEXT may be a bundle: its parts stay unless an option replaces them. Nothing is converted, so nothing is lost.
+    TEXT may be a bundle: its parts stay unless an option replaces them. It may be one file of a split model
+    (NAME-00001-of-00003.gguf): the files are joined. Nothing is converted, so nothing is lost.
     """
     from ..bundle.reading import NAMES
     from ..tools.pack import pack as work

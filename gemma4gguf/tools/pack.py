@@ -1,25 +1,35 @@
 """Pack a text model, an embedder and a drafter from any source into one bundle.
 
 GGUF files come in. A bundle goes out whose sections equal them key by key and byte by byte, after checks that they
-belong together. If the text model is a bundle, its other sections are kept unless they are replaced. This module loads
-nothing into llama.cpp and does not look at weights.
+belong together. If the text model is a bundle, its other sections are kept unless they are replaced; if it is split
+into several files, they are joined. This module loads nothing into llama.cpp and does not look at weights.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ..bundle import split
 from ..bundle.projector import check_embedder
-from ..bundle.reading import DRAFTER, EMBEDDER, NAMES, ORDER, TEXT, Bundle, Section, a_kind, read_sections
+from ..bundle.reading import (
+    DRAFTER,
+    EMBEDDER,
+    NAMES,
+    OPTIONS,
+    ORDER,
+    TEXT,
+    Bundle,
+    Section,
+    a_kind,
+    expect_text,
+    read_sections,
+)
 from ..bundle.validation import check_drafter, check_text
-from ..bundle.writing import part_of, place_sections, write_bundle
+from ..bundle.writing import Part, part_of, place_sections, planned_section, write_bundle
 from ..errors import FormatError
-
-OPTIONS = {EMBEDDER: "--embedder", DRAFTER: "--drafter"}
-SPLIT = "split."  # keys of llama.cpp's gguf-split, meaningless in a whole file
 
 
 @dataclass(frozen=True)
@@ -42,29 +52,47 @@ def pack(
     force: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Packed:
-    """Pack files into one bundle. `text`: a text model's GGUF, or a bundle.
+    """Pack files into one bundle. `text`: a text model's GGUF, one of its files if it is split, or a bundle.
 
     `progress` is called with (bytes done, in all).
     Raises InputError (no such file), FormatError (a wrong kind of file, or parts of different models) and
     ConversionError (the output cannot be written). Then nothing new appears under the output's name.
     """
-    bundle = Bundle.open(text)
-    check_text(bundle.text)
+    bundle, joined = _opened(Path(text))
     sections = {s.architecture: s for s in bundle.sections}
     for architecture, given in ((EMBEDDER, embedder), (DRAFTER, drafter)):
         if given is not None:
             sections[architecture] = only(given, architecture)
-    if EMBEDDER in sections:
-        check_embedder(bundle.text, sections[EMBEDDER])
-    if DRAFTER in sections:
-        check_drafter(bundle.text, sections[DRAFTER])
-    chosen = [sections[name] for name in ORDER if name in sections]
-    parts = [part_of(section) for section in chosen]
-    parts[0] = replace(parts[0], pairs={k: v for k, v in parts[0].pairs.items() if not k.startswith(SPLIT)})
+    parts = checked_parts(sections, joined)
     total = place_sections(parts).total
     layout = write_bundle(out, parts, force=force, progress=lambda done: progress(done, total))
-    names = tuple(s.architecture for s in chosen)
+    names = tuple(part.architecture for part in parts)
     return Packed(Path(out), names, layout.sizes, layout.total, tuple(_notes(bundle, names)))
+
+
+def _opened(text: Path) -> tuple[Bundle, Part | None]:
+    """The text model, and where it is in several files also the part that joins them."""
+    if len(split.siblings(text.name)) < 2:
+        return Bundle.open(text), None
+    joined = split.join(split.read_files(text))
+    expect_text(text, joined.architecture)
+    return Bundle(text, (planned_section(joined, text),), ()), joined
+
+
+def checked_parts(sections: Mapping[str, Section], joined: Part | None = None) -> list[Part]:
+    """The parts of a bundle, in order, after a check that the sections are whole and belong together.
+
+    Looks at keys and tensor tables, not at weights. `joined` writes the text model where it is in several files.
+    """
+    text = sections[TEXT]
+    check_text(text)
+    if EMBEDDER in sections:
+        check_embedder(text, sections[EMBEDDER])
+    if DRAFTER in sections:
+        check_drafter(text, sections[DRAFTER])
+    parts = [part_of(sections[name]) for name in ORDER if name in sections]
+    first = joined or parts[0]
+    return [replace(first, pairs={k: v for k, v in first.pairs.items() if not k.startswith(split.KEY)}), *parts[1:]]
 
 
 def _notes(bundle: Bundle, packed: tuple[str, ...]) -> Iterator[str]:
