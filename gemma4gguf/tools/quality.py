@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,8 @@ from ..native.context import Context, ContextOptions
 from ..native.weights import Weights
 from ..runtime.loading import load
 from ..runtime.prompt import BOS, spans, token_id
-from ..runtime.session import Span, evaluate, pieces
+from ..runtime.scoring import position_logits
+from ..runtime.session import Span
 
 WINDOW = 512  # tokens evaluated together
 STEP = 256  # rows computed at a time, half a window; their logits are 0.3 GB for 262,144 tokens
@@ -190,15 +192,8 @@ def _predictions(model: Weights, passages: Sequence[Passage], threads: int | Non
     options = ContextOptions(longest, batch=block, micro_batch=block, outputs=STEP, threads=threads)
     with Context(model, options) as context:
         for passage in passages:
-            context.clear()
-            start, end = 0, len(passage.ids) - 1
-            for span, part in pieces(passage.spans, STEP):
-                stop = start + part.stop - part.start
-                wanted = max(0, stop - max(start, passage.first))
-                evaluate(context, span, part, start=start, outputs=wanted)
-                for position in range(stop - wanted, min(stop, end)):
-                    yield _log_softmax(context.logits(position - start))
-                start = stop
+            rows = position_logits(context, passage.spans, first=passage.first)
+            yield from map(_log_softmax, islice(rows, passage.counted))
 
 
 def _log_softmax(logits: FloatArray) -> FloatArray:
