@@ -86,3 +86,19 @@ def test_messages_in_troubleshooting_are_those_of_the_code() -> None:
     missing = [q for q in quoted if not any(q in text for text in texts) and "command not found" not in q]
     assert len(quoted) > 30
     assert not missing
+
+
+def _places() -> list[str]:
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    return re.findall(r"^\| (?:Where|What to touch).*$", page, re.MULTILINE)
+
+
+@pytest.mark.parametrize("row", _places(), ids=lambda row: row.split("|")[1].strip())
+def test_contributing_names_files_and_what_is_in_them(row: str) -> None:
+    """Every file named is there, and what is named beside it is in one of them."""
+    named = re.findall(r"`([^`]+)`", row)
+    paths = [name for name in named if "/" in name or name.endswith(".py")]
+    files = [next((p for p in (ROOT / n, ROOT / "gemma4gguf" / n) if p.exists()), None) for n in paths]
+    assert all(files), paths
+    text = "".join(p.read_text(encoding="utf-8") for f in files if f for p in ([f] if f.is_file() else f.glob("*.py")))
+    assert not [name for name in named if name not in paths and name not in text]

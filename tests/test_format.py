@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ import numpy as np
 import pytest
 
 from gemma4gguf import Embedder, frame, patchify
+from gemma4gguf.bundle.limits import LIMITS
 from gemma4gguf.bundle.reading import Bundle
 
-MEDIA = Path(__file__).parent.parent / "models/demo"
+ROOT = Path(__file__).parent.parent
+MEDIA = ROOT / "models/demo"
 SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 F32, STRING, ARRAY = 0, 8, 9
 
@@ -126,3 +129,8 @@ def test_soft_tokens_of_sound(sections: dict[str, Reader], tiny_bundle: Path) ->
     epsilon = clip.meta["clip.audio.attention.layer_norm_epsilon"]
     spec = [clip.array("mm.a.input_projection.weight") @ rms(row.astype(np.float64), epsilon) for row in frames]
     np.testing.assert_allclose(Embedder(tiny_bundle).audio(frames), spec, atol=1e-4)
+
+
+def test_the_limits_on_the_page_are_those_of_the_code() -> None:
+    page = (ROOT / "docs/format.md").read_text(encoding="utf-8")
+    assert not [name for name, limit in asdict(LIMITS).items() if f"{limit:,}" not in page]
