@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from ..errors import InputError, NativeError
 from ..machine import physical_cores
 from .extensions import extension
+from .handle import Handle
 from .library import C, started
 from .weights import Weights
 
@@ -43,7 +43,7 @@ class ContextOptions:
     flash_attention: str = "auto"
 
 
-class Context:
+class Context(Handle):
     """A KV cache and the computation on it, for one sequence with positions 0, 1, 2, ….
 
     `decode` evaluates rows. `logits` and `hidden` return what the last call computed, as views that the next call
@@ -58,7 +58,6 @@ class Context:
         Making a drafter's context EMPTIES the target's cache. It must be closed before the target's context. Raises
         NativeError, and InputError for options that exclude each other.
         """
-        self._handle: Any = None
         self._log = started()
         if options.kv_type in ("q8_0", "q4_0") and options.flash_attention == "off":
             raise InputError(f"a {options.kv_type} cache needs flash attention; leave it on auto or choose f16")
@@ -77,25 +76,20 @@ class Context:
             params.ctx_type = C.LLAMA_CONTEXT_TYPE_MTP
             params.ctx_other = target.handle
         self.model, self.options, self.threads = model, options, threads
-        self._handle = C.llama_init_from_model(model.handle, params)
-        if not self._handle:
+        pointer = C.llama_init_from_model(model.handle, params)
+        if not pointer:
             raise NativeError(
                 f"llama.cpp cannot make a context of {options.context:,} positions{self._log.last()}; try a smaller one"
             )
+        super().__init__("context", pointer, C.llama_free)
         set_hidden = extension("llama_set_embeddings_nextn")
         self._get_hidden = extension("llama_get_embeddings_nextn_ith") if hidden and set_hidden else None
         if set_hidden:
             # Masked: only rows with logits get a hidden row, and only they go through the last layer's second half.
-            set_hidden(self._handle, self._get_hidden is not None, True)
+            set_hidden(self.handle, self._get_hidden is not None, True)
         self._batch = _Batch(options.batch)
         self._width = int(C.llama_model_n_embd_inp(model.handle))
         self._rows = range(0)  # the rows of the last call that have logits
-
-    @property
-    def handle(self) -> Any:
-        if not self._handle:
-            raise NativeError("the context is closed")
-        return self._handle
 
     @property
     def size(self) -> int:
@@ -170,17 +164,6 @@ class Context:
     def first_position(self) -> int:
         """The smallest position that every layer still holds (sliding layers forget old ones); -1 if empty."""
         return int(C.llama_memory_seq_pos_min(self._memory, 0))
-
-    def close(self) -> None:
-        handle, self._handle = self._handle, None
-        if handle:
-            C.llama_free(handle)
-
-    def __enter__(self) -> Context:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
 
 
 class _Batch:

@@ -48,8 +48,6 @@ def _library() -> ctypes.CDLL:
         os.add_dll_directory(str(path.parent))
     try:
         lib = ctypes.CDLL(str(path))
-        # void ggml_quantize_init(enum ggml_type type);
-        lib.ggml_quantize_init.argtypes, lib.ggml_quantize_init.restype = [ctypes.c_int], None
         # void ggml_quantize_free(void);
         lib.ggml_quantize_free.argtypes, lib.ggml_quantize_free.restype = [], None
         # bool ggml_quantize_requires_imatrix(enum ggml_type type);

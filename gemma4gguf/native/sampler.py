@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 
 from ..errors import NativeError
 from .context import Context
+from .handle import Handle
 from .library import C, started
 
 GREEDY = 1e-6  # lower temperatures overflow float32; the likeliest token is the same
@@ -31,7 +31,7 @@ class SamplingOptions:
     seed: int
 
 
-class Sampler:
+class Sampler(Handle):
     """Chooses one id from one row of logits with llama.cpp's chain; greedy at temperatures below GREEDY.
 
     The order is that of transformers (temperature, top-k, top-p, min-p), but with top-k first: it commutes with
@@ -40,11 +40,10 @@ class Sampler:
 
     def __init__(self, how: SamplingOptions, suppressed: Iterable[int]) -> None:
         self._suppressed = np.asarray(sorted(set(suppressed)), np.int64)
-        self._chain: Any = None
-        if how.temperature < GREEDY:
-            return
+        self._greedy = how.temperature < GREEDY
         started()
-        self._chain = C.llama_sampler_chain_init(C.llama_sampler_chain_default_params())
+        chain = None if self._greedy else C.llama_sampler_chain_init(C.llama_sampler_chain_default_params())
+        super().__init__("sampler", chain, C.llama_sampler_free)
         steps: list[tuple[bool, Callable[[], Any]]] = [
             (how.top_k > 0, lambda: C.llama_sampler_init_top_k(how.top_k)),
             (how.temperature != 1, lambda: C.llama_sampler_init_temp(how.temperature)),
@@ -53,8 +52,8 @@ class Sampler:
             (True, lambda: C.llama_sampler_init_dist(how.seed)),
         ]
         for wanted, make in steps:
-            if wanted:
-                C.llama_sampler_chain_add(self._chain, make())
+            if wanted and not self._greedy:
+                C.llama_sampler_chain_add(chain, make())
 
     def sample(self, context: Context, row: int = -1) -> int:
         """Choose from batch row `row` of the context's last call. Advances the chain's random state by one.
@@ -68,17 +67,4 @@ class Sampler:
         best = int(logits.argmax())  # the first NaN, if there is one
         if not np.isfinite(logits[best]):
             raise NativeError("the model computed no finite logit; the file may be damaged (`gemma4gguf verify`)")
-        if self._chain is None:
-            return best
-        return int(C.llama_sampler_sample(self._chain, context.handle, row))
-
-    def close(self) -> None:
-        chain, self._chain = self._chain, None
-        if chain:
-            C.llama_sampler_free(chain)
-
-    def __enter__(self) -> Sampler:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
+        return best if self._greedy else int(C.llama_sampler_sample(self.handle, context.handle, row))

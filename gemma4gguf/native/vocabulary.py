@@ -29,7 +29,6 @@ class Vocabulary:
     def __init__(self, model: Owner) -> None:
         self._model = model
         self.size = int(C.llama_vocab_n_tokens(self._handle))
-        self.bos = int(C.llama_vocab_bos(self._handle))
 
     @property
     def _handle(self) -> Any:
@@ -58,11 +57,6 @@ class Vocabulary:
             if n >= 0:
                 return buffer.raw[:n]
             room = -n
-
-    def text(self, token: int) -> str:
-        """A token's entry in the vocabulary, as stored."""
-        with self._model.lock:
-            return str((C.llama_vocab_get_text(self._handle, token) or b"").decode("utf-8", "replace"))
 
     def suppressed(self) -> list[int]:
         """Ids that the model must never emit, as listed in its file."""

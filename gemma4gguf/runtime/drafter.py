@@ -7,7 +7,6 @@ position. Guesses go out, each with the drafter's probability. This module does 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +15,11 @@ from ..bundle.reading import Section
 from ..errors import NativeError
 from ..native.context import Context, ContextOptions
 from ..native.extensions import missing_for_drafts
+from ..native.handle import Closing
 from .loading import load
 
 
-class Drafter:
+class Drafter(Closing):
     """The drafter's weights, loaded from inside the bundle, and a context that reads the target's cache."""
 
     def __init__(self, section: Section, text: Section, target: Context, *, gpu_layers: int | None = None) -> None:
@@ -65,9 +65,3 @@ class Drafter:
         """Free the drafter. Must be called before the target's context is closed."""
         self._context.close()
         self._model.close()
-
-    def __enter__(self) -> Drafter:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()

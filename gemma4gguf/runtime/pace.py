@@ -100,7 +100,7 @@ class Pace:
         if self.fixed is not None or self._testing is not None:
             return aim
         position = len(confidences) - 1
-        if self._accept(position, confidences[position]) >= self._expected[position]:
+        if self._accept(confidences[position]) >= self._expected[position]:
             return max(aim, len(confidences))  # as good as expected: keep the aim
         return self._best(most, confidences)
 
@@ -110,7 +110,7 @@ class Pace:
         best, tokens = 0, 1.0
         worth = 1.0 - self._rate * self._check_s[0]
         for m in range(1, min(most, LONGEST) + 1):
-            reach *= self._accept(m - 1, confidences[m - 1]) if m <= made else self._expected[m - 1]
+            reach *= self._accept(confidences[m - 1]) if m <= made else self._expected[m - 1]
             tokens += reach
             value = tokens - self._rate * (self._check_s[m] + max(0, m - made) * self._draft_s)
             if value > worth + 1e-9:
@@ -150,7 +150,7 @@ class Pace:
                 self._confidences[bisect(BINS, confidence)].add(float(i < accepted))
                 self._positions[i].add(float(i < accepted))
             else:  # not checked: the estimate stands in for an observation
-                self._positions[i].add(self._accept(i, confidence))
+                self._positions[i].add(self._accept(confidence))
         if self.fixed is None:
             self._refresh()
 
@@ -173,7 +173,7 @@ class Pace:
 
     # ── estimates ────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _accept(self, position: int, confidence: float) -> float:
+    def _accept(self, confidence: float) -> float:
         """The probability that a guess is accepted, from earlier guesses of similar confidence."""
         return self._confidences[bisect(BINS, confidence)].mean(confidence**0.5)
 

@@ -24,6 +24,7 @@ from gemma4gguf import Gemma4
 from gemma4gguf.native.sampler import Sampler, SamplingOptions
 from gemma4gguf.runtime.answer import Rules
 from gemma4gguf.runtime.decode import decode
+from gemma4gguf.runtime.prompt import BOS, token_id
 from gemma4gguf.runtime.session import Span
 
 GREEDY = SamplingOptions(temperature=0, top_k=0, top_p=1, min_p=0, seed=0)
@@ -46,7 +47,7 @@ def prepare(path: Path, texts: Sequence[str], steps: int) -> Job:
     with Gemma4(path, context=CONTEXT, image_tokens=70, threads=1) as model:
         vocab = model._ready()[0].vocab
         rules = Rules.of(vocab, model.bundle.text.metadata)
-        prompts = [[vocab.bos, *vocab.tokenize(text, special=True)] for text in texts]
+        prompts = [[token_id(vocab, BOS), *vocab.tokenize(text, special=True)] for text in texts]
     return Job(prompts, steps, sorted(rules.suppressed), sorted(rules.end))
 
 
