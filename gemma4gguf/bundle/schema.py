@@ -65,7 +65,7 @@ KEYS: dict[str, KeyRule] = {
     "embedding_length": _whole(1, MAX_WIDTH),
     "feed_forward_length": _whole(1, MAX_WIDTH, per_layer=True),
     "vocab_size": _whole(1, MAX_TOKENS, required=False),
-    "embedding_length_per_layer_input": _whole(0, 0, required=False),
+    "embedding_length_per_layer_input": _whole(0, 0),
     "attention.head_count": _whole(1, MAX_HEADS, per_layer=True),
     "attention.head_count_kv": _whole(1, MAX_HEADS, per_layer=True),
     "attention.key_length": _whole(2, MAX_HEAD),
@@ -106,6 +106,55 @@ DRAFTER_KEYS = KEYS | {
     "attention.shared_kv_layers": _whole(0, MAX_LAYERS, required=False),
     "embedding_length_out": _whole(1, MAX_WIDTH),
     "nextn_predict_layers": _whole(1, MAX_LAYERS),
+}
+
+# What llama.cpp reads of any model, by whole names. Others that begin the same way are free.
+_FLAG, _TEXT, _ID = (
+    KeyRule((kind,), lambda v: True, what, required=False)
+    for kind, what in (
+        (V.BOOL, "true or false"),
+        (V.STRING, "a text"),
+        (V.UINT32, "a token's id"),
+    )
+)
+GENERAL_KEYS: dict[str, KeyRule] = {
+    "general.name": _TEXT,
+    "general.file_type": KeyRule((V.UINT32,), lambda v: True, "a number", required=False),
+    "general.tensor_extra.name": KeyRule((), lambda v: False, "none", required=False),
+    "split.count": KeyRule((V.UINT16,), lambda v: v <= 1, "at most 1", required=False),
+    "tokenizer.ggml.pre": _TEXT,
+    "tokenizer.ggml.token_type_count": KeyRule((V.UINT32,), lambda v: True, "a number", required=False),
+    **{
+        f"tokenizer.ggml.{name}": _FLAG
+        for name in (
+            *("add_bos_token", "add_eos_token", "add_sep_token", "add_space_prefix", "remove_extra_whitespaces"),
+            *("normalizer.lowercase", "normalizer.strip_accents"),
+        )
+    },
+    **{
+        f"tokenizer.ggml.{name}_token_id": _ID
+        for name in (
+            *("bos", "eos", "eot", "eom", "unknown", "seperator", "padding", "mask", "prefix", "suffix", "middle"),
+            *(f"fim_{part}" for part in ("pre", "suf", "mid", "pad", "rep", "sep")),
+        )
+    },
+}
+
+
+@dataclass(frozen=True)
+class ListRule:
+    """A list of the vocabulary: the types of its elements, and whether there is one for each token."""
+
+    types: tuple[V, ...]
+    each_token: bool = False
+    required: bool = False
+
+
+VOCABULARY_LISTS: dict[str, ListRule] = {
+    "tokenizer.ggml.merges": ListRule((V.STRING,), required=True),
+    "tokenizer.ggml.scores": ListRule((V.FLOAT32, V.INT32), each_token=True),
+    "tokenizer.ggml.token_type": ListRule((V.INT32,), each_token=True),
+    "tokenizer.ggml.suppress_tokens": ListRule((V.INT32,)),
 }
 
 # What the runtime itself reads of the text model, by its whole name. Other programs write some of them, in types of

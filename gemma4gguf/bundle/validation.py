@@ -8,18 +8,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from gguf import GGUFValueType as V
-
 from ..errors import FormatError
 from .container import DEFAULT_ALIGNMENT, LazyStrings
 from .reading import DRAFTER, NAMES, TEXT, Section, check_unsplit
 from .schema import (
     DRAFTER_KEYS,
+    GENERAL_KEYS,
     MAX_END_TOKENS,
     MAX_LAYERS,
     MAX_TOKENS,
     OWN_KEYS,
     TEXT_KEYS,
+    VOCABULARY_LISTS,
     KeyRule,
     Layer,
     Model,
@@ -94,6 +94,8 @@ def _check_section(section: Section) -> None:
     """Keys, tensors and vocabulary of a text model or a drafter, each by its table."""
     for key, rule in (TEXT_KEYS if section.architecture == TEXT else DRAFTER_KEYS).items():
         _check_key(section, f"{section.architecture}.{key}", rule)
+    for key, rule in GENERAL_KEYS.items():
+        _check_key(section, key, rule)
     _check_no_more_keys(section)
     _check_relations(section)
     _check_tensors(section)
@@ -151,7 +153,10 @@ def _check_relations(section: Section) -> None:
         turned = turned if rotated is None else rotated  # the sliding layers' own, else that of the full ones
         if turned % 2 or turned > head:
             raise _not_together(section, f"rope.dimension_count{end}", turned, f"an even number up to {head}, its head")
-    for i, layer in enumerate(_model(section).layers):
+    layers = _model(section).layers
+    if len({layer.sliding for layer in layers}) < 2:  # llama.cpp's cache wants both
+        raise _not_together(section, "attention.sliding_window_pattern", "one kind for all layers", "both kinds")
+    for i, layer in enumerate(layers):
         if layer.heads % layer.kv_heads:
             raise _not_together(
                 section,
@@ -261,10 +266,18 @@ def check_vocabulary(section: Section) -> None:
     if twice:
         raise FormatError(f"{where} {twice:,} of its {len(tokens):,} tokens are there twice; get the file again")
     first = section.metadata.get("tokenizer.ggml.bos_token_id")
-    if not _is_token(first, tokens) or section.header.type_of("tokenizer.ggml.bos_token_id")[0] is not V.UINT32:
-        raise FormatError(
-            f"{section.path}: tokenizer.ggml.bos_token_id is {first!r:.80}, expected a token's id; get the file again"
-        )
+    if not _is_token(first, tokens):
+        raise FormatError(f"{where} bos_token_id is {first!r:.80}, expected a token's id; get the file again")
+    for key, rule in VOCABULARY_LISTS.items():
+        held = section.metadata.get(key)
+        if held is None and not rule.required:
+            continue
+        count = len(held) if isinstance(held, (list, LazyStrings)) else -1
+        fits = count >= 0 and section.header.type_of(key)[1] in rule.types
+        if not fits or (rule.each_token and count < len(tokens)):
+            expected = f"a list of {' or '.join(each.name for each in rule.types)}"
+            wanted = f", {len(tokens):,} of them" if rule.each_token else ""
+            raise FormatError(f"{where} {key} is not {expected}{wanted}; get the file again")
 
 
 def _check_end_tokens(text: Section) -> None:

@@ -1,0 +1,132 @@
+"""The areas of `scripts/fuzz`: each makes a function from (seed, number) to what became of that case."""
+
+from __future__ import annotations
+
+import gc
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from gemma4gguf.bundle.container import read_header
+from gemma4gguf.bundle.reading import EMBEDDER, TEXT, Bundle
+from gemma4gguf.bundle.validation import check_text
+from gemma4gguf.chat.rendering import render
+from gemma4gguf.errors import FormatError, Gemma4Error
+from gemma4gguf.model import Gemma4
+from gemma4gguf.tools.verify import faults
+
+from . import forkserver, rewrite
+from .mutations import mutate
+from .smallest import smallest
+
+MEMORY_BYTES = 500 << 20  # a case may take beyond what the unchanged bundle takes
+
+
+@dataclass(frozen=True)
+class Found:
+    """What became of a case. `bad`: it must not have."""
+
+    kind: str
+    what: str
+    detail: str
+    bad: bool
+
+
+Case = Callable[[int, int], Found]
+
+
+# ── whole bundles ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def bundle(folder: Path) -> Case:
+    """Load a changed bundle and ask it for three tokens, in a fork."""
+    path, log = folder / "case.gguf", folder / "stderr"
+    bases = [rewrite.pieces(smallest(folder, quant)) for quant in ("F32", "Q8_0")]
+    rewrite.write(rewrite.copied(bases[0]), path)
+    template = bases[0][TEXT].values["tokenizer.chat_template"]
+    render([{"role": "user", "content": "Hi"}], template=template)  # compiled once, here
+    gc.freeze()  # a fork copies no page that it only looks at
+    usual = forkserver.run(lambda: ask(path, "auto", True), log)
+    assert usual.kind == "clean", usual
+
+    def case(seed: int, number: int) -> Found:
+        dice = random.Random(f"{seed}/{number}")
+        held = rewrite.copied(dice.choice(bases))
+        what = mutate(held, dice)
+        draft, picture = dice.choice(("auto", "3", "off")), dice.random() < 0.2
+        try:
+            rewrite.write(held, path)
+            opened = Bundle.open(path)
+        except Gemma4Error as error:  # the parser's or the writer's business
+            return Found("unparsed", what, str(error), False)
+        try:
+            check_text(opened.text)
+        except Gemma4Error as error:  # as the runtime would say: that needs no fork
+            return Found("refused", what, str(error), "\n" in str(error))
+        outcome = forkserver.run(lambda: ask(path, draft, picture), log)
+        bad = not outcome.survived
+        kind, detail = outcome.kind, outcome.detail
+        if outcome.memory > usual.memory + MEMORY_BYTES:
+            kind, bad = "memory", True
+        elif kind == "refused" and "NativeError" in detail:
+            kind, bad = _refused_by_c(path, log)
+        return Found(kind, what, f"{detail} [{outcome.memory >> 20} MB, {outcome.seconds:.1f} s]", bad)
+
+    return case
+
+
+def ask(path: Path, draft: str, picture: bool) -> str:
+    """Three tokens. With a picture where there is something to see with."""
+    guesses = int(draft) if draft.isdigit() else draft
+    with Gemma4(path, context=200, threads=1, image_tokens=70 if picture else None, draft=guesses) as model:
+        sees = picture and model.bundle.section(EMBEDDER) is not None
+        images = [np.zeros((48, 96, 3), np.uint8)] if sees else []
+        return model.generate("Hi", images=images, max_tokens=3, seed=1).text
+
+
+def _refused_by_c(path: Path, log: Path) -> tuple[str, bool]:
+    """Whether `verify`, too, finds something in a file that llama.cpp refuses, and survives it."""
+    outcome = forkserver.run(lambda: "sound" if not faults(path) else "faulty", log)
+    if not outcome.survived:
+        return f"verify-{outcome.kind}", True
+    return ("refused-by-C" if outcome.detail != "sound" else "sound-but-refused-by-C"), False
+
+
+# ── the parsers alone ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def header(folder: Path) -> Case:
+    """Bytes of a header flipped, cut, overwritten with counts: read, or refused in one line."""
+    whole = smallest(folder)
+    section = Bundle.open(whole).text
+    raw = whole.read_bytes()[: section.header.data_start]
+    raw = raw + bytes(section.header.end - section.header.data_start)
+
+    def case(seed: int, number: int) -> Found:
+        dice = random.Random(f"{seed}/{number}")
+        changed = bytearray(raw)
+        size = dice.choice((2000, 200_000, section.header.data_start))
+        for _ in range(dice.choice((1, 1, 2, 5, 20))):
+            at = dice.randrange(min(size, section.header.data_start))
+            new = dice.choice(
+                (bytes((dice.randrange(256),)), dice.randbytes(4), (1 << dice.randrange(64)).to_bytes(8, "little"))
+            )
+            changed[at : at + len(new)] = new
+        end = dice.randrange(len(changed)) if dice.random() < 0.1 else len(changed)
+        try:
+            read = read_header(bytes(changed[:end]), 0, "FILE")
+            [len(list(v)) for v in read.metadata.values() if hasattr(v, "stored")]
+        except FormatError as error:
+            told = str(error)
+            return Found("refused", "header", told, "\n" in told or len(told) > 500)
+        except Exception as error:
+            return Found("escaped", "header", repr(error), True)
+        return Found("read", "header", "", False)
+
+    return case
+
+
+AREAS: dict[str, Callable[[Path], Case]] = {"bundle": bundle, "header": header}
