@@ -295,3 +295,14 @@ def test_a_clip_longer_than_the_context_is_refused() -> None:
     endless = np.broadcast_to(np.int8(0), (int(MAX_FRAMES * FRAME_SECONDS * 1000) + 1,))
     with pytest.raises(InputError, match=r"longer than 2\.9 hours"):
         frame((endless, 1000))
+
+
+@pytest.mark.parametrize("error", [TypeError, ValueError, RuntimeError])
+def test_an_error_of_our_own_is_not_called_damage(monkeypatch: pytest.MonkeyPatch, error: type[Exception]) -> None:
+    def broken(block: object) -> None:
+        raise error("ours")
+
+    monkeypatch.setattr("gemma4gguf.media.audio._mono", broken)
+    with pytest.raises(error, match="ours") as raised:
+        frame(encoded(noise(640), SAMPLE_RATE, "WAV"))
+    assert raised.type is error

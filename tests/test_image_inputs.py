@@ -288,3 +288,17 @@ def test_postscript_is_not_run() -> None:
     eps = encoded(Image.new("RGB", (4, 4)), "EPS")
     with pytest.raises(InputError, match="not a picture in a known format"):
         patchify(eps)
+
+
+@pytest.mark.parametrize("form", ["bytes", "path", "PIL", "array"])
+def test_an_error_of_our_own_is_not_called_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str) -> None:
+    def broken(values: object) -> None:
+        raise ZeroDivisionError("ours")
+
+    deep = Image.fromarray(np.full((4, 4), 700, np.uint16))
+    deep.save(tmp_path / "deep.png")
+    data = (tmp_path / "deep.png").read_bytes()
+    sources: dict[str, Any] = {"bytes": data, "path": tmp_path / "deep.png", "PIL": deep, "array": np.asarray(deep)}
+    monkeypatch.setattr("gemma4gguf.media.image._16_to_8_bits", broken)
+    with pytest.raises(ZeroDivisionError, match="ours"):
+        patchify(sources[form])

@@ -65,12 +65,12 @@ def frame(audio: AudioInput) -> NDArray[np.float32]:
 
 def _read(audio: AudioInput) -> _Samples:
     if isinstance(audio, (bytes, bytearray, memoryview)):
-        name = f"the clip ({len(audio):,} bytes)"
-        with _readable(name):
-            return _decode(io.BytesIO(audio), name)
+        return _decode(io.BytesIO(audio), f"the clip ({len(audio):,} bytes)")
     if isinstance(audio, (str, os.PathLike)):
         name = os.fspath(audio)
-        with _readable(name), open(audio, "rb") as file:
+        with _decoding(name):
+            file = open(audio, "rb")  # noqa: SIM115 (closed below)
+        with file:
             return _decode(file, name)
     if isinstance(audio, tuple) and len(audio) == 2:
         return _from_samples(*audio)
@@ -97,14 +97,20 @@ class _Seekable:
 
 
 def _decode(file: IO[bytes], name: str) -> _Samples:
-    with soundfile.SoundFile(_Seekable(file)) as sound:
+    with _decoding(name):
+        sound = soundfile.SoundFile(_Seekable(file))
+    with sound:
         return _to_model_rate(_blocks(sound, name), sound.samplerate, name)
 
 
 def _blocks(sound: Any, name: str) -> Iterator[_Samples]:
     """Mono blocks, up to the end of the data. The length in the header may be wrong."""
     done = 0
-    while len(block := sound.read(BLOCK_SAMPLES, dtype="float32", always_2d=True)):  # [n, channels]
+    while True:
+        with _decoding(name):
+            block = sound.read(BLOCK_SAMPLES, dtype="float32", always_2d=True)  # [n, channels]
+        if not len(block):
+            break
         done += len(block)
         yield _mono(block)
     if (sound.frames - done) > sound.samplerate * FRAME_SECONDS:
@@ -113,12 +119,13 @@ def _blocks(sound: Any, name: str) -> Iterator[_Samples]:
 
 
 @contextmanager
-def _readable(name: str) -> Iterator[None]:
-    """Turn a failure to open or decode a file into an InputError that begins with its name."""
+def _decoding(name: str) -> Iterator[None]:
+    """Turn what opening and decoding a file raises into an InputError that begins with its name.
+
+    Nothing but libsndfile's binding may run inside: an error of our own is not damage.
+    """
     try:
         yield
-    except InputError:
-        raise
     except OSError as error:
         raise InputError(f"{name}: {error.strerror or error}") from error
     except (soundfile.SoundFileError, TypeError, ValueError, RuntimeError) as error:

@@ -140,28 +140,39 @@ def to_rgb(image: ImageInput) -> Image.Image:
     """
     if isinstance(image, np.ndarray):
         return _on_white(_from_array(image))
+    name, loaded = _loaded(image)
+    try:
+        return _on_white(loaded)
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from error
+
+
+def _loaded(image: str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image) -> tuple[str, Image.Image]:
+    """A name for messages, and the picture, upright and with its pixels in memory."""
     if isinstance(image, Image.Image):
-        with _readable(f"the picture ({image.mode}, {image.width} x {image.height})"):
-            return _on_white(_upright(image))
+        name = f"the picture ({image.mode}, {image.width} x {image.height})"
+        with _decoding(name):
+            return name, _upright(image)
     if isinstance(image, (bytes, bytearray, memoryview)):
-        with _readable(f"the picture ({len(image):,} bytes)"):
-            return _decode(io.BytesIO(image))
+        name = f"the picture ({len(image):,} bytes)"
+        with _decoding(name):
+            return name, _decode(io.BytesIO(image))
     if isinstance(image, (str, os.PathLike)):
-        with _readable(os.fspath(image)), open(image, "rb") as file:
-            return _decode(file)
+        name = os.fspath(image)
+        with _decoding(name), open(image, "rb") as file:
+            return name, _decode(file)
     raise InputError(f"a picture given as {type(image).__name__}: expected a path, bytes, a PIL image or an array")
 
 
 @contextmanager
-def _readable(name: str) -> Iterator[None]:
-    """Turn whatever goes wrong with a picture into one InputError that begins with its name.
+def _decoding(name: str) -> Iterator[None]:
+    """Turn what the decoder raises into an InputError that begins with the picture's name.
 
-    Pillow lets many kinds of exceptions out of damaged files, so all of them are caught here.
+    Pillow lets exceptions of many types out of damaged files, so all are caught. Nothing but Pillow may run inside: an
+    error of our own is not damage.
     """
     try:
         yield
-    except InputError as error:
-        raise InputError(f"{name}: {error}") from error
     except UnidentifiedImageError as error:
         raise InputError(f"{name}: not a picture in a known format (PNG, JPEG, WebP, GIF, TIFF, …)") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -176,7 +187,7 @@ def _readable(name: str) -> Iterator[None]:
 def _decode(file: IO[bytes]) -> Image.Image:
     Image.init()
     with Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN]) as image:
-        return _on_white(_upright(image))
+        return _upright(image)
 
 
 def _upright(image: Image.Image) -> Image.Image:
