@@ -33,6 +33,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ sys.path.insert(0, str(ROOT))
 from gemma4gguf.bundle.reading import DRAFTER, TEXT, Bundle  # noqa: E402
 from gemma4gguf.native.context import Context, ContextOptions  # noqa: E402
 from gemma4gguf.native.sampler import Sampler, SamplingOptions  # noqa: E402
+from gemma4gguf.records import DraftCounts  # noqa: E402
 from gemma4gguf.runtime.decode import Drafts, decode  # noqa: E402
 from gemma4gguf.runtime.drafter import Drafter  # noqa: E402
 from gemma4gguf.runtime.loading import load  # noqa: E402
@@ -106,11 +108,11 @@ class Ours:
         made = sum(1 for _ in stream)
         return made / (self.clock() - begun)
 
-    def drafted(self, accept: float, pace: Pace, seed: int) -> tuple[float, dict[str, Any]]:
+    def drafted(self, accept: float, pace: Pace, seed: int) -> tuple[float, DraftCounts]:
         drafts = Drafts(Forced(self.drafter, self.answer, accept, seed), pace, self.clock)
-        speed, report = self.decode(drafts), drafts.report()
-        tokens = sum(steps * expected(length, accept) for length, steps in report["lengths"])
-        return speed * tokens / (len(self.answer) - 1), report
+        speed, counts = self.decode(drafts), drafts.counts()
+        tokens = sum(steps * expected(length, accept) for length, steps in counts.lengths)
+        return speed * tokens / (len(self.answer) - 1), counts
 
     def costs_ms(self) -> dict[str, Any]:
         """The median time of a check, by its number of rows, each with logits, and of a draft step."""
@@ -238,11 +240,11 @@ def main() -> None:
     ours = Ours(bundle, 1 if given.processor else given.threads, given.tokens, clock)
     threads, lengths = ours.session.context.threads, [int(n) for n in given.lengths.split(",") if n]
     pace = Pace(ratio=ours.ratio)
-    reports: list[dict[str, Any]] = []
+    reports: list[DraftCounts] = []
 
     def auto() -> float:
-        speed, report = ours.drafted(given.accept, pace, len(reports))
-        reports.append(report)
+        speed, counts = ours.drafted(given.accept, pace, len(reports))
+        reports.append(counts)
         return speed
 
     with tempfile.TemporaryDirectory(dir=given.work) as folder:
@@ -311,7 +313,7 @@ def main() -> None:
                 },
                 "best of llama-server": best[1],
                 "rounds": rounds,
-                "drafts": reports,
+                "drafts": [asdict(counts) for counts in reports],
             },
             indent=1,
         )

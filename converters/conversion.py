@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from gemma4gguf.arguments import whole
+from gemma4gguf.arguments import MOST_THREADS, whole
 from gemma4gguf.bundle import newfile
 from gemma4gguf.bundle.reading import DRAFTER, TEXT, Section
 from gemma4gguf.bundle.validation import check_drafter
@@ -31,7 +31,6 @@ from .safetensors import listed
 
 Progress = Callable[[int, int, str], None]
 DEFAULT, DRAFTER_DEFAULT = "Q4_K_M", "Q8_0"
-MOST_THREADS = 1024
 LOW = (
     "{name} keeps fewer than 4 bits per weight: expect clearly more mistakes; "
     "measure it with `gemma4gguf quality` against a Q8_0 or BF16 bundle"

@@ -21,28 +21,59 @@ if TYPE_CHECKING:
 
     from .bundle.reading import Bundle as Bundle
     from .chat.rendering import render as render
-    from .chat.stream import Chunk as Chunk
+    from .errors import BusyError as BusyError
+    from .errors import ContextError as ContextError
+    from .errors import ConversionError as ConversionError
+    from .errors import FormatError as FormatError
     from .errors import Gemma4Error as Gemma4Error
+    from .errors import InputError as InputError
+    from .errors import MissingPartError as MissingPartError
+    from .errors import NativeError as NativeError
     from .media.audio import frame as frame
     from .media.embedder import Embedder as Embedder
     from .media.image import Patches as Patches
     from .media.image import patchify as patchify
-    from .model import Evaluation as Evaluation
     from .model import Gemma4 as Gemma4
-    from .runtime.result import Result as Result
-
+    from .records import Chunk as Chunk
+    from .records import DraftCounts as DraftCounts
+    from .records import Evaluation as Evaluation
+    from .records import Message as Message
+    from .records import Result as Result
+    from .records import Timings as Timings
+    from .records import Tokens as Tokens
+    from .records import ToolCall as ToolCall
+    from .runtime.options import GenerateOptions as GenerateOptions
+    from .runtime.options import Options as Options
+    from .tools.export import export as export
+    from .tools.pack import pack as pack
 
 _HOME = {
     "Bundle": ".bundle.reading",
-    "Chunk": ".chat.stream",
+    "BusyError": ".errors",
+    "Chunk": ".records",
+    "ContextError": ".errors",
+    "ConversionError": ".errors",
+    "DraftCounts": ".records",
     "Embedder": ".media.embedder",
-    "Evaluation": ".model",
+    "Evaluation": ".records",
+    "FormatError": ".errors",
     "Gemma4": ".model",
     "Gemma4Error": ".errors",
+    "GenerateOptions": ".runtime.options",
+    "InputError": ".errors",
+    "Message": ".records",
+    "MissingPartError": ".errors",
+    "NativeError": ".errors",
+    "Options": ".runtime.options",
     "Patches": ".media.image",
-    "Result": ".runtime.result",
+    "Result": ".records",
+    "Timings": ".records",
+    "Tokens": ".records",
+    "ToolCall": ".records",
     "convert": "converters",
+    "export": ".tools.export",
     "frame": ".media.audio",
+    "pack": ".tools.pack",
     "patchify": ".media.image",
     "render": ".chat.rendering",
 }

@@ -1,36 +1,46 @@
 """What callers give, checked by one rule: numbers of any library count, texts and fractions do not become numbers.
 
-In: an option's name and value. Out: a plain int, float or list. Raises InputError.
+In: an argument's name and value. Out: a plain int, float, text or list. Raises InputError.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from numbers import Integral, Real
-from typing import Any
 
 from .errors import InputError
 
+MOST_THREADS = 512  # ggml's own limit
 
-def whole(name: str, value: Any, allowed: Callable[[int], bool], expected: str) -> int:
-    """A whole number, Python's or numpy's. `expected` says what `allowed` allows."""
+
+def whole(name: str, value: object, allowed: Callable[[int], bool], expected: str) -> int:
+    """A whole number, Python's or numpy's. `expected` says in words what `allowed` allows."""
     if isinstance(value, bool) or not isinstance(value, Integral) or not allowed(int(value)):
         raise InputError(f"{name} is {value!r}, expected {expected}")
     return int(value)
 
 
-def real(name: str, value: Any, allowed: Callable[[float], bool], expected: str) -> float:
+def real(name: str, value: object, allowed: Callable[[float], bool], expected: str) -> float:
     """A number, whole or not."""
     if isinstance(value, bool) or not isinstance(value, Real) or not allowed(float(value)):
         raise InputError(f"{name} is {value!r}, expected {expected}")
     return float(value)
 
 
-def listed(name: str, value: Any) -> list[Any]:
-    """A list of pictures or clips; None is an empty one. One alone is an error: an array is also a row of arrays."""
+def one_of(name: str, value: object, known: Sequence[str]) -> str:
+    """One of a few words."""
+    if not isinstance(value, str) or value not in known:
+        raise InputError(f"{name} is {value!r}, expected one of {', '.join(known)}")
+    return value
+
+
+def several(value: object) -> list[object]:
+    """Pictures or clips as a list: None is an empty one, a single one is a list of one.
+
+    A tuple of samples and their rate is one clip.
+    """
     if value is None:
         return []
-    alone = not isinstance(value, (list, tuple))
-    if alone or (len(value) == 2 and isinstance(value[1], Real)):  # (samples, rate)
-        raise InputError(f"{name}: expected a list, found {type(value).__name__}; put even a single one into a list")
-    return list(value)
+    if isinstance(value, list) or (isinstance(value, tuple) and not (len(value) == 2 and isinstance(value[1], Real))):
+        return list(value)
+    return [value]

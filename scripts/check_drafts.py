@@ -53,17 +53,17 @@ GREEDY = SamplingOptions(temperature=0, top_k=0, top_p=1, min_p=0, seed=0)
 class Opened:
     """A bundle, and its decoder without the layers above it."""
 
-    def __init__(self, path: Path, kv_type: str = "f16") -> None:
+    def __init__(self, path: Path, kv_type: Any = "f16") -> None:
         self.model = Gemma4(path, draft=1, kv_type=kv_type, **OPTIONS)
-        self.weights, self.session = self.model._ready()
-        assert self.model._drafter is not None
-        self.drafter: Guessing = self.model._drafter
+        self.weights, self.session = self.model.engine.weights, self.model.engine.session
+        assert self.model.engine.drafter is not None
+        self.drafter: Guessing = self.model.engine.drafter
         self.rules = Rules.of(self.weights.vocab, self.model.bundle.text.metadata)
 
     def spans(self, example: Any) -> list[Span]:
         sounds = [(clip, speech.RATE) for clip in example.sounds]
         parts = raw_segments(example.prompt.removeprefix("<bos>"), example.images, sounds)
-        return self.model._spans(parts, self.weights)
+        return self.model.engine.spans(parts)
 
     def ids(self, spans: list[Span], how: SamplingOptions = GREEDY, drafts: Drafts | None = None) -> list[int]:
         """The prompt comes from the cache, so that its last row is computed alone in every run."""

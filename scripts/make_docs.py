@@ -60,7 +60,8 @@ def cli_page() -> str:
     assert statuses, "gemma4gguf.cli: its docstring must say `Exit status: …`"
     told = table(("exit status", "meaning"), *(tuple(s.split(" ", 1)) for s in statuses[1].rstrip(".").split(", ")))
     same = "`convert-to-gguf` is `gemma4gguf convert` under a name of its own; `python -m gemma4gguf` is `gemma4gguf`."
-    return page("Command line", prose(cli.cli.help), same, told, *_commands(cli.cli, click.Context(cli.cli), ()))
+    root = click.Context(cli.cli, **cli.SETTINGS)
+    return page("Command line", prose(cli.cli.help), same, told, *_commands(cli.cli, root, ()))
 
 
 def _commands(group: click.Group, parent: click.Context, path: tuple[str, ...]) -> Iterator[str]:

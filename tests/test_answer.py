@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
-from gemma4gguf import Gemma4
+from gemma4gguf import DraftCounts, Gemma4
 from tests.support import cases
 
 CAT = Path(__file__).parent.parent / "models" / "demo" / "cat.jpg"
@@ -22,7 +22,7 @@ ASKED: list[tuple[str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize("draft", ["auto", 3])
-def test_answers_do_not_depend_on_drafting(small: Path, draft: str | int) -> None:
+def test_answers_do_not_depend_on_drafting(small: Path, draft: Literal["auto"] | int) -> None:
     with (
         Gemma4(small, context=2048, threads=1, image_tokens=70, draft="off") as plain,
         Gemma4(small, context=2048, threads=1, image_tokens=70, draft=draft) as model,
@@ -34,22 +34,22 @@ def test_answers_do_not_depend_on_drafting(small: Path, draft: str | int) -> Non
                 assert (found.text, found.thought, found.finish_reason, found.tokens.completion) == (
                     *(expected.text, expected.thought, expected.finish_reason, expected.tokens.completion),
                 )
-                assert found.draft["steps"] >= 1
-                assert expected.draft == {"steps": 0, "proposed": 0, "accepted": 0}
+                assert found.draft.steps >= 1
+                assert expected.draft == DraftCounts()
 
 
 def test_a_stop_string_inside_a_draft(bundle: Path) -> None:
     with Gemma4(bundle, context=1024, threads=1, draft=6) as model:
         how: dict[str, Any] = {"temperature": 0, "max_tokens": 20}
         whole = model.generate("Hello there", **how)
-        held = model._ready()[1]._held[whole.tokens.prompt :]
+        held = model.engine.session._held[whole.tokens.prompt :]
         ids = [int(i) for i in held if not isinstance(i, tuple)]
 
         class Knowing:
             def guesses(self, token: int, hidden: Any, position: int) -> Iterator[tuple[int, float]]:
                 yield from ((i, 1.0) for i in [*ids[position - whole.tokens.prompt + 1 :], *[5] * 20])
 
-        own, model._drafter = model._drafter, Knowing()  # type: ignore[assignment]
+        own, model.engine.drafter = model.engine.drafter, Knowing()  # type: ignore[assignment]
         for at in range(3, 8):
             stop = whole.text[at : at + 3]
             result = model.generate("Hello there", stop=stop, **how)
@@ -57,8 +57,8 @@ def test_a_stop_string_inside_a_draft(bundle: Path) -> None:
             assert result.finish_reason == "stop"
         again = model.generate("Hello there", **how)
         assert again.text == whole.text
-        assert again.draft["accepted"] > 10
-        model._drafter = own
+        assert again.draft.accepted > 10
+        model.engine.drafter = own
 
 
 def test_many_prompts_leave_memory_flat(bundle: Path) -> None:

@@ -247,8 +247,8 @@ def test_damaged_files_raise_nothing_but_input_errors() -> None:
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        (5, "a clip given as int: expected a path, bytes, or"),
-        (np.zeros(640, np.float32), "a clip given as ndarray: expected a path, bytes, or"),
+        (5, "a clip given as int: expected a path, bytes, an open file, or"),
+        (np.zeros(640, np.float32), "a clip given as ndarray: expected a path, bytes, an open file, or"),
         (b"", r"0 bytes\): cannot be read as sound"),
         (b"hello" * 100, "cannot be read as sound"),
         ("no/such/clip.wav", "no/such/clip.wav: No such file"),

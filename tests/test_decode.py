@@ -70,11 +70,11 @@ def test_every_draft_length(make_session: Callable[..., Session], k: int) -> Non
     plain = ids(session, prompt, limit)
     drafts = Drafts(Scripted(len(prompt), plain, THIRDS_ARE_WRONG), Pace(k))
     assert same(session, prompt, plain, ids(session, prompt, limit, drafts=drafts))
-    report = drafts.report()
-    assert report["proposed"] == sum(n * steps for n, steps in report["lengths"])
-    assert report["steps"] == sum(steps for _, steps in report["lengths"])
-    assert len(report["acceptance"]) <= k
-    assert report["acceptance"][0] == pytest.approx(2 / 3, abs=0.34)
+    counts = drafts.counts()
+    assert counts.proposed == sum(n * steps for n, steps in counts.lengths)
+    assert counts.steps == sum(steps for _, steps in counts.lengths)
+    assert len(counts.acceptance) <= k
+    assert counts.acceptance[0] == pytest.approx(2 / 3, abs=0.34)
 
 
 def test_the_same_seed_gives_the_same_text(small: Path, small_session: Session) -> None:

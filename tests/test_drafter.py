@@ -20,12 +20,13 @@ from gemma4gguf.bundle.reading import DRAFTER, Bundle, Section
 from gemma4gguf.bundle.validation import check_drafter
 from gemma4gguf.chat.rendering import raw_segments
 from gemma4gguf.cli import cli
-from gemma4gguf.errors import FormatError, InputError, NativeError
+from gemma4gguf.errors import FormatError, InputError, MissingPartError, NativeError
 from gemma4gguf.media.embedder import Embedder
 from gemma4gguf.native import context as native_context
 from gemma4gguf.native import extensions
 from gemma4gguf.native.context import Context, ContextOptions
 from gemma4gguf.native.weights import Weights
+from gemma4gguf.records import DraftCounts
 from gemma4gguf.runtime.drafter import Drafter
 from gemma4gguf.runtime.loading import in_place
 from gemma4gguf.runtime.pace import LONGEST, Pace
@@ -165,7 +166,7 @@ def test_a_library_without_a_function_decodes_without_drafts(
         result = model.generate("Hello there", **GREEDY)
     assert name in str(told[0].message)
     assert "\n" not in str(told[0].message)
-    assert (result.text, result.draft["proposed"]) == (expected.text, 0)
+    assert (result.text, result.draft.proposed) == (expected.text, 0)
     with Gemma4(bundle, context=512, threads=1, draft=2) as model, pytest.raises(NativeError, match=name):
         model.generate("Hello there", **GREEDY)
 
@@ -173,8 +174,8 @@ def test_a_library_without_a_function_decodes_without_drafts(
 def test_a_bundle_without_a_drafter(make_bundle: Callable[..., Path]) -> None:
     path = make_bundle("F32", drafter=None)
     with Gemma4(path, context=512, threads=1) as model:
-        assert model.generate("Hello there", **GREEDY).draft == {"steps": 0, "proposed": 0, "accepted": 0}
-    with pytest.raises(FormatError, match="no MTP drafter"):
+        assert model.generate("Hello there", **GREEDY).draft == DraftCounts()
+    with pytest.raises(MissingPartError, match="no MTP drafter"):
         Gemma4(path, draft=3)
 
 

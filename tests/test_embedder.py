@@ -18,7 +18,7 @@ from gguf import GGUFValueType as Kind
 
 from gemma4gguf.bundle.projector import PATCH_SIDE, PATCH_VALUES
 from gemma4gguf.bundle.reading import Bundle
-from gemma4gguf.errors import FormatError, InputError
+from gemma4gguf.errors import FormatError, InputError, MissingPartError
 from gemma4gguf.media.embedder import Embedder
 from gemma4gguf.media.image import patchify
 from tests.support.embedders import (
@@ -226,7 +226,7 @@ def test_one_half_alone(tmp_path: Path) -> None:
 
 
 def test_a_bundle_without_an_embedder(tmp_path: Path) -> None:
-    with pytest.raises(FormatError, match="has no multimodal embedder"):
+    with pytest.raises(MissingPartError, match="has no multimodal embedder"):
         Embedder(write(tmp_path / "b.gguf", contents(), embedder=False))
 
 

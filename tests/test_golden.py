@@ -61,8 +61,8 @@ def media(case: cases.Case) -> dict[str, list[Any]]:
 
 def prompt_spans(model: Gemma4, prompt: str, **given: list[Any]) -> list[Span]:
     """What the model would feed to its cache."""
-    vocab = model._ready()[0].vocab
-    return spans(raw_segments(prompt, **given), vocab, lambda: model.embedder, model.image_tokens)
+    vocab = model.engine.weights.vocab
+    return spans(raw_segments(prompt, **given), vocab, lambda: model.engine.embedder, model.image_tokens)
 
 
 def check(model: Gemma4, case: cases.Case, close: float, tie: float) -> None:
@@ -116,13 +116,13 @@ def test_a_bos_in_the_prompt_is_not_doubled(exact: Gemma4) -> None:
 
 @pytest.mark.parametrize("name", cases.PICTURE_SIZES)
 def test_image_soft_tokens_equal_the_reference(exact: Gemma4, name: str) -> None:
-    found = exact.embedder.image(patchify(cases.picture(name)))
+    found = exact.engine.embedder.image(patchify(cases.picture(name)))
     close_soft_tokens(found, f"picture.{name}")
 
 
 @pytest.mark.parametrize("name", cases.CLIP_SAMPLES)
 def test_audio_soft_tokens_equal_the_reference(exact: Gemma4, name: str) -> None:
-    found = exact.embedder.audio(frame((cases.clip(name), cases.RATE)))
+    found = exact.engine.embedder.audio(frame((cases.clip(name), cases.RATE)))
     close_soft_tokens(found, f"clip.{name}")
 
 
@@ -137,7 +137,7 @@ def close_soft_tokens(found: np.ndarray, name: str) -> None:
 def test_greedy_answers_equal_generate(exact: Gemma4, answer: dict[str, Any]) -> None:
     """Token for token, `<turn|>` as an end and suppressed tokens included."""
     case = CASES[str(answer["case"])]
-    model, session = exact._ready()
+    model, session = exact.engine.weights, exact.engine.session
     rules = Rules.of(model.vocab, exact.bundle.text.metadata)
     expected = answer["ids"]
     assert isinstance(expected, list)

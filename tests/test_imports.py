@@ -15,13 +15,14 @@ import gemma4gguf
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("gemma4gguf", "converters", "training")
 # What each place may import besides itself. A place is a folder, or a module that lies beside the folders.
-BASE = {"gemma4gguf.errors", "gemma4gguf.arguments", "gemma4gguf.version", "gemma4gguf.machine"}
+BASE = {"gemma4gguf.errors", "gemma4gguf.arguments", "gemma4gguf.version", "gemma4gguf.records", "gemma4gguf.machine"}
 FILES = BASE | {"gemma4gguf.bundle", "gemma4gguf.native"}
 STAGES = FILES | {"gemma4gguf.media", "gemma4gguf.chat"}
 ENGINE = STAGES | {"gemma4gguf.runtime"}
 ALLOWED: Mapping[str, set[str]] = {
     "gemma4gguf.errors": set(),
     "gemma4gguf.version": set(),
+    "gemma4gguf.records": set(),
     "gemma4gguf.machine": set(),
     "gemma4gguf.arguments": {"gemma4gguf.errors"},
     "gemma4gguf.bundle": BASE,

@@ -17,7 +17,7 @@ from gemma4gguf.bundle.container import (
 )
 from gemma4gguf.bundle.reading import DRAFTER, EMBEDDER, KEY, SECTION_ALIGNMENT, TEXT, Bundle, digest, read_sections
 from gemma4gguf.bundle.writing import Part, part_of, write_bundle
-from gemma4gguf.errors import FormatError
+from gemma4gguf.errors import FormatError, MissingPartError
 from tests.support.bundles import PARTS, VALUES, WORDS, part
 
 
@@ -105,7 +105,7 @@ def test_a_plain_text_model_is_a_bundle_of_one(tmp_path: Path) -> None:
     bundle = Bundle.open(path)
     assert len(bundle.sections) == 1
     assert bundle.missing == ()
-    with pytest.raises(FormatError, match=r"has no multimodal embedder.*gemma4gguf pack"):
+    with pytest.raises(MissingPartError, match=r"has no multimodal embedder.*gemma4gguf pack"):
         bundle.require(EMBEDDER)
 
 
@@ -138,7 +138,7 @@ def test_lost_sections_are_noticed(tmp_path: Path, whole: Path, kept: int) -> No
     path.write_bytes(whole.read_bytes()[: sections[kept - 1].offset + sections[kept - 1].size])
     bundle = Bundle.open(path)
     assert bundle.missing == (TEXT, EMBEDDER, DRAFTER)[kept:]
-    with pytest.raises(FormatError, match=r"the MTP drafter that this file once had is gone.*gemma4gguf pack"):
+    with pytest.raises(MissingPartError, match=r"the MTP drafter that this file once had is gone.*gemma4gguf pack"):
         bundle.require(DRAFTER)
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from gemma4gguf.chat.rendering import render
-from gemma4gguf.chat.reply import MAX_DEPTH, Reply, ReplyParser, ToolCall, gather, parse_reply, read_call
+from gemma4gguf.chat.reply import MAX_DEPTH, Reply, ReplyParser, gather, parse_reply, read_call
+from gemma4gguf.records import ToolCall
 
 Q = '<|"|>'
 
@@ -188,7 +189,8 @@ def test_what_the_template_writes_is_read_back() -> None:
         written = render(messages).partition("<|turn>model\n")[2].removesuffix("<|tool_response>")
         reply = parse_reply(written)
         assert reply == Reply("", "", (ToolCall("f", arguments, "call_0"),))
-        assert json.loads(reply.tool_calls[0].openai()["function"]["arguments"]) == arguments
+        call: Any = reply.tool_calls[0].openai()["function"]
+        assert json.loads(call["arguments"]) == arguments
 
 
 MARKS = ["<|channel>", "<channel|>", "<|channel>thought\n", "<|tool_call>", "<tool_call|>", Q, "<|tool_call>call:f{a:"]

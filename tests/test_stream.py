@@ -8,9 +8,10 @@ from collections.abc import Iterable, Sequence
 
 import pytest
 
-from gemma4gguf.chat.reply import ReplyParser, ToolCall, parse_reply
-from gemma4gguf.chat.stream import Characters, Chunk, ReplyStream, StopStrings
+from gemma4gguf.chat.reply import ReplyParser, parse_reply
+from gemma4gguf.chat.stream import Characters, ReplyStream, StopStrings
 from gemma4gguf.errors import InputError
+from gemma4gguf.records import Chunk, FinishReason, ToolCall
 
 CHARACTERS = ["a", "b", " ", "\n", "é", "ß", "日", "本", "👋", "👩‍👩‍👧", "e\u0301", "\u0000", "\uffff", "🇳🇴"]
 BROKEN = [b"\xff", b"\xc3", b"\xe6\x97", b"\xf0\x9f\x91", b"\x80", b"\xed\xa0\x80", b"\xc0\xaf", b"\xf4\x90\x80\x80"]
@@ -138,7 +139,7 @@ CALL = ToolCall("f", {"a": 1}, "call_0")
 WRITTEN = "<|channel>thought\nso: end\n<channel|>One, <|tool_call>call:f{a:1}<tool_call|>two, end, three"
 
 
-def chunks_of(text: str, stream: ReplyStream, size: int, reason: str = "stop") -> list[Chunk]:
+def chunks_of(text: str, stream: ReplyStream, size: int, reason: FinishReason = "stop") -> list[Chunk]:
     data = text.encode()
     given = [chunk for at in range(0, len(data), size) for chunk in stream.feed(data[at : at + size])]
     return given + stream.finish(reason)

@@ -110,7 +110,7 @@ def test_answers_are_right(bundles: Callable[..., Path], held: texts.Material, q
 def test_patches_in_another_order_are_misread(model: Gemma4, held: texts.Material) -> None:
     """Channels first, as llama.cpp stores them, where the checkpoint has row, column, channel."""
     good = figure(model, held, "digit")
-    embedder = model.embedder
+    embedder = model.engine.embedder
 
     class Wrong:
         audio = embedder.audio
@@ -227,5 +227,5 @@ def test_drafts_are_accepted_and_change_nothing(bundles: Callable[..., Path], he
                 example = TASKS[task](rng, held)
                 reply = ask(drafting, example)
                 assert said(reply) == said(ask(plain, example))
-                accepted, steps = accepted + reply.draft["accepted"], steps + reply.draft["steps"]
+                accepted, steps = accepted + reply.draft.accepted, steps + reply.draft.steps
     assert accepted >= 1.8 * steps

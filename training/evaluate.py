@@ -124,7 +124,7 @@ class Bundle:
             temperature=0,
             max_tokens=MOST_TOKENS,
         )
-        return said(done), (done.draft.get("accepted", 0), done.draft.get("steps", 0))
+        return said(done), (done.draft.accepted, done.draft.steps)
 
 
 def main():

@@ -21,7 +21,7 @@ import numpy as np
 from gguf import GGMLQuantizationType
 from numpy.typing import NDArray
 
-from ..errors import FormatError, InputError
+from ..errors import FormatError, InputError, MissingPartError
 from .container import Allowance, Header, LazyStrings, TensorInfo, padded, read_header
 from .limits import LIMITS, Limits
 
@@ -152,11 +152,11 @@ class Bundle:
         return self.sections[0]
 
     def require(self, architecture: str) -> Section:
-        """The section. If it is missing, raises a FormatError that says why and what to do."""
+        """The section. If it is missing, raises a MissingPartError that says why and what to do."""
         section = self.section(architecture)
         if section is not None:
             return section
-        raise FormatError(f"{self.path}: {self.absence(architecture)}")
+        raise MissingPartError(f"{self.path}: {self.absence(architecture)}")
 
     def absence(self, architecture: str) -> str:
         """Why a section is missing and what to do about it, for messages."""

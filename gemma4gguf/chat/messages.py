@@ -80,6 +80,21 @@ def prepare_messages(
     return prepared, media
 
 
+def prepare_turn(
+    text: str, images: Sequence[object], audio: Sequence[object], system: str | None
+) -> tuple[list[dict[str, Any]], list[Media]]:
+    """One question as `prepare_messages` would give it: pictures, text, sound. Paths are the caller's own."""
+    pictures = [("image", _payload("image", image, f"images[{i}]", True)) for i, image in enumerate(images)]
+    clips = [("audio", _payload("audio", clip, f"audio[{i}]", True)) for i, clip in enumerate(audio)]
+    content = [
+        *({"type": kind} for kind, _ in pictures),
+        {"type": "text", "text": _text(text, "prompt")},
+        *({"type": kind} for kind, _ in clips),
+    ]
+    head = [] if system is None else [{"role": "system", "content": _text(system, "system")}]
+    return [*head, {"role": "user", "content": content}], [*pictures, *clips]
+
+
 def prepare_tools(tools: Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]] | None:
     """A checked copy of tool declarations: `{"type": "function", "function": {"name": …, "parameters": …}}`.
 

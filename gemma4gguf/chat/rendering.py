@@ -29,29 +29,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from .messages import Media, prepare_messages, prepare_tools
-from .reply import CHANNEL, CHANNEL_END, THOUGHT, Delta, Reply, ReplyParser, ToolCall, parse_reply
+from .messages import Media, prepare_messages, prepare_tools, prepare_turn
+from .reply import CHANNEL, CHANNEL_END, THOUGHT
 from .template import render_template
-
-__all__ = [
-    "SPECIAL_TOKENS",
-    "AudioSegment",
-    "Delta",
-    "ImageSegment",
-    "Prompt",
-    "Reply",
-    "ReplyParser",
-    "Segment",
-    "TextSegment",
-    "ToolCall",
-    "compose",
-    "default_template",
-    "parse_reply",
-    "prepare_messages",
-    "raw_segments",
-    "render",
-    "segments",
-]
 
 # The 24 added tokens of Gemma 4's tokenizer, ids 0 to 4, 46 to 52, 98, 100, 101, 105, 106, 255999 to 258884.
 SPECIAL_TOKENS = (
@@ -149,13 +129,38 @@ def compose(
     from.
     """
     prepared, media = prepare_messages(messages, local_files=local_files)
-    declared = prepare_tools(tools)
-    guard = _free_character(json.dumps([prepared, declared], ensure_ascii=False))
-    guarded = [_guarded_message(message, guard) for message in prepared]
-    arguments = (_mapped(declared, lambda text: _guarded(text, guard)), thinking, template)
-    text = _render(guarded, *arguments, add_generation_prompt, template_options)
+    return _composed(prepared, media, prepare_tools(tools), thinking, template, add_generation_prompt, template_options)
+
+
+def compose_turn(
+    text: str,
+    images: Sequence[object] = (),
+    audio: Sequence[object] = (),
+    system: str | None = None,
+    thinking: bool = False,
+    template: str | None = None,
+) -> Prompt:
+    """One question to a prompt that can be fed, media where the model card advises: pictures, text, sound."""
+    prepared, media = prepare_turn(text, images, audio, system)
+    return _composed(prepared, media, None, thinking, template, True, {})
+
+
+def _composed(
+    messages: list[dict[str, Any]],
+    media: list[Media],
+    tools: list[dict[str, Any]] | None,
+    thinking: bool,
+    template: str | None,
+    add_generation_prompt: bool,
+    options: Mapping[str, Any],
+) -> Prompt:
+    """Checked messages, guarded, rendered and cut into segments."""
+    guard = _free_character(json.dumps([messages, tools], ensure_ascii=False))
+    guarded = [_guarded_message(message, guard) for message in messages]
+    arguments = (_mapped(tools, lambda text: _guarded(text, guard)), thinking, template)
+    text = _render(guarded, *arguments, add_generation_prompt, options)
     if add_generation_prompt and text.endswith((_TURN_END, _TURN_END + THOUGHT_OPEN)):
-        text = text.removesuffix(THOUGHT_OPEN) + _opener(thinking, template, template_options)
+        text = text.removesuffix(THOUGHT_OPEN) + _opener(thinking, template, options)
     cut = segments(text, media, guard)
     return Prompt(text.replace(guard, ""), tuple(cut), text.endswith(THOUGHT_OPEN))
 
@@ -186,7 +191,7 @@ def segments(rendered: str, media: Sequence[Media], guard: str = "") -> list[Seg
     return found
 
 
-def raw_segments(prompt: str, images: Iterable[Any] = (), audio: Iterable[Any] = ()) -> list[Segment]:
+def raw_segments(prompt: str, images: Iterable[object] = (), audio: Iterable[object] = ()) -> list[Segment]:
     """Cut a raw prompt, in which every special token counts, at `<|image|>` and `<|audio|>`, which take the media in
     order.
 

@@ -18,6 +18,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from ..records import ToolCall
+
 CHANNEL, CHANNEL_END = "<|channel>", "<channel|>"
 CALL, CALL_END = "<|tool_call>", "<tool_call|>"
 QUOTE = '<|"|>'
@@ -30,20 +32,6 @@ _THOUGHT_MARKS = (CHANNEL, CHANNEL_END)
 _ANY_THOUGHT_MARK = re.compile("|".join(map(re.escape, _THOUGHT_MARKS)))
 _CALL_MARKS = (QUOTE, *_MARKS)
 _ANY_CALL_MARK = re.compile("|".join(map(re.escape, _CALL_MARKS)))
-
-
-@dataclass(frozen=True)
-class ToolCall:
-    """A tool call that the model asks for. The tool message with its result names it by `id`."""
-
-    name: str
-    arguments: dict[str, Any]
-    id: str
-
-    def openai(self) -> dict[str, Any]:
-        """The call in the form of the OpenAI API, with the arguments as JSON text."""
-        arguments = json.dumps(self.arguments, ensure_ascii=False)
-        return {"id": self.id, "type": "function", "function": {"name": self.name, "arguments": arguments}}
 
 
 @dataclass(frozen=True)

@@ -8,25 +8,10 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 from ..errors import InputError
-from .reply import Delta, ReplyParser, ToolCall, held_back
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """What is new in a reply. Only the last chunk has a `finish_reason`: stop, length or tool_calls.
-
-    The last chunk of a model's answer also holds the whole answer, a `runtime.result.Result`.
-    """
-
-    text: str = ""
-    thought: str = ""
-    tool_calls: tuple[ToolCall, ...] = ()
-    finish_reason: str | None = None
-    result: Any = None
+from ..records import Chunk, FinishReason
+from .reply import Delta, ReplyParser, held_back
 
 
 class Characters:
@@ -98,7 +83,7 @@ class ReplyStream:
         """Add bytes. Returns the chunks that are now certain; none if nothing is new."""
         return self._chunks(self._parser.feed(self._characters.feed(data)))
 
-    def finish(self, finish_reason: str) -> list[Chunk]:
+    def finish(self, finish_reason: FinishReason) -> list[Chunk]:
         """End the reply. Returns the remaining chunks; the last has the reason, `tool_calls` for stop after a call."""
         deltas = self._parser.feed(self._characters.finish()) + self._parser.finish()
         chunks = self._chunks(deltas)

@@ -124,7 +124,7 @@ def generate(
 def speed(result: Any) -> str:
     """One line of counts and times."""
     t, n, d = result.timings, result.tokens, result.draft
-    drafts = f", {d['accepted']} of {d['proposed']} drafts accepted" if d["proposed"] else ""
+    drafts = f", {d.accepted} of {d.proposed} drafts accepted" if d.proposed else ""
     return (
         f"{n.prompt} tokens read in {t.prefill_s:.1f} s, {n.completion} written at {t.tokens_per_s:.1f} a second"
         f"{drafts} ({result.finish_reason})"

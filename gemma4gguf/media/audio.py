@@ -31,7 +31,7 @@ MAX_CHANNELS = 64  # an array with more is taken for a transposed one
 LOUDEST = 16.0  # times full scale; louder floats are taken for integer samples that were not scaled
 BLOCK_SAMPLES = 1 << 18  # decoded and resampled at a time: memory use follows the data, not the length in the header
 
-AudioInput: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryview | tuple[ArrayLike, float]"
+AudioInput: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | tuple[ArrayLike, float]
 
 _Samples: TypeAlias = "NDArray[np.float32]"
 
@@ -74,7 +74,12 @@ def _read(audio: AudioInput) -> _Samples:
             return _decode(file, name)
     if isinstance(audio, tuple) and len(audio) == 2:
         return _from_samples(*audio)
-    raise InputError(f"a clip given as {type(audio).__name__}: expected a path, bytes, or (samples, rate)")
+    if hasattr(audio, "read"):
+        with _readable("the open file"):
+            return _decode(audio, "the open file")
+    raise InputError(
+        f"a clip given as {type(audio).__name__}: expected a path, bytes, an open file, or (samples, rate)"
+    )
 
 
 # ── files ────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -22,7 +22,7 @@ from ..bundle.projector import CHANNELS, PATCH_SIDE, PATCH_VALUES
 from ..bundle.settings import BUDGETS, DEFAULT_BUDGET
 from ..errors import InputError
 
-ImageInput: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | NDArray[Any]"
+ImageInput: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Image.Image | NDArray[Any]
 
 # Formats that Pillow may read from untrusted bytes: raster images only. Left out on purpose: EPS runs Ghostscript, WMF
 # calls the operating system, and TGA and others have no signature, so they would match files that are not pictures.
@@ -147,7 +147,9 @@ def to_rgb(image: ImageInput) -> Image.Image:
         raise InputError(f"{name}: {error}") from error
 
 
-def _loaded(image: str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image) -> tuple[str, Image.Image]:
+def _loaded(
+    image: str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Image.Image,
+) -> tuple[str, Image.Image]:
     """A name for messages, and the picture, upright and with its pixels in memory."""
     if isinstance(image, Image.Image):
         name = f"the picture ({image.mode}, {image.width} x {image.height})"
@@ -161,7 +163,12 @@ def _loaded(image: str | os.PathLike[str] | bytes | bytearray | memoryview | Ima
         name = os.fspath(image)
         with _decoding(name), open(image, "rb") as file:
             return name, _decode(file)
-    raise InputError(f"a picture given as {type(image).__name__}: expected a path, bytes, a PIL image or an array")
+    if hasattr(image, "read"):
+        with _decoding("the open file"):
+            return "the open file", _decode(image)
+    raise InputError(
+        f"a picture given as {type(image).__name__}: expected a path, bytes, an open file, a PIL image or an array"
+    )
 
 
 @contextmanager

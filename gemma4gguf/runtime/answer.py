@@ -7,19 +7,19 @@ whole. Joins prefill, decoding, detokenising, stop strings and reply parsing; ea
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from ..bundle.settings import end_token_ids
-from ..chat.stream import Chunk, ReplyStream
+from ..chat.stream import ReplyStream
 from ..errors import ContextError
 from ..native.sampler import Sampler, SamplingOptions
 from ..native.vocabulary import Vocabulary
+from ..records import Chunk, DraftCounts, FinishReason, Result, Timings
 from .decode import Drafts, decode
 from .prompt import PLACEHOLDERS, count, token_id
-from .result import Result, Timings
 from .session import Session, Span
 
 # Control tokens that the reply parser reads; every other one stays invisible.
@@ -58,6 +58,7 @@ def answer(
     *,
     stream: ReplyStream,
     drafts: Drafts | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
     load_s: float = 0.0,
     prepare_s: float = 0.0,
 ) -> Iterator[Chunk]:
@@ -67,11 +68,11 @@ def answer(
     `prepare_s`: seconds that went before, the latter part of the time to the first token.
     """
     begun = time.perf_counter()
-    tokens = replace(count(spans), reused=session.feed(spans))
+    tokens = replace(count(spans), reused=session.feed(spans, on_progress))
     fed = time.perf_counter()
     first = away = 0.0
     turn = session.turn
-    reason = "length"
+    reason: FinishReason = "length"
     chunks: list[Chunk] = []
     completion = 0
     with Sampler(sampling, rules.suppressed) as sampler:
@@ -110,7 +111,7 @@ def answer(
         tokens=replace(tokens, completion=completion),
         timings=timings,
         seed=sampling.seed,
-        draft=drafts.report() if drafts else {"steps": 0, "proposed": 0, "accepted": 0},
+        draft=drafts.counts() if drafts else DraftCounts(),
     )
     yield replace(last, result=result)
 
@@ -123,5 +124,5 @@ def room(session: Session, spans: Sequence[Span]) -> int:
     media = f" ({used.image:,} of pictures, {used.audio:,} of sound)" if used.image or used.audio else ""
     raise ContextError(
         f"the prompt has {used.prompt:,} tokens{media} and the context holds {size:,}; "
-        "ask for a larger one (context=, --context) or shorten the prompt"
+        "ask for a larger one (context=N) or shorten the prompt"
     )

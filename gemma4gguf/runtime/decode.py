@@ -10,12 +10,13 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..native.context import Context
+from ..records import DraftCounts
 from .pace import Pace
 from .session import Session
 
@@ -71,20 +72,17 @@ class Drafts:
             self._lengths.append([checked, 0])
         self._lengths[-1][1] += 1
 
-    def report(self) -> dict[str, Any]:
-        """Counts of steps, of guesses checked and of guesses accepted, and more.
-
-        `acceptance`: by position, the accepted share of the guesses whose predecessors were accepted. `lengths`: runs
-        of [guesses checked, steps], in order. `ms`: measured costs in milliseconds.
-        """
-        return {
-            "steps": self.steps,
-            "proposed": self.proposed,
-            "accepted": self.accepted,
-            "acceptance": [self._accepted_at[i] / n for i, n in sorted(self._proposed_at.items())],
-            "lengths": self._lengths,
-            "ms": self._pace.costs_ms(),
-        }
+    def counts(self) -> DraftCounts:
+        """What was drafted so far, and what it cost."""
+        return DraftCounts(
+            steps=self.steps,
+            proposed=self.proposed,
+            accepted=self.accepted,
+            acceptance=tuple(self._accepted_at[i] / n for i, n in sorted(self._proposed_at.items())),
+            lengths=tuple((checked, steps) for checked, steps in self._lengths),
+            draft_ms=self._pace.draft_ms(),
+            check_ms=self._pace.check_ms(),
+        )
 
 
 def decode(

@@ -1,70 +1,119 @@
-"""How one answer is made: the options a caller may give, checked by one table.
+"""How one answer is made: every option with its type, its range and its help.
 
-In: option names and values, and a file's generation config. Out: a frozen record, and what the sampler is told.
+In: options by name, and a file's generation config. Out: a frozen record, and what the sampler is told. The command
+line and the documents are made from the same record.
 """
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import Any, TypedDict
 
 from ..arguments import real, whole
+from ..chat.stream import StopStrings
 from ..errors import InputError
 from ..native.sampler import SamplingOptions
 
 # What the model card recommends, where a file does not say.
-SAMPLING = {"temperature": ("temp", 1.0), "top_k": ("top_k", 64), "top_p": ("top_p", 0.95)}
+SAMPLING = {"temperature": ("temp", 1.0), "top_k": ("top_k", 64), "top_p": ("top_p", 0.95), "min_p": ("min_p", 0.0)}
+
+
+class GenerateOptions(TypedDict, total=False):
+    """The options of one answer by name, for editors and type checkers; `Options` says what each may be."""
+
+    max_tokens: int | None
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
+    seed: int | None
+    stop: str | Sequence[str] | None
+
+
+@dataclass(frozen=True)
+class Option:
+    """What one option may be: its check, the same in words, and its help. None is always allowed: the default."""
+
+    check: Callable[[str, Any, str], Any]
+    expected: str
+    help: str
+
+
+def _option(check: Callable[[str, Any, str], Any], expected: str, help: str) -> Any:
+    return field(default=None, metadata={"option": Option(check, expected, help)})
+
+
+def _whole(allowed: Callable[[int], bool]) -> Callable[[str, Any, str], int]:
+    return lambda name, value, expected: whole(name, value, allowed, expected)
+
+
+def _real(allowed: Callable[[float], bool]) -> Callable[[str, Any, str], float]:
+    return lambda name, value, expected: real(name, value, allowed, expected)
+
+
+def _texts(name: str, value: Any, expected: str) -> tuple[str, ...]:
+    texts = (value,) if isinstance(value, str) else value
+    if not isinstance(texts, (list, tuple)):
+        raise InputError(f"{name} is {value!r}, expected {expected}")
+    StopStrings(texts)  # checks each of them
+    return tuple(texts)
 
 
 @dataclass(frozen=True)
 class Options:
-    """How one answer is made. None: what the model's own generation config says.
+    """Checked options of one answer. None: what the model's own generation config says.
 
-    `max_tokens` None: until the context is full. `temperature` 0: greedy. `seed` None: a new one, told in the result.
+    `max_tokens` None: until the context is full. `seed` None: a new one, told in the result.
     """
 
-    max_tokens: int | None = None
-    temperature: float | None = None
-    top_k: int | None = None
-    top_p: float | None = None
-    min_p: float = 0.0
-    seed: int | None = None
-    stop: Sequence[str] | str | None = ()
+    max_tokens: int | None = _option(
+        _whole(lambda v: v >= 1), "a whole number, at least 1", "Longest answer in tokens [until the context is full]."
+    )
+    temperature: float | None = _option(
+        _real(lambda v: 0 <= v < float("inf")), "0 (greedy) or more", "0 is greedy [the model's own]."
+    )
+    top_k: int | None = _option(
+        _whole(lambda v: 0 <= v < 1 << 31),
+        "a whole number, 0 (off) to 2147483647",
+        "Choose among the K likeliest [the model's own].",
+    )
+    top_p: float | None = _option(
+        _real(lambda v: 0 < v <= 1),
+        "above 0, at most 1",
+        "Choose among the likeliest that make up P [the model's own].",
+    )
+    min_p: float | None = _option(
+        _real(lambda v: 0 <= v <= 1), "0 to 1", "Leave out what is less than P times as likely as the best."
+    )
+    seed: int | None = _option(
+        _whole(lambda v: 0 <= v < 1 << 32), "a whole number, 0 to 4294967295", "The same seed gives the same answer."
+    )
+    stop: tuple[str, ...] | None = _option(_texts, "a text or a list of texts", "End before this text.")
 
     def __post_init__(self) -> None:
-        limits: list[tuple[str, Callable[..., float], Callable[[float], bool], str]] = [
-            ("max_tokens", whole, lambda v: v >= 1, "a whole number, at least 1"),
-            ("temperature", real, lambda v: 0 <= v < float("inf"), "0 (greedy) or more"),
-            ("top_k", whole, lambda v: 0 <= v < 1 << 31, "a whole number, 0 (off) to 2147483647"),
-            ("top_p", real, lambda v: 0 < v <= 1, "above 0, at most 1"),
-            ("min_p", real, lambda v: 0 <= v <= 1, "0 to 1"),
-            ("seed", whole, lambda v: 0 <= v < 1 << 32, "a whole number, 0 to 4294967295"),
-        ]
-        for name, number, allowed, expected in limits:
+        for name, option in OPTIONS.items():
             value = getattr(self, name)
             if value is not None:
-                object.__setattr__(self, name, number(name, value, allowed, expected))
-        stop = (self.stop,) if isinstance(self.stop, str) else self.stop or ()
-        if not isinstance(stop, (list, tuple)):
-            raise InputError(f"stop is {stop!r}, expected a text or a list of texts")
-        object.__setattr__(self, "stop", tuple(stop))
+                object.__setattr__(self, name, option.check(name, value, option.expected))
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Options:
         """Options by name; an unknown name is an error that lists the known ones."""
-        known = [f.name for f in fields(cls)]
-        unknown = sorted(set(given) - set(known))
+        unknown = sorted(set(given) - set(OPTIONS))
         if unknown:
-            raise InputError(f"unknown option {', '.join(unknown)}; the options are {', '.join(known)}")
+            raise InputError(f"unknown option {', '.join(unknown)}; the options are {', '.join(OPTIONS)}")
         return cls(**given)
 
     def sampling(self, metadata: Mapping[str, Any]) -> SamplingOptions:
         """What is chosen here, else in a file's generation config, else by the model card; a seed in any case."""
-        chosen = {name: getattr(self, name) for name in SAMPLING}
+        chosen = {}
         for name, (key, neutral) in SAMPLING.items():
-            if chosen[name] is None:
-                chosen[name] = metadata.get(f"general.sampling.{key}", neutral)
+            own = getattr(self, name)
+            chosen[name] = metadata.get(f"general.sampling.{key}", neutral) if own is None else own
         seed = secrets.randbits(32) if self.seed is None else self.seed
-        return SamplingOptions(**chosen, min_p=self.min_p, seed=seed)
+        return SamplingOptions(**chosen, seed=seed)
+
+
+OPTIONS: Mapping[str, Option] = {f.name: f.metadata["option"] for f in fields(Options)}

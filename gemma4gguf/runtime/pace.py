@@ -180,7 +180,10 @@ class Pace:
     def _cost(self, m: int) -> float:
         return self._check_s[m] + m * self._draft_s
 
-    def costs_ms(self) -> dict[str, object]:
-        """Measured costs in milliseconds: of a draft step, and of a check by its number of rows."""
-        checks = {str(m + 1): s.usual(0) * 1e3 for m, s in enumerate(self._checks) if len(s.seen) > 1}
-        return {"draft": self._draft.usual(0) * 1e3 if len(self._draft.seen) > 1 else None, "check": checks}
+    def draft_ms(self) -> float | None:
+        """A draft step in milliseconds, as measured; None before it was measured twice."""
+        return self._draft.usual(0) * 1e3 if len(self._draft.seen) > 1 else None
+
+    def check_ms(self) -> dict[str, float]:
+        """Checks in milliseconds by their number of rows, those that were measured twice."""
+        return {str(m + 1): s.usual(0) * 1e3 for m, s in enumerate(self._checks) if len(s.seen) > 1}

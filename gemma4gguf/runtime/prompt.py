@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -21,23 +20,11 @@ from ..media.audio import frame
 from ..media.embedder import Embedder
 from ..media.image import patchify
 from ..native.vocabulary import Vocabulary
+from ..records import Tokens
 from .session import Span
 
 BOS = "<bos>"
 PLACEHOLDERS = ("<|image|>", "<|audio|>", "<|video|>")
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """Token counts. `prompt`: the prompt's positions; `image` and `audio`: the soft tokens among them; `reused`: those
-    found in the cache. `completion`: the answer's tokens, its end token included.
-    """
-
-    prompt: int
-    image: int
-    audio: int
-    reused: int = 0
-    completion: int = 0
 
 
 def count(spans: Sequence[Span]) -> Tokens:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ContextError, InputError
+from ..errors import BusyError, ContextError, InputError
 from ..native.context import Context
 
 Key = int | tuple[bytes, int]  # what one position holds: a token id, or (content, row) of a medium
@@ -65,10 +65,11 @@ class Session:
         """Positions free."""
         return self.context.size - len(self._held)
 
-    def feed(self, spans: Sequence[Span]) -> int:
+    def feed(self, spans: Sequence[Span], on_progress: Callable[[int, int], None] | None = None) -> int:
         """Make the cache hold exactly `spans`, with logits for the last position. Returns the positions reused.
 
-        Raises ContextError if `spans` are empty or do not fit, InputError as alone() does.
+        `on_progress` is told (positions held, of how many) before and after each piece. Raises ContextError if `spans`
+        are empty or do not fit, and as alone() does.
         """
         wanted = [key for span in spans for key in span.entries()]
         if not wanted:
@@ -79,23 +80,27 @@ class Session:
             self.turn += 1
             reused = self._reuse(spans, wanted)
             for span, part in pieces(spans, self.context.options.batch, reused):
+                if on_progress:
+                    on_progress(self.length, len(wanted))
                 done = self.length + part.stop - part.start
                 evaluate(self.context, span, part, start=self.length, outputs=int(done == len(wanted)))
                 self._held += span.entries()[part]
+            if on_progress:
+                on_progress(self.length, len(wanted))
         return reused
 
     @contextmanager
     def alone(self, turn: int | None = None) -> Iterator[None]:
         """Hold the cache during the block.
 
-        Raises InputError if the cache is closed, if another thread holds it, or if a prompt was fed after `turn`.
+        Raises BusyError if another thread holds it, InputError if it is closed or a prompt was fed after `turn`.
         """
         free = self._busy.acquire(blocking=False)
         try:
             if self._closed:
                 raise InputError("this model is closed; open it again")
             if not free:
-                raise InputError("the model is at work for another thread; ask one question at a time")
+                raise BusyError("the model is at work for another thread; ask one question at a time")
             if turn is not None and turn != self.turn:
                 raise InputError("another question was asked before this answer ended; finish or close a stream first")
             yield

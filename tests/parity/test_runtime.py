@@ -60,7 +60,7 @@ def test_logits_at_every_position(reference: Reference, model: Gemma4, asked: tu
 def test_token_ids_of_200_texts(reference: Reference, model: Gemma4) -> None:
     texts = [entry["text"] for entry in json.loads((GOLDEN / "tokens.json").read_text())]
     model.load()
-    vocab = model._ready()[0].vocab
+    vocab = model.engine.weights.vocab
     assert len(texts) == 200
     assert [text for text in texts if vocab.tokenize(text, special=True) != reference.tokenize(text)] == []
 
@@ -86,7 +86,7 @@ def _long(samples: np.ndarray) -> np.ndarray:
 def test_image_soft_tokens(reference: Reference, model: Gemma4, name: str, budget: int) -> None:
     patches = patchify(cases.picture(name), budget)
     theirs = reference.image_soft_tokens((patches.pixels, patches.positions))
-    close(model.embedder.image(patches), theirs)
+    close(model.engine.embedder.image(patches), theirs)
 
 
 @pytest.mark.parametrize("value", [0, 1, 128, 255])
@@ -94,14 +94,14 @@ def test_soft_tokens_of_a_flat_picture(reference: Reference, model: Gemma4, valu
     """Without variance the first norm divides by its epsilon alone."""
     patches = patchify(np.full((480, 480, 3), value, np.uint8), 70)
     theirs = reference.image_soft_tokens((patches.pixels, patches.positions))
-    close(model.embedder.image(patches), theirs)
+    close(model.engine.embedder.image(patches), theirs)
 
 
 @pytest.mark.parametrize("loudness", [1.0, 1e-3, 1e-6, 0.0])
 def test_audio_soft_tokens(reference: Reference, model: Gemma4, loudness: float) -> None:
     """Quiet clips too: their size under the norm is its epsilon's doing."""
     frames = frame((cases.clip("short") * np.float32(loudness), cases.RATE))
-    close(model.embedder.audio(frames), reference.audio_soft_tokens(frames))
+    close(model.engine.embedder.audio(frames), reference.audio_soft_tokens(frames))
 
 
 def close(ours: np.ndarray, theirs: np.ndarray) -> None:

@@ -48,8 +48,8 @@ def model(bundle: Path) -> Iterator[Gemma4]:
 
 def our_answer(model: Gemma4, prompt: str) -> tuple[list[int], list[int]]:
     """The prompt's ids, and our greedy answer's."""
-    native, session = model._ready()
-    prepared = spans(raw_segments(prompt), native.vocab, lambda: model.embedder, model.image_tokens)
+    native, session = model.engine.weights, model.engine.session
+    prepared = spans(raw_segments(prompt), native.vocab, lambda: model.engine.embedder, model.image_tokens)
     rules = Rules.of(native.vocab, model.bundle.text.metadata)
     session.feed(prepared)
     with Sampler(GREEDY, rules.suppressed) as sampler:
@@ -112,7 +112,7 @@ def test_llama_server_continues_with_the_same_tokens(server: str, model: Gemma4,
     assert tokenized["tokens"] == ids
     options = {"n_predict": STEPS, "temperature": 0, "top_k": 1, "return_tokens": True, "cache_prompt": False}
     answer = ask(server, "/completion", {"prompt": PROMPTS[name], **options})
-    ended = expected[-1] in Rules.of(model._ready()[0].vocab, model.bundle.text.metadata).end
+    ended = expected[-1] in Rules.of(model.engine.weights.vocab, model.bundle.text.metadata).end
     assert answer["tokens"][: len(expected) - ended] == expected[: len(expected) - ended]
     assert answer["stop_type"] == ("eos" if ended else "limit")
 

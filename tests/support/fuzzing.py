@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -80,7 +81,7 @@ def bundle(folder: Path) -> Case:
 
 def ask(path: Path, draft: str, picture: bool) -> str:
     """Three tokens. With a picture where there is something to see with."""
-    guesses = int(draft) if draft.isdigit() else draft
+    guesses: Any = int(draft) if draft.isdigit() else draft
     with Gemma4(path, context=200, threads=1, image_tokens=70 if picture else None, draft=guesses) as model:
         sees = picture and model.bundle.section(EMBEDDER) is not None
         images = [np.zeros((48, 96, 3), np.uint8)] if sees else []

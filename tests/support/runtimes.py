@@ -45,7 +45,7 @@ class Job:
 def prepare(path: Path, texts: Sequence[str], steps: int) -> Job:
     """The job of continuing texts, by the file's own tokenizer and rules."""
     with Gemma4(path, context=CONTEXT, image_tokens=70, threads=1) as model:
-        vocab = model._ready()[0].vocab
+        vocab = model.engine.weights.vocab
         rules = Rules.of(vocab, model.bundle.text.metadata)
         prompts = [[token_id(vocab, BOS), *vocab.tokenize(text, special=True)] for text in texts]
     return Job(prompts, steps, sorted(rules.suppressed), sorted(rules.end))
@@ -53,7 +53,7 @@ def prepare(path: Path, texts: Sequence[str], steps: int) -> Job:
 
 def ours(path: Path, job: Job) -> list[Ids]:
     with Gemma4(path, context=CONTEXT, image_tokens=70, threads=1) as model:
-        _, session = model._ready()
+        session = model.engine.session
         answers = []
         with Sampler(GREEDY, job.suppressed) as sampler:
             for prompt in job.prompts:
@@ -70,7 +70,7 @@ def firm(path: Path, job: Job, margin: float) -> Job:
     """
     kept = []
     with Gemma4(path, context=CONTEXT, image_tokens=70, threads=1) as model:
-        _, session = model._ready()
+        session = model.engine.session
         for prompt in job.prompts:
             session.clear()
             session.feed([Span(prompt)])

@@ -1,0 +1,149 @@
+"""A bundle's parts, loaded and at work: the seam between prompts and llama.cpp.
+
+In: an opened bundle and how to load it; then prompts as segments. Out: chunks of an answer, or logits. Owns what is
+native and its lifetime: weights, cache, drafter. Knows nothing of messages, templates or files' names.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from ..bundle.reading import DRAFTER, Bundle
+from ..chat.rendering import Prompt, Segment
+from ..chat.reply import ReplyParser
+from ..chat.stream import ReplyStream
+from ..errors import ContextError, FormatError, NativeError
+from ..media.embedder import Embedder
+from ..native.context import Context, ContextOptions
+from ..records import Chunk, Evaluation
+from .answer import Rules, answer, room
+from .decode import Drafts
+from .drafter import Drafter
+from .loading import load
+from .options import Options
+from .pace import Pace
+from .prompt import spans
+from .session import Session, Span, evaluate, pieces
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How a bundle is loaded. `draft`: "auto", or a number of tokens to draft at a time, 0 for none."""
+
+    context: ContextOptions
+    image_tokens: int
+    gpu_layers: int = -1
+    draft: int | str = "auto"
+    debug: bool = False
+
+
+class Engine:
+    """One loaded bundle. Raises NativeError where it cannot be loaded. Close it."""
+
+    def __init__(self, bundle: Bundle, options: EngineOptions) -> None:
+        started = time.perf_counter()
+        self.bundle, self.options = bundle, options
+        with ExitStack() as undo:  # a part that cannot be made takes the others with it
+            self.weights = undo.enter_context(load(bundle.text, gpu_layers=options.gpu_layers, debug=options.debug))
+            context = undo.enter_context(Context(self.weights, options.context, hidden=bool(options.draft)))
+            self.drafter = self._load_drafter(context) if options.draft else None
+            self.rules = Rules.of(self.weights.vocab, bundle.text.metadata)
+            undo.pop_all()
+        self.session = Session(context)
+        self._scorer: Session | None = None
+        self._opening = threading.Lock()  # held while the scorer is made
+        self.load_s = time.perf_counter() - started  # told once, in the first answer
+
+    def _load_drafter(self, context: Context) -> Drafter | None:
+        """The bundle's drafter. With "auto" one that cannot load causes a warning, with a number an error."""
+        section = self.bundle.section(DRAFTER)
+        fixed = self.options.draft if isinstance(self.options.draft, int) else None
+        self.pace = Pace(fixed, ratio=section.size / self.bundle.text.size if section else 1.0)
+        if section is None:
+            return None
+        try:
+            return Drafter(section, self.bundle.text, context, gpu_layers=self.options.gpu_layers)
+        except (FormatError, NativeError) as error:
+            if fixed is not None:
+                raise
+            warnings.warn(f"decoding goes on without drafts: {error}", stacklevel=2)
+            return None
+
+    def close(self) -> None:
+        """Free everything, once whoever is at work has done a step. Open streams raise InputError from then on."""
+        with self._opening:
+            sessions = [session for session in (self._scorer, self.session) if session]
+            for session in sessions:
+                session.close()
+            for owned in (self.drafter, *(session.context for session in sessions), self.weights):
+                if owned:
+                    owned.close()
+
+    @cached_property
+    def embedder(self) -> Embedder:
+        return Embedder(self.bundle)
+
+    def spans(self, segments: Sequence[Segment]) -> list[Span]:
+        """A prompt's segments as spans of token ids and soft tokens."""
+        return spans(segments, self.weights.vocab, lambda: self.embedder, self.options.image_tokens)
+
+    def answer(
+        self, prompt: Prompt, options: Options, on_progress: Callable[[int, int], None] | None = None
+    ) -> Iterator[Chunk]:
+        """Answer a prompt. A prompt that does not fit, or media that cannot be read, raise before the first chunk.
+
+        `on_progress` is told (positions read, of how many) while the prompt is read.
+        """
+        started = time.perf_counter()
+        stream = ReplyStream(options.stop or (), ReplyParser(prompt.thinking_open))
+        prepared = self.spans(prompt.segments)
+        limit = min(options.max_tokens or self.session.context.size, room(self.session, prepared))
+        load_s, self.load_s = self.load_s, 0.0
+        return answer(
+            self.session,
+            self.weights.vocab,
+            self.rules,
+            prepared,
+            options.sampling(self.bundle.text.metadata),
+            limit,
+            stream=stream,
+            drafts=Drafts(self.drafter, self.pace) if self.drafter else None,
+            on_progress=on_progress,
+            load_s=load_s,
+            prepare_s=time.perf_counter() - started,
+        )
+
+    def evaluate(self, segments: Sequence[Segment]) -> Evaluation:
+        """Ids and logits at every position of a prompt, in a cache of its own. Raises ContextError where it is full."""
+        prepared = self.spans(segments)
+        total, held = sum(map(len, prepared)), self.options.context.context
+        if total > held:
+            raise ContextError(f"the prompt has {total:,} tokens and the context holds {held:,}; ask for a larger one")
+        logits = np.empty((total, self.weights.vocab.size), np.float32)
+        scorer, start = self._scoring(), 0
+        with scorer.alone():
+            context = scorer.context
+            context.clear()
+            for span, part in pieces(prepared, context.options.batch):
+                rows = part.stop - part.start
+                evaluate(context, span, part, start=start, outputs=rows)
+                for i in range(rows):
+                    logits[start + i] = context.logits(i)
+                start += rows
+        return Evaluation(np.fromiter((i for span in prepared for i in span.ids), np.int32, total), logits)
+
+    def _scoring(self) -> Session:
+        """A cache of its own, which gives logits at every position."""
+        with self._opening:
+            if self._scorer is None:
+                options = replace(self.options.context, outputs=self.options.context.batch)
+                self._scorer = Session(Context(self.weights, options))
+            return self._scorer

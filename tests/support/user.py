@@ -1,0 +1,69 @@
+"""A user's program that calls every public name. It is never run: `tests/test_typed.py` has type checkers read it."""
+
+from __future__ import annotations
+
+from typing_extensions import reveal_type
+
+import gemma4gguf as g
+
+
+def main() -> None:
+    """Everything in sight, with the types an editor should show."""
+    g.convert("google/gemma-4-12B-it", "gemma.gguf", quant="Q4_K_M")
+    options: g.GenerateOptions = {"temperature": 0.5, "max_tokens": 10, "top_k": 5, "top_p": 0.9, "min_p": 0.1}
+    bundle: g.Bundle = g.Bundle.open("gemma.gguf")
+    embedder = g.Embedder(bundle)
+    patches: g.Patches = g.patchify("cat.jpg")
+    reveal_type(patches.pixels)
+    reveal_type(embedder.image(patches))
+    reveal_type(embedder.audio(g.frame("note.wav")))
+    reveal_type(g.render([{"role": "user", "content": "Hi"}]))
+    reveal_type(g.pack("text.gguf", "out.gguf"))
+    reveal_type(g.export("gemma.gguf", "folder", "ollama"))
+    try:
+        with g.Gemma4("gemma.gguf", context=4096, kv_type="q8_0", draft="auto", gpu_layers="auto") as model:
+            result = model.generate("What?", images="cat.jpg", **options)
+            result = model.generate("What?", images=["a.png", b"b"], seed=1, stop=["x"], top_k=None)
+            reveal_type(result)
+            reveal_type(result.text)
+            reveal_type(result.finish_reason)
+            reveal_type(result.tokens)
+            reveal_type(result.timings.load_s)
+            reveal_type(result.draft.accepted)
+            reveal_type(result.tool_calls)
+            reveal_type(result.message())
+            for call in result.tool_calls:
+                reveal_type(call.name)
+                reveal_type(call.arguments)
+                reveal_type(call.answer("4"))
+            for chunk in model.stream("What?", audio=("note.wav",), on_progress=lambda done, total: None):
+                reveal_type(chunk)
+                reveal_type(chunk.text)
+                reveal_type(chunk.result)
+            reveal_type(model.chat([result.message()], thinking=True, min_p=0.1))
+            reveal_type(model.stream_chat([{"role": "user", "content": "Hi"}], max_tokens=3))
+            reveal_type(model.evaluate("Hi").logits)
+            reveal_type(model.template)
+    except (g.BusyError, g.ContextError, g.InputError, g.FormatError, g.MissingPartError) as error:
+        reveal_type(error)
+    except (g.NativeError, g.ConversionError, g.Gemma4Error):
+        pass
+    made: tuple[type, ...] = (
+        g.Chunk,
+        g.DraftCounts,
+        g.Evaluation,
+        g.Options,
+        g.Result,
+        g.Timings,
+        g.Tokens,
+        g.ToolCall,
+    )
+    message: g.Message = {"role": "user", "content": "Hi"}
+    print(made, message)
+
+
+def wrong(model: g.Gemma4) -> None:
+    """Each line is an error to a type checker."""
+    model.generate("Hi", temprature=1)
+    model.generate("Hi", max_tokens="many")
+    g.Gemma4("gemma.gguf", kv_type="q3")
