@@ -75,8 +75,7 @@ def _read(audio: AudioInput) -> _Samples:
     if isinstance(audio, tuple) and len(audio) == 2:
         return _from_samples(*audio)
     if hasattr(audio, "read"):
-        with _readable("the open file"):
-            return _decode(audio, "the open file")
+        return _decode(audio, "the open file")
     raise InputError(
         f"a clip given as {type(audio).__name__}: expected a path, bytes, an open file, or (samples, rate)"
     )
