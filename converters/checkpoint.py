@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 
 from gemma4gguf.bundle.reading import DRAFTER, EMBEDDER, TEXT
 from gemma4gguf.errors import ConversionError
 
-from . import gemma4, metadata
+from . import gemma4, head, metadata
 from .config import Config, parse
 from .contents import Contents, SectionContents
 from .gemma4 import MappedTensor
 from .metadata import Pairs
 from .origin import Origin
-from .safetensors import StoredTensor, read_folder
 from .tokenizer import read_tokenizer
+from .weights import read_folder
 
 QAT = re.compile(r"(?i)(?:^|[-_./])qat(?:$|[-_.])")
 
@@ -37,11 +38,14 @@ def read_checkpoint(origin: Origin, *, drafter: bool = False, text_only: bool = 
             if drafter
             else f"{where}: is the MTP drafter; give the model as the source and this with --drafter"
         )
-    tensors = dict(origin.tensors) if origin.tensors is not None else read_folder(origin.path)
-    tokenizer = read_tokenizer(origin.path, files.config)
+    tensors, notes = (dict(origin.tensors), origin.notes) if origin.tensors is not None else read_folder(origin.path)
+    tokenizer = read_tokenizer(origin.path, files.config, config.text.vocabulary)
     tokens = len(tokenizer.tokens)
-    _check_vocabulary(where, config, tensors, tokens)
-    matched = gemma4.match(where, config, tensors, tokens, text_only=text_only)
+    _check_vocabulary(where, config, tokens)
+    output = head.settle(where, config, tensors, tokens, readable=origin.tensors is None)
+    config = replace(config, text=replace(config.text, tied=output.tied))
+    matched = gemma4.match(where, config, output.tensors, tokens, text_only=text_only)
+    notes += output.notes
     token_pairs = dict(tokenizer.pairs())
     layers, group = config.text.layers, config.text.heads // config.text.kv_heads[0]
 
@@ -50,27 +54,27 @@ def read_checkpoint(origin: Origin, *, drafter: bool = False, text_only: bool = 
 
     if drafter:
         made = pairs(metadata.drafter_pairs, matched.drafter, token_pairs)
-        return Contents((SectionContents(DRAFTER, matched.drafter, made, layers, group),), matched.notes)
+        return Contents((SectionContents(DRAFTER, matched.drafter, made, layers, group),), notes)
     made = pairs(metadata.text_pairs, matched.text, token_pairs)
     sections = [SectionContents(TEXT, matched.text, made, layers, group)]
-    notes = list(matched.notes)
+    told = [*notes, *tokenizer.notes, *files.generation.notes]
     if matched.embedder:
         made = pairs(metadata.embedder_pairs, matched.embedder, {})
         sections.append(SectionContents(EMBEDDER, matched.embedder, made))
     else:
-        notes.append(
+        told.append(
             "NO EMBEDDER: "
             + ("--text-only leaves it out" if config.kind == "unified" else "this checkpoint is a language model alone")
             + "; the bundle reads text and cannot see pictures or hear sound"
         )
     if tokenizer.template is None:
-        notes.append("NO CHAT TEMPLATE in the checkpoint: gemma4gguf uses its own, other runtimes may not chat")
+        told.append("NO CHAT TEMPLATE in the checkpoint: gemma4gguf uses its own, other runtimes may not chat")
     named = [origin.name, str(files.config.get("_name_or_path") or "")]
     trained_for = "Q4_0" if any(QAT.search(name) for name in named) else None
-    return Contents(tuple(sections), tuple(notes), trained_for)
+    return Contents(tuple(sections), tuple(told), trained_for)
 
 
-def _check_vocabulary(where: str, config: Config, tensors: dict[str, StoredTensor], tokens: int) -> None:
+def _check_vocabulary(where: str, config: Config, tokens: int) -> None:
     if tokens > config.text.vocabulary:
         raise ConversionError(
             f"{where}: tokenizer.json has {tokens:,} tokens and the model {config.text.vocabulary:,} (vocab_size); "

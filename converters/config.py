@@ -14,7 +14,23 @@ from gemma4gguf.errors import ConversionError
 
 Kind = Literal["unified", "text", "drafter"]
 SLIDING, FULL = "sliding_attention", "full_attention"
-LIMIT = 1 << 24  # the largest size accepted; the 12B's largest is 262,144
+# The largest sizes accepted: far above any model of this family, and low enough to make tables of.
+LIMIT = 1 << 20
+LIMITS = {
+    "num_hidden_layers": 512,
+    "num_kv_shared_layers": 512,
+    "num_attention_heads": 1024,
+    "num_key_value_heads": 1024,
+    "num_global_key_value_heads": 1024,
+    "head_dim": 4096,
+    "global_head_dim": 4096,
+    "sliding_window": 1 << 24,
+    "max_position_embeddings": 1 << 30,
+    "mm_embed_dim": 1 << 16,
+    "mm_posemb_size": 1 << 16,
+    "audio_embed_dim": 1 << 16,
+}
+MAX_SIDE = 512  # pixels of a patch's side after pooling; the 12B's has 48
 LARGEST = 1e38  # a little below the largest float32
 
 # model_type -> kind, and architectures[0] -> kind. The class name decides where both are known.
@@ -124,8 +140,9 @@ class _Reader:
     def size(self, key: str, default: int | None = None, least: int = 1) -> int:
         value = self.values.get(key)
         value = default if value is None else value
-        if type(value) is not int or not least <= value <= LIMIT:
-            raise self.fail(key, value, f"a whole number from {least} to {LIMIT:,}")
+        most = LIMITS.get(key, LIMIT)
+        if type(value) is not int or not least <= value <= most:
+            raise self.fail(key, value, f"a whole number from {least} to {most:,}")
         return value
 
     def number(self, key: str, default: float | None = None) -> float:
@@ -179,6 +196,7 @@ def identify(where: str, config: Mapping[str, Any]) -> Kind:
 def parse(where: str, config: Mapping[str, Any]) -> Config:
     """Read either form of config.json. `where` names the checkpoint in errors."""
     kind = identify(where, config)
+    _check_not_quantised(where, config)
     top = _Reader(where, config)
     nested = kind != "text" or isinstance(config.get("text_config"), Mapping)
     text = _text(top.object("text_config") if nested else top, top.values.get("tie_word_embeddings"))
@@ -191,6 +209,20 @@ def parse(where: str, config: Mapping[str, Any]) -> Config:
             "take the 12B's, google/gemma-4-12B-it-assistant"
         )
     return Config(kind, text, embedder, target)
+
+
+def _check_not_quantised(where: str, config: Mapping[str, Any]) -> None:
+    """Raise for a checkpoint whose weights are stored by a quantisation method, and name the method."""
+    text = config.get("text_config")
+    for place in (config, text if isinstance(text, Mapping) else {}):
+        for key in ("quantization_config", "compression_config"):
+            found = place.get(key)
+            if found:
+                method = found.get("quant_method") if isinstance(found, Mapping) else None
+                raise ConversionError(
+                    f"{where}: is quantised by {method or 'an unnamed method'!r:.60} ({key} in config.json); take the "
+                    "checkpoint that was not, or load it in transformers, call dequantize() and save it"
+                )
 
 
 def _text(at: _Reader, tied: Any) -> TextConfig:
@@ -225,6 +257,8 @@ def _text(at: _Reader, tied: Any) -> TextConfig:
         raise at.fail("num_kv_shared_layers", shared, f"at most {layers}")
     if at.flag("attention_bias", False) or at.flag("use_double_wide_mlp", False):
         raise at.fail("attention_bias or use_double_wide_mlp", True, "false")
+    if at.values.get("use_bidirectional_attention") not in (None, "vision"):
+        raise at.fail("use_bidirectional_attention", at.values["use_bidirectional_attention"], "'vision'")
     own = at.values.get("tie_word_embeddings", tied)
     return TextConfig(
         layers=layers,
@@ -274,11 +308,13 @@ def _of_full_layers(at: _Reader, sliding: tuple[bool, ...], hub: str, resaved: s
 
 def _embedder(top: _Reader, hidden: int) -> EmbedderConfig:
     vision, audio = top.object("vision_config", {}), top.object("audio_config", {})
-    embedded = vision.size("mm_embed_dim", hidden)
+    patch, pooling = vision.size("patch_size", 16), vision.size("pooling_kernel_size", 3)
+    if patch * pooling > MAX_SIDE:
+        raise vision.fail("patch_size", patch, f"at most {MAX_SIDE} pixels, times pooling_kernel_size ({pooling})")
     return EmbedderConfig(
-        hidden=embedded,
-        patch=vision.size("patch_size", 16),
-        pooling=vision.size("pooling_kernel_size", 3),
+        hidden=vision.size("mm_embed_dim", hidden),
+        patch=patch,
+        pooling=pooling,
         positions=vision.size("mm_posemb_size", 1120),
         frame=audio.size("audio_embed_dim", audio.values.get("hidden_size") or 640),
         vision_epsilon=vision.number("rms_norm_eps", 1e-6),

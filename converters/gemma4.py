@@ -25,8 +25,7 @@ EMBEDDER_PREFIXES = ("model.", "")
 ANCHOR = "embed_tokens.weight"
 UNROTATED = 1e30  # divides a rotary frequency to practically zero
 SHOWN = 12  # problems in one message
-# Some tools save these buffers; they follow from the config.
-BUFFERS = (".rotary_emb.inv_freq", ".attention.masked_bias", ".rotary_emb.original_inv_freq", "embed_scale")
+FIRST = "layers.0.input_layernorm.weight"  # every language model has it, and its drafter
 
 
 @dataclass(frozen=True)
@@ -154,12 +153,11 @@ def rope_frequencies(text: TextConfig) -> MappedTensor:
 
 @dataclass(frozen=True)
 class Matched:
-    """The tensors of each section. `notes` tell the user what was left out, and why."""
+    """The tensors of each section."""
 
     text: tuple[MappedTensor, ...] = ()
     embedder: tuple[MappedTensor, ...] = ()
     drafter: tuple[MappedTensor, ...] = ()
-    notes: tuple[str, ...] = ()
 
 
 def match(
@@ -177,17 +175,8 @@ def match(
         left = {name: t for name, t in left.items() if "masked_embedding" not in name}
         _check(where, problems, left)
         return Matched(drafter=(*found, rope_frequencies(config.text)))
-    prefix = _text_prefix(where, tensors)
-    notes = []
-    left = dict(tensors)
-    head = next((n for n in left if n in ("lm_head.weight", f"{prefix}lm_head.weight")), None)
-    if head is not None:
-        stored = left.pop(head)
-        if config.text.tied:
-            notes.append(f"{head} was left out: the config ties it to the embedding")
-        else:
-            left[f"{prefix}lm_head.weight"] = stored
-    found, problems, left = _find(text_rows(config.text, tokens), left, (prefix,))
+    prefix = text_prefix(where, tensors)
+    found, problems, left = _find(text_rows(config.text, tokens), dict(tensors), (prefix,))
     text = (*found, rope_frequencies(config.text))
     embedder: list[MappedTensor] = []
     if config.embedder is not None:
@@ -201,11 +190,12 @@ def match(
             embedder, more = [], []
         problems += more
     _check(where, problems, left)
-    return Matched(text=text, embedder=tuple(embedder), notes=tuple(notes))
+    return Matched(text=text, embedder=tuple(embedder))
 
 
-def _text_prefix(where: str, tensors: Mapping[str, StoredTensor]) -> str:
-    found = [p for p in TEXT_PREFIXES if p + ANCHOR in tensors]
+def text_prefix(where: str, tensors: Mapping[str, StoredTensor]) -> str:
+    """What comes before the names of the language model's tensors. Raises ConversionError unless there is one."""
+    found = [p for p in TEXT_PREFIXES if p + ANCHOR in tensors or p + FIRST in tensors]
     if len(found) == 1:
         return found[0]
     if any("lora_" in name for name in tensors):
@@ -242,7 +232,7 @@ def _fits(row: TensorRule, stored: StoredTensor) -> bool:
 
 
 def _check(where: str, problems: list[str], left: Mapping[str, StoredTensor]) -> None:
-    unknown = sorted(name for name in left if not name.endswith(BUFFERS))
+    unknown = sorted(left)
     if unknown and all("lora_" in name for name in unknown):
         raise ConversionError(f"{where}: holds LoRA weights; merge the adapter into its base model first")
     if unknown:

@@ -21,9 +21,11 @@ from gemma4gguf.bundle.settings import BUDGETS, DEFAULT_BUDGET, END_TOKEN_IDS, I
 from gemma4gguf.errors import ConversionError
 from gemma4gguf.version import __version__
 
+from .card import read_card
 from .config import Config, TextConfig, is_number
 from .gemma4 import MappedTensor
-from .safetensors import read_json
+from .generation import Generation, read_generation
+from .jsonfile import read_json, read_optional
 
 QUANTIZATION_VERSION = 2  # of ggml's block formats
 # llama.cpp's loader requires these keys; they mean nothing here, as the embedder takes pictures of any size.
@@ -42,7 +44,7 @@ class Files:
     folder: Path
     name: str
     config: Mapping[str, Any]
-    generation: Mapping[str, Any]
+    generation: Generation
     processor: Mapping[str, Any]  # of pictures
     repo: str | None = None
 
@@ -50,24 +52,20 @@ class Files:
 def read_files(folder: Path, name: str, repo: str | None = None) -> Files:
     """Read a checkpoint folder's small JSON files; an optional one that is missing counts as empty."""
     config = read_json(folder / "config.json")
-    generation = _optional(folder / "generation_config.json")
-    processor = _optional(folder / "preprocessor_config.json")
-    whole = _optional(folder / "processor_config.json")
+    path = folder / "generation_config.json"
+    generation = read_generation(path, read_optional(path), config)
+    processor = read_optional(folder / "preprocessor_config.json")
+    whole = read_optional(folder / "processor_config.json")
     nested = whole.get("image_processor")
     processor = processor | (nested if isinstance(nested, dict) else {})
     return Files(folder, name, config, generation, processor, repo)
 
 
-def _optional(path: Path) -> dict[str, Any]:
-    return read_json(path) if path.is_file() else {}
-
-
 def text_pairs(files: Files, config: Config, tensors: Sequence[MappedTensor], file_type: int) -> Pairs:
     """Keys of the text model, without the tokenizer's."""
     lines = [*_text_lines(TEXT, config.text, file_type)]
-    suppress = _token_list(files, "suppress_tokens")
-    if suppress:
-        lines.append(("tokenizer.ggml.suppress_tokens", Type.INT32, suppress))
+    if files.generation.suppressed:
+        lines.append(("tokenizer.ggml.suppress_tokens", Type.INT32, files.generation.suppressed))
     lines += _own_lines(files)
     return _pairs(TEXT, "model", _general(files, tensors) | _encode([MADE_BY]), lines)
 
@@ -149,29 +147,8 @@ def _own_lines(files: Files) -> Iterator[Line]:
     budget = files.processor.get("max_soft_tokens")
     if type(budget) is int and budget in BUDGETS and budget != DEFAULT_BUDGET:  # the runtime knows no others
         yield IMAGE_BUDGET, Type.UINT32, budget
-    ends = _token_list(files, "eos_token_id") or _config_ends(files)
-    if ends:
-        yield END_TOKEN_IDS, Type.INT32, ends
-
-
-def _token_list(files: Files, key: str) -> list[int]:
-    value = files.generation.get(key)
-    value = value if isinstance(value, list) else [] if value is None else [value]
-    if not all(type(t) is int and 0 <= t < 1 << 31 for t in value):
-        path = files.folder / "generation_config.json"
-        raise ConversionError(
-            f"{path}: {key} is {value!r:.80}, expected token ids; correct it or take it from the base model"
-        )
-    return value
-
-
-def _config_ends(files: Files) -> list[int]:
-    """The end tokens of config.json, which transformers uses where there is no generation_config.json."""
-    text = files.config.get("text_config")
-    places = [files.config, text if isinstance(text, Mapping) else {}]
-    value: Any = next((p["eos_token_id"] for p in places if p.get("eos_token_id") is not None), [])
-    value = value if isinstance(value, list) else [value]
-    return value if all(type(t) is int and 0 <= t < 1 << 31 for t in value) else []
+    if files.generation.end:
+        yield END_TOKEN_IDS, Type.INT32, files.generation.end
 
 
 def _three(files: Files, key: str, default: float) -> list[float]:
@@ -187,21 +164,18 @@ def parameters(tensors: Iterable[MappedTensor]) -> int:
 
 def _general(files: Files, tensors: Sequence[MappedTensor]) -> Pairs:
     """general.*: sampling, name, and what gguf's own reader finds in the model card and config."""
+    try:
+        return _described(files, read_card(files.folder), tensors)
+    except Exception:  # gguf's reader trusts a card's types
+        return _described(files, {}, tensors)
+
+
+def _described(files: Files, card: Mapping[str, Any], tensors: Sequence[MappedTensor]) -> Pairs:
     total = parameters(tensors)
     name = files.name.encode("utf-8", "replace").decode()  # a folder's name may be any bytes
-    try:
-        card = gguf.Metadata.load_model_card(files.folder)
-    except Exception:  # a damaged model card must not stop a conversion
-        card = {}
-    found = gguf.Metadata.apply_metadata_heuristic(gguf.Metadata(), card, dict(files.config), Path(name), total)
-    for field, key, kind in SAMPLING:
-        value: Any = files.generation.get(key)
-        if value is None:
-            continue
-        if not is_number(value) or (kind is int and abs(value) >= 1 << 31):
-            path = files.folder / "generation_config.json"
-            raise ConversionError(f"{path}: {key} is {value!r:.80}, expected a number; take it from the base model")
-        setattr(found, field, kind(value))
+    found = gguf.Metadata.apply_metadata_heuristic(gguf.Metadata(), dict(card), dict(files.config), Path(name), total)
+    for field, value in files.generation.sampling.items():
+        setattr(found, field, value)
     found.name = found.name or name
     if files.repo is not None:
         found.source_repo_url = f"https://huggingface.co/{files.repo}"
@@ -209,16 +183,6 @@ def _general(files: Files, tensors: Sequence[MappedTensor]) -> Pairs:
     writer = gguf.GGUFWriter(None, "")  # only collects keys; opens no file
     found.set_gguf_meta_model(writer)
     return dict(_collected(writer))
-
-
-# gguf's field, generation_config's key, its type
-SAMPLING: tuple[tuple[str, str, type[int] | type[float]], ...] = (
-    ("sampling_top_k", "top_k", int),
-    ("sampling_top_p", "top_p", float),
-    ("sampling_min_p", "min_p", float),
-    ("sampling_temp", "temperature", float),
-    ("sampling_penalty_repeat", "repetition_penalty", float),
-)
 
 
 def _collected(writer: gguf.GGUFWriter) -> Iterator[tuple[str, bytes]]:

@@ -5,8 +5,9 @@ In: the caller's argument. Out: an `Origin`, a local folder or file with a name.
 
 from __future__ import annotations
 
+import glob
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +15,12 @@ from typing import Any
 
 from gemma4gguf.errors import ConversionError, InputError
 
-from .safetensors import StoredTensor, described, weight_files
+from .safetensors import StoredTensor, described
+from .weights import ADAPTER, INDEX, choose, is_buffer, joined
 
 Report = Callable[[int, int], None]  # bytes done, total bytes
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(@[\w./-]+)?")
-WEIGHTS = "model*.safetensors"
 # The files that a conversion reads. Pickles, images and other formats of the weights are not downloaded.
 NEEDED = (
     "config.json",
@@ -32,8 +33,7 @@ NEEDED = (
     "additional_chat_templates/*.jinja",
     "README.md",
     "adapter_config.json",
-    "model.safetensors.index.json",
-    WEIGHTS,
+    INDEX,
 )
 
 
@@ -42,13 +42,14 @@ class Origin:
     """A folder with a checkpoint, or a GGUF file. `name` is the folder's or file's name, without the Hub's owner.
 
     `tensors`: the tensor tables, where only the headers of the weights were downloaded (enough for a plan); else None.
-    `repo`: the Hub id that it came from, or None.
+    `repo`: the Hub id that it came from, or None. `notes`: lines for the user on how `tensors` were found.
     """
 
     path: Path
     name: str
     tensors: Mapping[str, StoredTensor] | None = None
     repo: str | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def is_gguf(self) -> bool:
@@ -68,7 +69,7 @@ def locate(source: str | Path, report: Report = lambda done, total: None, *, pla
                 return Origin(path, path.stem)
         raise InputError(f"{path}: is a file but no GGUF; name the folder of the checkpoint, or a .gguf file")
     if path.is_dir():
-        _check_folder(path)
+        _check_folder(path, [p.name for p in path.iterdir()])
         return Origin(path, path.resolve().name)
     text = str(source)
     if path.suffix == ".gguf" or (len(path.parts) > 1 and Path(path.parts[0]).exists()):  # a local path, not a Hub id
@@ -77,37 +78,55 @@ def locate(source: str | Path, report: Report = lambda done, total: None, *, pla
         raise InputError(f"{source}: no such folder or file, and not a Hub id such as google/gemma-4-12B-it")
     name, _, revision = text.partition("@")
     with _hub_errors(name, revision):
-        folder, tensors = _download(name, revision or None, report, plan_only)
-    _check_folder(folder)
-    return Origin(folder, name.partition("/")[2], tensors, name)
+        return _download(name, revision or None, report, plan_only)
 
 
-def _check_folder(folder: Path) -> None:
-    if (folder / "adapter_config.json").is_file() and not any(folder.glob("model*.safetensors")):
+def _check_folder(folder: Path, present: Collection[str]) -> None:
+    """Raise ConversionError unless the files that are `present` can be a checkpoint."""
+    if "adapter_config.json" in present and not any(
+        n.endswith(".safetensors") for n in present if not n.startswith(ADAPTER)
+    ):
         raise ConversionError(
-            f"{folder}: is a LoRA adapter, not a model; merge it into its base model first (peft: merge_and_unload)"
+            f"{folder}: is a LoRA adapter, not a model; merge it: give its base model as the source and this as lora"
         )
-    if not (folder / "config.json").is_file():
+    if "config.json" not in present:
         raise ConversionError(
             f"{folder}: has no config.json, so it is no checkpoint folder; name the folder that has it"
         )
 
 
-def _download(
-    name: str, revision: str | None, report: Report, plan_only: bool
-) -> tuple[Path, Mapping[str, StoredTensor] | None]:
+def _download(name: str, revision: str | None, report: Report, plan_only: bool) -> Origin:
+    """Download a repository's small files, then the weights files that count, or with `plan_only` their headers."""
     import huggingface_hub as hub  # here, because it is slow to import
 
-    wanted = [pattern for pattern in NEEDED if not plan_only or pattern != WEIGHTS]
+    title = name.partition("/")[2]
     bar = _silent_bar(report)
-    folder = Path(str(hub.snapshot_download(name, revision=revision, allow_patterns=wanted, tqdm_class=bar)))
+
+    def fetch(patterns: Sequence[str]) -> Path:
+        return Path(str(hub.snapshot_download(name, revision=revision, allow_patterns=list(patterns), tqdm_class=bar)))
+
+    folder = fetch(NEEDED)
+    present = _present(name, revision, folder)
+    _check_folder(folder, present)
+    files = choose(folder, present)
     if not plan_only:
-        return folder, None
-    tensors: dict[str, StoredTensor] = {}
-    for file in weight_files(folder):
+        return Origin(fetch([*NEEDED, *map(glob.escape, files.names)]), title, repo=name)
+    tables = []
+    for file in files.names:
         header = hub.parse_safetensors_file_metadata(name, file, revision=revision)
-        tensors |= described(folder / file, {tensor: vars(entry) for tensor, entry in header.tensors.items()})
-    return folder, tensors
+        entries = {tensor: vars(entry) for tensor, entry in header.tensors.items() if not is_buffer(tensor)}
+        tables.append(described(folder / file, entries))
+    return Origin(folder, title, joined(folder, files, tables), name, files.notes)
+
+
+def _present(name: str, revision: str | None, folder: Path) -> list[str]:
+    """The names of a repository's files; without a network, of those that the cache holds."""
+    import huggingface_hub as hub
+
+    try:
+        return hub.HfApi().list_repo_files(name, revision=revision)
+    except Exception:  # of whichever HTTP client the Hub's library uses
+        return [path.name for path in folder.iterdir()]
 
 
 @contextmanager
@@ -138,20 +157,23 @@ def _hub_errors(name: str, revision: str) -> Iterator[None]:
 
 
 def _silent_bar(report: Report) -> Any:
-    """A progress bar class for the Hub's client that displays nothing and passes the bytes to `report`."""
+    """A progress bar class for the Hub's client that displays nothing and passes the bytes of all bars to `report`."""
     from huggingface_hub.utils.tqdm import tqdm
 
     start: Any = tqdm.__init__
+    bars: list[Any] = []
 
     class Bar(tqdm):
         def __init__(self, *args: Any, **options: Any) -> None:
             self.counts = options.get("name") == "huggingface_hub.snapshot_download"  # the bar of bytes on disk
             self.done = 0
             start(self, *args, **(options | {"disable": True}))
+            bars.extend([self] * self.counts)
 
         def update(self, n: float | None = 1) -> None:
             if self.counts and n:
                 self.done += int(n)
-                report(self.done, max(self.done, int(self.total or 0)))
+                done = sum(bar.done for bar in bars)
+                report(done, max(done, sum(int(bar.total or 0) for bar in bars)))
 
     return Bar

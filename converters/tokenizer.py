@@ -6,6 +6,7 @@ In: a checkpoint folder, untrusted. Out: a `Tokenizer`; its `pairs()` are the en
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,8 @@ from gguf import GGUFValueType, TokenType
 from gemma4gguf.bundle.container import encode_array, encode_pair
 from gemma4gguf.errors import ConversionError
 
-from .safetensors import listed, read_json
+from .jsonfile import read_json, read_optional
+from .safetensors import listed
 
 MODEL = "gemma4"  # llama.cpp's name for this tokenizer; it implies the pre-tokenizer
 SCORE = -1000.0  # as llama.cpp's converter writes; byte-pair encoding does not use scores
@@ -32,6 +34,7 @@ NAMED = {  # tokenizer_config's name: the GGUF's
     "cls": "cls",
     "mask": "mask",
 }
+MAX_TEMPLATES = 64
 _BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
 
@@ -43,6 +46,7 @@ class Tokenizer:
     special: Mapping[str, int]  # by the GGUF's name
     template: str | None
     templates: Mapping[str, str]  # further templates, by name
+    notes: tuple[str, ...] = ()
 
     def pairs(self) -> Iterator[tuple[str, bytes]]:
         """Keys and encoded values, in the order in which llama.cpp's converter writes them."""
@@ -68,9 +72,10 @@ class Tokenizer:
         yield key + "add_bos_token", encode_pair(key + "add_bos_token", flag, True)
 
 
-def read_tokenizer(folder: Path, config: Mapping[str, Any]) -> Tokenizer:
+def read_tokenizer(folder: Path, config: Mapping[str, Any], size: int) -> Tokenizer:
     """Read a checkpoint's tokenizer. `config`: its config.json, used for special ids that the tokenizer does not name.
 
+    `size`: the model's vocabulary. Added tokens beyond it are left out, as the model has no embeddings for them.
     Raises ConversionError when files are missing, damaged, or hold another kind of tokenizer.
     """
     path = folder / "tokenizer.json"
@@ -79,25 +84,31 @@ def read_tokenizer(folder: Path, config: Mapping[str, Any]) -> Tokenizer:
             f"{folder}: has tokenizer.model but no tokenizer.json; get tokenizer.json from the base model"
         )
     data = read_json(path)
-    settings_path = folder / "tokenizer_config.json"
-    settings = read_json(settings_path) if settings_path.is_file() else {}
+    settings = read_optional(folder / "tokenizer_config.json")
     model, added = data.get("model"), data.get("added_tokens") or []
     if not isinstance(model, dict) or model.get("type") != "BPE" or not model.get("byte_fallback"):
         found = model.get("type") if isinstance(model, dict) else None
         raise ConversionError(f"{path}: holds a {found} tokenizer, expected byte-pair encoding with byte fallback")
     if not isinstance(added, list) or not all(_is_added(a) for a in added):
         raise ConversionError(f"{path}: added_tokens are not tokens with an id and content; get it again")
+    without: tuple[str, ...] = ()
     tokens = _tokens(path, model.get("vocab"), added)
+    if len(tokens) > size >= len(model["vocab"]):  # added tokens, for which nobody resized the embedding
+        beyond = tokens[size:]
+        tokens, added = tokens[:size], [a for a in added if a["id"] < size]
+        without = (f"{len(beyond)} added tokens without an embedding were left out: {listed(beyond, 6)}",)
     special = _special_texts(settings) | {a["content"] for a in added if a.get("special")}
+    typed = {a["content"] for a in added} - special
     ids = {a["content"]: a["id"] for a in reversed(added)}
-    template, templates = _templates(folder, settings)
+    template, templates, notes = _templates(folder, settings)
     return Tokenizer(
         tokens=tuple(tokens),
-        types=tuple(int(_type_of(t, special)) for t in tokens),
+        types=tuple(int(_type_of(t, special, typed)) for t in tokens),
         merges=tuple(_merges(path, model.get("merges"))),
         special=_special_ids(settings, config, ids, len(tokens)),
         template=template,
         templates=templates,
+        notes=(*notes, *without),
     )
 
 
@@ -114,7 +125,13 @@ def _tokens(path: Path, vocab: Any, added: list[dict[str, Any]]) -> list[str]:
     if gaps or len(by_id) < len(vocab):
         what = f"no token for the ids {listed(gaps)}" if gaps else "two tokens with one id"
         raise ConversionError(f"{path}: has {what}; get it again")
-    return [by_id[i] for i in range(len(by_id))]
+    tokens = [by_id[i] for i in range(len(by_id))]
+    twice = [
+        text for text, count in Counter(t.partition("\0")[0] for t in tokens).items() if count > 1
+    ]  # C cuts at NUL
+    if twice:
+        raise ConversionError(f"{path}: has {listed([repr(t) for t in twice], 4)} under two ids; get it again")
+    return tokens
 
 
 def _content(value: Any) -> str | None:
@@ -132,8 +149,8 @@ def _special_texts(settings: Mapping[str, Any]) -> set[str]:
     return {text for v in values if (text := _content(v)) is not None}
 
 
-def _type_of(text: str, special: set[str]) -> TokenType:
-    if text in SHOWN:
+def _type_of(text: str, special: set[str], typed: set[str]) -> TokenType:
+    if text in SHOWN or text in typed:  # an added token that is not special is read in any text
         return TokenType.USER_DEFINED
     if _BYTE.fullmatch(text):
         return TokenType.BYTE
@@ -167,20 +184,34 @@ def _special_ids(
     return found
 
 
-def _templates(folder: Path, settings: Mapping[str, Any]) -> tuple[str | None, dict[str, str]]:
-    """The chat template, from a file or tokenizer_config.json, and further templates by name."""
-    path = folder / "chat_template.jinja"
-    value: Any = settings.get("chat_template")
-    if value is None and path.is_file():
+def _templates(folder: Path, settings: Mapping[str, Any]) -> tuple[str | None, dict[str, str], tuple[str, ...]]:
+    """The chat template, further templates by name, and a note where two places hold different templates.
+
+    As in transformers, chat_template.jinja comes before chat_template.json, and that before tokenizer_config.json.
+    """
+    path, legacy = folder / "chat_template.jinja", folder / "chat_template.json"
+    places = {"tokenizer_config.json": settings.get("chat_template")}
+    if legacy.exists():
+        places = {legacy.name: read_json(legacy).get("chat_template")} | places
+    found = {place: _named(value) for place, value in places.items() if isinstance(value, (str, list))}
+    if path.exists():
         more = sorted((folder / "additional_chat_templates").glob("*.jinja"))
-        named = {"default": _read_text(path)} | {_key(p.stem): _read_text(p) for p in more}
-        return named.pop("default"), named
-    if value is None and (folder / "chat_template.json").is_file():
-        value = read_json(folder / "chat_template.json").get("chat_template")
-    if isinstance(value, list):
-        named = {_key(str(v.get("name"))): str(v.get("template")) for v in value if isinstance(v, dict)}
-        return named.pop("default", None), named
-    return (value if isinstance(value, str) else None), {}
+        own = {"default": _read_text(path)} | {_key(p.stem): _read_text(p) for p in more[:MAX_TEMPLATES]}
+        found = {path.name: own} | found
+    if not found:
+        return None, {}, ()
+    (place, templates), *others = found.items()
+    differ = [name for name, other in others if other.get("default") != templates.get("default")]
+    notes = (f"the chat template is {place}'s; another one in {listed(differ)} was left out",) if differ else ()
+    return templates.pop("default", None), templates, notes
+
+
+def _named(value: str | list[Any]) -> dict[str, str]:
+    """Templates by name; a single one is the default."""
+    if isinstance(value, str):
+        return {"default": value}
+    pairs = ((v.get("name"), v.get("template")) for v in value[:MAX_TEMPLATES] if isinstance(v, dict))
+    return {_key(name): text for name, text in pairs if isinstance(name, str) and isinstance(text, str)}
 
 
 def _key(name: str) -> str:

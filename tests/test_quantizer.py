@@ -18,7 +18,8 @@ from gguf import GGMLQuantizationType as T
 from converters import convert
 from converters import quantise as stream
 from converters.gemma4 import MappedTensor
-from converters.quantise import SLAB, PlannedTensor
+from converters.quantise import PlannedTensor
+from converters.rows import SLAB
 from converters.safetensors import StoredTensor
 from gemma4gguf.bundle.reading import Bundle
 from gemma4gguf.errors import ConversionError, NativeError

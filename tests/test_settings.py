@@ -27,13 +27,20 @@ from tests.support import standin
 from tests.support.bundles import keys
 
 
-def test_end_tokens_are_the_files_own(bundle: Path) -> None:
+def test_the_chat_format_s_end_tokens_always_count_and_a_file_adds_others(bundle: Path) -> None:
     metadata = Bundle.open(bundle).text.metadata
     tokens = metadata[TOKENS]
-    for ids in ([1], [1, 106], [106, 50, 1]):
+    own = [tokens.index(text) for text in END_TOKENS]
+    for ids in ([1], [1, 106], [106, 50, 1], [212], [212, 106]):
         changed = {**metadata, END_TOKEN_IDS: ids}
-        assert end_token_ids(changed, tokens.index) == ids
-        assert end_tokens(changed) == [tokens[i] for i in ids]
+        assert end_token_ids(changed, tokens.index) == list(dict.fromkeys([*ids, *own]))
+        assert end_tokens(changed) == [tokens[i] for i in end_token_ids(changed, tokens.index)]
+
+
+def test_an_end_token_that_a_vocabulary_lacks_does_not_count(bundle: Path) -> None:
+    metadata = Bundle.open(bundle).text.metadata
+    ids = {"<eos>": 1, "<turn|>": 106}
+    assert end_token_ids({**metadata, END_TOKEN_IDS: [7]}, ids.get) == [7, 1, 106]
 
 
 @pytest.mark.parametrize("listed", [None, [], "1", [1 << 30], [-1], ["<eos>"], [True]])

@@ -16,7 +16,7 @@ IMAGE_BUDGET = "gemma4gguf.image.max_soft_tokens"
 BUDGETS = (70, 140, 280, 560, 1120)  # soft tokens per picture; the ones the model was trained with
 DEFAULT_BUDGET = 280  # soft tokens
 END_TOKEN_IDS = "gemma4gguf.eos_token_ids"
-END_TOKENS = ("<eos>", "<turn|>", "<|tool_response>")  # where a file lists none
+END_TOKENS = ("<eos>", "<turn|>", "<|tool_response>")  # the chat format's own: they always count; a file adds others
 
 
 def image_budget(metadata: Mapping[str, Any]) -> int:
@@ -25,14 +25,20 @@ def image_budget(metadata: Mapping[str, Any]) -> int:
     return budget
 
 
-def end_token_ids(metadata: Mapping[str, Any], find: Callable[[str], int]) -> list[int]:
-    """Ids of the tokens that end an answer: those that the file lists, else those that `find` gives for END_TOKENS."""
-    return _listed(metadata) or [find(text) for text in END_TOKENS]
+def end_token_ids(metadata: Mapping[str, Any], find: Callable[[str], int | None]) -> list[int]:
+    """Ids of the tokens that end an answer: those that the file lists, and those of END_TOKENS.
+
+    `find` gives a token's id, or None where the vocabulary does not have it.
+    """
+    own = [token for text in END_TOKENS if (token := find(text)) is not None]
+    return list(dict.fromkeys([*_listed(metadata), *own]))
 
 
 def end_tokens(metadata: Mapping[str, Any]) -> list[str]:
-    """Texts of the tokens that end an answer."""
-    return [metadata[TOKENS][i] for i in _listed(metadata)] or list(END_TOKENS)
+    """Texts of the tokens that end an answer, by the same rule."""
+    tokens = metadata.get(TOKENS)
+    own = [text for text in END_TOKENS if not isinstance(tokens, LazyStrings) or text in tokens]
+    return list(dict.fromkeys([*(metadata[TOKENS][i] for i in _listed(metadata)), *own]))
 
 
 def _listed(metadata: Mapping[str, Any]) -> list[int]:

@@ -19,7 +19,7 @@ from ..native.sampler import Sampler, SamplingOptions
 from ..native.vocabulary import Vocabulary
 from ..records import Chunk, DraftCounts, FinishReason, Result, Timings
 from .decode import Drafts, decode
-from .prompt import PLACEHOLDERS, count, token_id
+from .prompt import PLACEHOLDERS, count, find_token, token_id
 from .session import Session, Span
 
 # Control tokens that the reply parser reads; every other one stays invisible.
@@ -42,7 +42,7 @@ class Rules:
         """From a model's vocabulary and its file's metadata."""
         placeholders = [token_id(vocab, text) for text in PLACEHOLDERS]
         return cls(
-            end=frozenset(end_token_ids(metadata, partial(token_id, vocab))),
+            end=frozenset(end_token_ids(metadata, partial(find_token, vocab))),
             suppressed=frozenset([*vocab.suppressed(), *placeholders]),
             visible=frozenset(token_id(vocab, text) for text in VISIBLE),
         )

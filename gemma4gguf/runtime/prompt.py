@@ -37,12 +37,18 @@ def count(spans: Sequence[Span]) -> Tokens:
     )
 
 
+def find_token(vocab: Vocabulary, text: str) -> int | None:
+    """The id of a special token, or None where the vocabulary does not have it."""
+    ids = vocab.tokenize(text, special=True)
+    return ids[0] if len(ids) == 1 else None
+
+
 def token_id(vocab: Vocabulary, text: str) -> int:
     """The id of a special token. Raises FormatError if the vocabulary lacks it."""
-    ids = vocab.tokenize(text, special=True)
-    if len(ids) != 1:
+    token = find_token(vocab, text)
+    if token is None:
         raise FormatError(f"the vocabulary has no token {text!r}: this is not a Gemma 4 model")
-    return ids[0]
+    return token
 
 
 def spans(
