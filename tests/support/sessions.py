@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from gemma4gguf.runtime.session import Session, Span
 from tests.support.drafters import NEVER, TIE, gap
 
 GREEDY = SamplingOptions(temperature=0, top_k=0, top_p=1, min_p=0, seed=0)
+EXACT: dict[str, Any] = {"threads": 1, "kv_type": "f32", "flash_attention": "off"}  # context options: nothing rounded
 IMAGE, VOCABULARY = 258, 1024  # of the stand-in: see tests/support/standin_config.py
 
 PROMPTS = [
