@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeGuard
 
+from gemma4gguf.bundle.relatives import DENSE, EXPERTS, SMALL
 from gemma4gguf.errors import ConversionError
 
 Kind = Literal["unified", "text", "drafter"]
@@ -181,11 +182,11 @@ def identify(where: str, config: Mapping[str, Any]) -> Kind:
         return kind
     what = OTHERS.get(model_type, "") if isinstance(model_type, str) else ""
     if text.get("enable_moe_block"):
-        what = "the mixture-of-experts Gemma 4 (26B-A4B)"
+        what = EXPERTS
     elif text.get("hidden_size_per_layer_input"):
-        what = "a Gemma 4 with per-layer embeddings (E2B or E4B)"
+        what = SMALL
     elif model_type == "gemma4" and text.get("num_hidden_layers") == 60:
-        what = "Gemma 4 31B, which has a separate vision encoder"
+        what = DENSE
     label = f"{named or 'no architecture'}, model_type {model_type!r}"
     raise ConversionError(
         f"{where}: is {what + ' (' + label + ')' if what else label}; {WANTED}; "

@@ -12,6 +12,7 @@ from gguf import GGUFValueType
 
 from gemma4gguf.bundle.container import encode_pair
 from gemma4gguf.bundle.reading import DRAFTER, EMBEDDER, KEY, NAMES, TEXT, Bundle, Section, read_sections
+from gemma4gguf.bundle.validation import check_family
 from gemma4gguf.errors import ConversionError, FormatError
 
 from .checkpoint import QAT
@@ -23,11 +24,6 @@ from .safetensors import StoredTensor
 
 READABLE = {T.F32, T.BF16, T.F16, T.Q8_0}
 FILE_TYPE, VERSION, ALIGNMENT = "general.file_type", "general.quantization_version", "general.alignment"
-OTHERS = {
-    "{arch}.embedding_length_per_layer_input": "a Gemma 4 with per-layer embeddings (E2B or E4B), expected the 12B",
-    "{arch}.expert_count": "the mixture-of-experts Gemma 4 (26B-A4B), expected the 12B",
-    "split.count": "one part of a split file; join the parts with `llama-gguf-split --merge` first",
-}
 
 
 def read_gguf(origin: Origin, *, drafter: bool = False, text_only: bool = False) -> Contents:
@@ -83,10 +79,10 @@ def _requantised(section: Section) -> SectionContents:
 
 
 def _check_model(section: Section) -> None:
-    for key, what in OTHERS.items():
-        found = section.metadata.get(key.format(arch=section.architecture))
-        if found:
-            raise ConversionError(f"{section.path}: is {what}")
+    try:
+        check_family(section)
+    except FormatError as error:
+        raise ConversionError(str(error)) from None
 
 
 def _first(section: Section, key: str) -> int:

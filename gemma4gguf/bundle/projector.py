@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ..errors import FormatError
 from .reading import Section
+from .relatives import tower
 
 PATCH_SIDE = 48  # pixels; 16 of the checkpoint's patch_size times a pooling kernel of 3
 CHANNELS = 3  # RGB
@@ -34,13 +35,6 @@ _PIXEL_KEYS: dict[str, tuple[Any, Any]] = {
 PROJECTORS = {"vision": "gemma4uv", "audio": "gemma4ua"}
 _VECTOR_TYPES = {GGMLQuantizationType.F32, GGMLQuantizationType.F16, GGMLQuantizationType.BF16}
 _ANY = 0  # a dimension that may have any size
-TOWERS = {  # projectors of models with an encoder, by clip.vision.projector_type or clip.audio.projector_type
-    "gemma4v": "the vision tower of a Gemma 4 E2B, E4B, 26B or 31B",
-    "gemma4a": "the audio tower of a Gemma 4 E2B or E4B",
-    "gemma3": "the vision tower of a Gemma 3",
-    "gemma3nv": "the vision tower of a Gemma 3n",
-    "gemma3na": "the audio tower of a Gemma 3n",
-}
 
 
 @dataclass(frozen=True)
@@ -71,9 +65,8 @@ def check_embedder(text: Section, embedder: Section) -> None:
     meta = embedder.metadata
     for kind in _projectors(meta):
         if kind not in PROJECTORS.values():
-            what = TOWERS.get(kind, f"a projector of type {kind!r}")
             raise FormatError(
-                f"{embedder.path}: holds {what}; Gemma 4 12B has no encoder, its embedder is of the types "
+                f"{embedder.path}: holds {tower(kind)}; Gemma 4 12B has no encoder, its embedder is of the types "
                 f"{' and '.join(PROJECTORS.values())}: give the mmproj file of a 12B"
             )
     read_projector(text, embedder)

@@ -11,6 +11,7 @@ from typing import Any
 from ..errors import FormatError
 from .container import DEFAULT_ALIGNMENT, LazyStrings
 from .reading import DRAFTER, NAMES, TEXT, Section, check_unsplit
+from .relatives import relative
 from .schema import (
     DRAFTER_KEYS,
     GENERAL_KEYS,
@@ -27,11 +28,6 @@ from .schema import (
 )
 from .settings import END_TOKEN_IDS, TOKENS
 
-# Keys of the other Gemma 4 models, whose architecture has the same name: not zero there.
-OTHERS = {
-    "embedding_length_per_layer_input": "is a Gemma 4 E2B or E4B (it has per-layer embeddings)",
-    "expert_count": "is the Gemma 4 26B (it has experts)",
-}
 # Numbers that a drafter shares with its target, because it reads the target's cache.
 _SHARED = {
     "attention.key_length": "wide its heads on full layers are",
@@ -55,9 +51,7 @@ def check(section: Section, text: Section) -> None:
 def check_text(text: Section) -> None:
     """Raise FormatError unless the section is a whole Gemma 4 text model without parts elsewhere."""
     check_unsplit(text.path, text.metadata)
-    for key, what in OTHERS.items():
-        if text.metadata.get(f"{TEXT}.{key}"):
-            raise FormatError(f"{text.path}: {what}, expected the 12B, the one whose embedder has no encoder")
+    check_family(text)
     layers = _count(text, "block_count")
     window = text.metadata.get(f"{TEXT}.attention.sliding_window_pattern")
     if not isinstance(window, list) or len(window) != layers:
@@ -66,6 +60,13 @@ def check_text(text: Section) -> None:
     for key, rule in OWN_KEYS.items():
         _check_key(text, key, rule)
     _check_end_tokens(text)
+
+
+def check_family(section: Section) -> None:
+    """Raise FormatError for a section of another Gemma 4, whose architecture has the same name."""
+    other = relative(section)
+    if other:
+        raise FormatError(f"{section.path}: is {other}, expected the 12B, the one whose embedder has no encoder")
 
 
 def check_drafter(text: Section, drafter: Section) -> None:
