@@ -31,7 +31,8 @@ from .loading import load
 from .options import Options
 from .pace import Pace
 from .prompt import spans
-from .session import Session, Span, evaluate, pieces
+from .scoring import position_logits
+from .session import Session, Span
 
 
 @dataclass(frozen=True)
@@ -128,16 +129,10 @@ class Engine:
         if total > held:
             raise ContextError(f"the prompt has {total:,} tokens and the context holds {held:,}; ask for a larger one")
         logits = np.empty((total, self.weights.vocab.size), np.float32)
-        scorer, start = self._scoring(), 0
+        scorer = self._scoring()
         with scorer.alone():
-            context = scorer.context
-            context.clear()
-            for span, part in pieces(prepared, context.options.batch):
-                rows = part.stop - part.start
-                evaluate(context, span, part, start=start, outputs=rows)
-                for i in range(rows):
-                    logits[start + i] = context.logits(i)
-                start += rows
+            for position, row in enumerate(position_logits(scorer.context, prepared)):
+                logits[position] = row
         return Evaluation(np.fromiter((i for span in prepared for i in span.ids), np.int32, total), logits)
 
     def _scoring(self) -> Session:
