@@ -22,7 +22,8 @@ from .bundle.validation import check_text
 from .chat.rendering import THOUGHT_OPEN, Prompt, TextSegment, compose, compose_turn, raw_segments
 from .errors import InputError
 from .media.audio import AudioInput
-from .media.image import ImageInput, check_budget
+from .media.image import check_budget
+from .media.rgb import ImageInput
 from .native.context import FLASH_ATTENTION, KV_TYPES, ContextOptions
 from .records import Chunk, Evaluation, Message, Result
 from .runtime.engine import Engine, EngineOptions

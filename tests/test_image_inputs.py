@@ -17,8 +17,8 @@ from gemma4gguf.media.image import (
     patchify,
     soft_tokens,
     target_size,
-    to_rgb,
 )
+from gemma4gguf.media.rgb import to_rgb
 from tests.support.pictures import BLUE, GREEN, RED, WHITE, encoded, png, values
 
 MEDIA = Path(__file__).parent / "data" / "media"
@@ -299,6 +299,6 @@ def test_an_error_of_our_own_is_not_called_damage(tmp_path: Path, monkeypatch: p
     deep.save(tmp_path / "deep.png")
     data = (tmp_path / "deep.png").read_bytes()
     sources: dict[str, Any] = {"bytes": data, "path": tmp_path / "deep.png", "PIL": deep, "array": np.asarray(deep)}
-    monkeypatch.setattr("gemma4gguf.media.image._16_to_8_bits", broken)
+    monkeypatch.setattr("gemma4gguf.media.rgb._16_to_8_bits", broken)
     with pytest.raises(ZeroDivisionError, match="ours"):
         patchify(sources[form])

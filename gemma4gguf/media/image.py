@@ -1,49 +1,22 @@
 """Turn pictures into patches, by the reference processor's rule.
 
-A picture (path, bytes, PIL image or array) and a budget of soft tokens come in. `Patches` go out, one row per soft
-token. This module does not know the model: `embedder` turns patches into soft tokens.
+A picture (anything that `rgb` reads) and a budget of soft tokens come in. `Patches` go out, one row per soft token.
+This module does not know the model: `embedder` turns patches into soft tokens.
 """
 
 from __future__ import annotations
 
-import io
 import math
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import IO, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import Image
 
 from ..bundle.projector import CHANNELS, PATCH_SIDE, PATCH_VALUES
 from ..bundle.settings import BUDGETS, DEFAULT_BUDGET
 from ..errors import InputError
-
-ImageInput: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Image.Image | NDArray[Any]
-
-# Formats that Pillow may read from untrusted bytes: raster images only. Left out on purpose: EPS runs Ghostscript, WMF
-# calls the operating system, and TGA and others have no signature, so they would match files that are not pictures.
-FORMATS = (
-    *("PNG", "JPEG", "WEBP", "GIF", "AVIF", "TIFF", "BMP", "DIB", "PPM"),
-    *("JPEG2000", "ICO", "ICNS", "QOI", "PCX", "SGI", "DDS", "PSD"),
-)
-
-# EXIF orientation -> the transposition that puts the picture upright. 1 is upright; unknown values are ignored.
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-_ALPHA_MODES = frozenset({"RGBA", "LA", "PA", "RGBa", "La"})
-_GREY_16 = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N"})
-_MAX_16 = 65_535
+from .rgb import ImageInput, to_rgb
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,141 +99,3 @@ def cut(rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
     blocks = rgb.reshape(rows, PATCH_SIDE, columns, PATCH_SIDE, CHANNELS).swapaxes(1, 2)
     blocks = blocks.reshape(rows * columns, PATCH_VALUES)  # [N, 6912], uint8: a quarter of the float copy
     return np.asarray(blocks * np.float32(1 / 255), np.float32)
-
-
-# ── any picture to RGB ───────────────────────────────────────────────────────────────────────────────────────────
-
-
-def to_rgb(image: ImageInput) -> Image.Image:
-    """Any picture as an upright RGB image, transparency composited on white. Raises InputError.
-
-    Files: the first frame of an animation. PIL images: any mode, at their current frame; 16-bit grey and `I` hold 0 to
-    65535 and are scaled, `F` holds 0 to 1. Arrays: [H, W] or [H, W, 1, 3 or 4] (grey, RGB, RGBA) of bool, uint8,
-    uint16 (0 to 65535, scaled) or floats from 0 to 1. Unreadable EXIF is ignored.
-    """
-    if isinstance(image, np.ndarray):
-        return _on_white(_from_array(image))
-    name, loaded = _loaded(image)
-    try:
-        return _on_white(loaded)
-    except InputError as error:
-        raise InputError(f"{name}: {error}") from error
-
-
-def _loaded(
-    image: str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Image.Image,
-) -> tuple[str, Image.Image]:
-    """A name for messages, and the picture, upright and with its pixels in memory."""
-    if isinstance(image, Image.Image):
-        name = f"the picture ({image.mode}, {image.width} x {image.height})"
-        with _decoding(name):
-            return name, _upright(image)
-    if isinstance(image, (bytes, bytearray, memoryview)):
-        name = f"the picture ({len(image):,} bytes)"
-        with _decoding(name):
-            return name, _decode(io.BytesIO(image))
-    if isinstance(image, (str, os.PathLike)):
-        name = os.fspath(image)
-        with _decoding(name), open(image, "rb") as file:
-            return name, _decode(file)
-    if hasattr(image, "read"):
-        with _decoding("the open file"):
-            return "the open file", _decode(image)
-    raise InputError(
-        f"a picture given as {type(image).__name__}: expected a path, bytes, an open file, a PIL image or an array"
-    )
-
-
-@contextmanager
-def _decoding(name: str) -> Iterator[None]:
-    """Turn what the decoder raises into an InputError that begins with the picture's name.
-
-    Pillow lets exceptions of many types out of damaged files, so all are caught. Nothing but Pillow may run inside: an
-    error of our own is not damage.
-    """
-    try:
-        yield
-    except UnidentifiedImageError as error:
-        raise InputError(f"{name}: not a picture in a known format (PNG, JPEG, WebP, GIF, TIFF, …)") from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise InputError(f"{name}: too many pixels to decode safely; make it smaller first ({error})") from error
-    except Exception as error:
-        if isinstance(error, OSError) and error.strerror:
-            raise InputError(f"{name}: {error.strerror}") from error
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"{name}: the picture is damaged or incomplete ({reason})") from error
-
-
-def _decode(file: IO[bytes]) -> Image.Image:
-    Image.init()
-    with Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN]) as image:
-        return _upright(image)
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    image.load()  # first, because the TIFF reader applies and removes the orientation while loading
-    try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation)
-    except Exception:  # a damaged EXIF block does not make the picture unreadable
-        return image
-    method = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
-    return image if method is None else image.transpose(method)
-
-
-def _on_white(image: Image.Image) -> Image.Image:
-    if 0 in image.size:
-        raise InputError("has no pixels")
-    if image.mode in _GREY_16 or image.mode == "F":
-        image = _grey_to_8_bits(image)
-    if image.mode == "La":  # Pillow converts it only to LA
-        image = image.convert("LA")
-    if image.mode not in _ALPHA_MODES and image.info.get("transparency") is None:
-        return image.convert("RGB")
-    white = Image.new("RGBA", image.size, "white")
-    white.alpha_composite(image.convert("RGBA"))
-    return white.convert("RGB")
-
-
-def _grey_to_8_bits(image: Image.Image) -> Image.Image:
-    """A 16-bit or float grey image as L, or as LA if one value is marked transparent."""
-    values = np.asarray(image)
-    grey = _unit_to_8_bits(values) if image.mode == "F" else _16_to_8_bits(values)
-    key = image.info.get("transparency")
-    if not isinstance(key, (int, float)):
-        return Image.fromarray(grey)
-    alpha = np.where(values == key, 0, 255).astype(np.uint8)
-    return Image.fromarray(np.stack([grey, alpha], axis=-1))
-
-
-def _from_array(array: NDArray[Any]) -> Image.Image:
-    if array.ndim == 3 and array.shape[2] == 1:
-        array = array[:, :, 0]
-    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)) or 0 in array.shape:
-        raise InputError(
-            f"a picture array of shape {array.shape}: expected [H, W] or [H, W, 1, 3 or 4], none of them 0"
-        )
-    if array.dtype == np.uint8:
-        values = array
-    elif array.dtype == np.bool_:
-        values = array.astype(np.uint8) * np.uint8(255)
-    elif array.dtype == np.uint16:
-        values = _16_to_8_bits(array)
-    elif array.dtype.kind == "f":
-        values = _unit_to_8_bits(array)
-    else:
-        raise InputError(f"a picture array of {array.dtype}: expected uint8, or floats from 0 to 1")
-    return Image.fromarray(np.ascontiguousarray(values))
-
-
-def _16_to_8_bits(values: NDArray[Any]) -> NDArray[np.uint8]:
-    low, high = int(values.min()), int(values.max())
-    if low < 0 or high > _MAX_16:
-        raise InputError(f"grey values from {low} to {high}: expected 0 to {_MAX_16}; give an array scaled to uint8")
-    return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)  # round(v * 255 / 65535)
-
-
-def _unit_to_8_bits(values: NDArray[Any]) -> NDArray[np.uint8]:
-    low, high = float(values.min()), float(values.max())
-    if not (low >= 0 and high <= 1):  # false for NaN too
-        raise InputError(f"float pixel values from {low:g} to {high:g}: expected 0 to 1; divide 8-bit values by 255")
-    return np.rint(values.astype(np.float32) * 255).astype(np.uint8)

@@ -28,7 +28,7 @@ from ..chat.rendering import Segment, raw_segments
 from ..errors import InputError
 from ..media.audio import AudioInput
 from ..media.embedder import Embedder
-from ..media.image import ImageInput
+from ..media.rgb import ImageInput
 from ..native.context import Context, ContextOptions
 from ..native.weights import Weights
 from ..runtime.loading import load
