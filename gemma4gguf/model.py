@@ -17,7 +17,7 @@ from typing_extensions import Unpack
 
 from .arguments import MOST_THREADS, one_of, several, whole
 from .bundle.reading import DRAFTER, EMBEDDER, Bundle
-from .bundle.settings import image_budget
+from .bundle.settings import image_budget, special_tokens
 from .bundle.validation import check_text
 from .chat.rendering import THOUGHT_OPEN, Prompt, TextSegment, compose, compose_turn, raw_segments
 from .errors import InputError
@@ -208,7 +208,9 @@ class Gemma4:
         **options: Unpack[GenerateOptions],
     ) -> Iterator[Chunk]:
         """`chat`, piece by piece."""
-        return self._answer(compose(messages, tools, thinking, self.template), options, on_progress)
+        return self._answer(
+            compose(messages, tools, thinking, self.template, special_tokens=self.special_tokens), options, on_progress
+        )
 
     def evaluate(self, prompt: str, *, images: Images = (), audio: Clips = (), raw: bool = False) -> Evaluation:
         """Ids and logits at every position of a prompt, for scoring. Leaves the conversation's cache alone."""
@@ -224,8 +226,14 @@ class Gemma4:
         own = self.bundle.text.metadata.get("tokenizer.chat_template")
         return own if isinstance(own, str) else None
 
+    @cached_property
+    def special_tokens(self) -> tuple[str, ...]:
+        """The vocabulary's control and user-defined tokens. Nobody's text becomes one of them."""
+        return special_tokens(self.bundle.text.metadata)
+
     def _turn(self, prompt: str, images: Images, audio: Clips, system: str | None, thinking: bool) -> Prompt:
-        return compose_turn(prompt, several(images), several(audio), system, thinking, self.template)
+        media = several(images), several(audio)
+        return compose_turn(prompt, *media, system, thinking, self.template, self.special_tokens)
 
     def _raw(self, prompt: str, images: Images, audio: Clips) -> Prompt:
         parts = raw_segments(prompt, several(images), several(audio))

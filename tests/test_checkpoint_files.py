@@ -16,7 +16,7 @@ from gemma4gguf.tools.verify import faults
 from tests.support import variants
 
 TINY = variants.TINY
-EMBEDDING = "model.language_model.embed_tokens.weight"
+EMBEDDING = variants.EMBEDDING
 
 
 def metadata(tmp_path: Path) -> Mapping[str, Any]:
@@ -176,33 +176,21 @@ def test_a_language_model_alone_needs_text_only_or_its_own_class(
 # ── tokens ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def add_tokens(folder: Path, *texts: str, special: bool = True) -> None:
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": special}
-    added = [{"id": 2048 + i, "content": text, **flags} for i, text in enumerate(texts)]
-    variants.edit(folder / "tokenizer.json", lambda t: t["added_tokens"].extend(added))
-
-
 @pytest.mark.parametrize(("special", "kind"), [(True, 3), (False, 4)])
-def test_added_tokens_with_a_resized_embedding(
-    tmp_path: Path, tensors: dict[str, variants.Tensor], special: bool, kind: int
-) -> None:
+def test_added_tokens_with_a_resized_embedding(tmp_path: Path, special: bool, kind: int) -> None:
     folder = variants.copy(tmp_path / "tiny")
-    dtype, (rows, width), data = tensors[EMBEDDING]
-    resized = (dtype, [rows + 16, width], data + bytes(2 * width * 16))
-    variants.save(folder / SINGLE, tensors | {EMBEDDING: resized})
-    variants.edit(folder / "config.json", lambda c: c["text_config"].update(vocab_size=rows + 16))
-    add_tokens(folder, "<|user_start|>", "<|fim|>", special=special)
+    variants.add_tokens(folder, "<|user_start|>", "<|fim|>", special=special, resize=16)
     convert(folder, tmp_path / "out.gguf", quant="Q8_0")
     text = Bundle.open(tmp_path / "out.gguf").text
     assert list(text.metadata["tokenizer.ggml.tokens"])[-2:] == ["<|user_start|>", "<|fim|>"]
     assert text.metadata["tokenizer.ggml.token_type"][-2:] == [kind, kind]
-    assert text.tensors["token_embd.weight"].shape == (rows + 2, width)
+    assert text.tensors["token_embd.weight"].shape == (2050, 256)
     assert faults(tmp_path / "out.gguf") == []
 
 
 def test_added_tokens_without_an_embedding_are_left_out_and_named(tmp_path: Path, plain: bytes) -> None:
     folder = variants.copy(tmp_path / "tiny")
-    add_tokens(folder, "<|user_start|>", "<|fim|>")
+    variants.add_tokens(folder, "<|user_start|>", "<|fim|>")
     (note,) = [note for note in same(folder, plain) if "without an embedding" in note]
     assert "2 added tokens" in note
     assert "<|user_start|>, <|fim|>" in note

@@ -174,7 +174,7 @@ def test_sampling_out_of_range_is_an_error(tmp_path: Path, changes: dict[str, An
 
 # ── the output matrix ────────────────────────────────────────────────────────────────────────────────────────────
 
-EMBEDDING = "model.language_model.embed_tokens.weight"
+EMBEDDING = variants.EMBEDDING
 
 
 def rolled(tensor: variants.Tensor) -> variants.Tensor:

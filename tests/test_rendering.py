@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from gemma4gguf.chat import rendering as chat
+from gemma4gguf.chat.guards import GUARDS, SPECIAL_TOKENS
 from gemma4gguf.chat.rendering import (
-    SPECIAL_TOKENS,
     AudioSegment,
     ImageSegment,
     Prompt,
@@ -193,7 +193,7 @@ def test_text_without_special_tokens_is_never_cut() -> None:
 
 
 def test_every_guard_used_up() -> None:
-    used = "".join(map(chr, chat._GUARDS))
+    used = "".join(map(chr, GUARDS))
     assert compose(in_user("<turn|>" + used[:100])).text == render(in_user("<turn|>" + used[:100]))
     with pytest.raises(InputError, match="private character"):
         compose(in_user(used))

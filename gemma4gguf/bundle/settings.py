@@ -9,9 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from gguf import TokenType
+
 from .container import LazyStrings
 
 TOKENS = "tokenizer.ggml.tokens"
+TOKEN_TYPES = "tokenizer.ggml.token_type"
+SPECIAL_TYPES = (TokenType.UNKNOWN, TokenType.CONTROL, TokenType.USER_DEFINED)
 IMAGE_BUDGET = "gemma4gguf.image.max_soft_tokens"
 BUDGETS = (70, 140, 280, 560, 1120)  # soft tokens per picture; the ones the model was trained with
 DEFAULT_BUDGET = 280  # soft tokens
@@ -23,6 +27,14 @@ def image_budget(metadata: Mapping[str, Any]) -> int:
     """Soft tokens that a picture may take: as the file says, else 280. Not checked: see `media.image.check_budget`."""
     budget: int = metadata.get(IMAGE_BUDGET, DEFAULT_BUDGET)
     return budget
+
+
+def special_tokens(metadata: Mapping[str, Any]) -> tuple[str, ...]:
+    """Texts of the vocabulary's control, user-defined and unknown tokens: those that llama.cpp finds in any text."""
+    tokens, types = metadata.get(TOKENS), metadata.get(TOKEN_TYPES)
+    if not isinstance(tokens, LazyStrings) or not isinstance(types, list):
+        return ()
+    return tuple(tokens[i] for i, kind in enumerate(types[: len(tokens)]) if kind in SPECIAL_TYPES)
 
 
 def end_token_ids(metadata: Mapping[str, Any], find: Callable[[str], int | None]) -> list[int]:

@@ -7,8 +7,8 @@ and what is to be embedded, in order. Knows no token ids and loads no media.
 reference tokenises that as if the template had written it. Here it stays text:
 
 1. before rendering, each look-alike in anybody's text (and an end that could become one when the template joins
-   texts) gets a *guard* behind its `<`: one character that occurs nowhere in the messages. Templates carry it along
-   like any other;
+   texts) gets a *guard* behind its first character: one character that occurs nowhere in the messages. Templates carry
+   it along like any other;
 2. in the rendered prompt every special token without a guard is the template's. Where a guard stands inside what would
    otherwise be read as a special token, the text is cut there into two segments; all other guards just go.
 
@@ -29,24 +29,15 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from .guards import free_character, guards
 from .messages import Media, prepare_messages, prepare_tools, prepare_turn
 from .reply import CHANNEL, CHANNEL_END, THOUGHT
 from .template import render_template
 
-# The 24 added tokens of Gemma 4's tokenizer, ids 0 to 4, 46 to 52, 98, 100, 101, 105, 106, 255999 to 258884.
-SPECIAL_TOKENS = (
-    *("<pad>", "<eos>", "<bos>", "<unk>", "<mask>"),
-    *("<|tool>", "<tool|>", "<|tool_call>", "<tool_call|>", "<|tool_response>", "<tool_response|>", '<|"|>'),
-    *("<|think|>", CHANNEL, CHANNEL_END, "<|turn>", "<turn|>"),
-    *("<|image>", "<|audio>", "<|image|>", "<|audio|>", "<image|>", "<audio|>", "<|video|>"),
-)
-_SPECIAL = re.compile("|".join(map(re.escape, SPECIAL_TOKENS)))  # each begins with the only < in it: they never overlap
 _CHANNEL_MARK = re.compile(f"({re.escape(CHANNEL)}|{re.escape(CHANNEL_END)})")
 _PLACEHOLDER = re.compile(r"<\|(image|audio|video)\|>")
 _TURN_END = "<turn|>\n"
 THOUGHT_OPEN = f"{CHANNEL}{THOUGHT}\n"
-# Characters that text does not contain: Unicode's noncharacters, then private planes.
-_GUARDS = (*range(0xFDD0, 0xFDF0), *range(0xF0000, 0xFFFFE), *range(0x100000, 0x10FFFE))
 
 
 @dataclass(frozen=True)
@@ -119,17 +110,20 @@ def compose(
     add_generation_prompt: bool = True,
     *,
     local_files: bool = True,
+    special_tokens: tuple[str, ...] = (),
     **template_options: Any,
 ) -> Prompt:
     """Messages to a prompt that can be fed: checked, guarded, rendered and cut into segments.
 
-    Parameters as for `render`; `local_files` False refuses paths to media, for messages from a network. One departure
+    Parameters as for `render`; `local_files` False refuses paths to media, for messages from a network;
+    `special_tokens` are a vocabulary's own, which nobody's text may become, besides Gemma 4's. One departure
     from the reference: where the template leaves the prompt behind the end of a turn (it does after words beside an
     answered tool call), the model's turn is opened as after a user's message, so that there is something to go on
     from.
     """
     prepared, media = prepare_messages(messages, local_files=local_files)
-    return _composed(prepared, media, prepare_tools(tools), thinking, template, add_generation_prompt, template_options)
+    arguments = (prepare_tools(tools), thinking, template, add_generation_prompt, special_tokens, template_options)
+    return _composed(prepared, media, *arguments)
 
 
 def compose_turn(
@@ -139,10 +133,11 @@ def compose_turn(
     system: str | None = None,
     thinking: bool = False,
     template: str | None = None,
+    special_tokens: tuple[str, ...] = (),
 ) -> Prompt:
     """One question to a prompt that can be fed, media where the model card advises: pictures, text, sound."""
     prepared, media = prepare_turn(text, images, audio, system)
-    return _composed(prepared, media, None, thinking, template, True, {})
+    return _composed(prepared, media, None, thinking, template, True, special_tokens, {})
 
 
 def _composed(
@@ -152,20 +147,27 @@ def _composed(
     thinking: bool,
     template: str | None,
     add_generation_prompt: bool,
+    special_tokens: tuple[str, ...],
     options: Mapping[str, Any],
 ) -> Prompt:
     """Checked messages, guarded, rendered and cut into segments."""
-    guard = _free_character(json.dumps([messages, tools], ensure_ascii=False))
-    guarded = [_guarded_message(message, guard) for message in messages]
-    arguments = (_mapped(tools, lambda text: _guarded(text, guard)), thinking, template)
+    guard = free_character(json.dumps([messages, tools], ensure_ascii=False))
+
+    def plain(text: str) -> str:
+        return guards(special_tokens).guarded(text, guard)
+
+    guarded = [_guarded_message(message, plain) for message in messages]
+    arguments = (_mapped(tools, plain), thinking, template)
     text = _render(guarded, *arguments, add_generation_prompt, options)
     if add_generation_prompt and text.endswith((_TURN_END, _TURN_END + THOUGHT_OPEN)):
         text = text.removesuffix(THOUGHT_OPEN) + _opener(thinking, template, options)
-    cut = segments(text, media, guard)
+    cut = segments(text, media, guard, special_tokens)
     return Prompt(text.replace(guard, ""), tuple(cut), text.endswith(THOUGHT_OPEN))
 
 
-def segments(rendered: str, media: Sequence[Media], guard: str = "") -> list[Segment]:
+def segments(
+    rendered: str, media: Sequence[Media], guard: str = "", special_tokens: tuple[str, ...] = ()
+) -> list[Segment]:
     """Cut a rendered prompt at its media placeholders; `media` as `prepare_messages` gives them.
 
     A placeholder becomes `<|image>`, an ImageSegment, `<image|>` (audio likewise), as the reference expands it.
@@ -184,7 +186,7 @@ def segments(rendered: str, media: Sequence[Media], guard: str = "") -> list[Seg
     for index, text in enumerate(pieces[::2]):
         kind = wanted[index] if index < len(wanted) else None
         whole = begin + text + (f"<|{kind}>" if kind else "")
-        found += [TextSegment(piece) for piece in _cut(whole, guard) if piece]
+        found += [TextSegment(piece) for piece in guards(special_tokens).cut(whole, guard) if piece]
         if kind:
             found.append(_MEDIA[kind](media[index][1]))
             begin = f"<{kind}|>"
@@ -245,14 +247,6 @@ def _counted(kinds: Sequence[str]) -> str:
 # --- guards ---
 
 
-def _free_character(text: str) -> str:
-    used = set(text)
-    for code in _GUARDS:
-        if chr(code) not in used:
-            return chr(code)
-    raise InputError("messages: they contain every private character of Unicode; one must be left to mark texts with")
-
-
 def _mapped(value: Any, change: Callable[[str], str]) -> Any:
     """A copy of plain data with every text in it changed, keys included."""
     if isinstance(value, str):
@@ -264,35 +258,11 @@ def _mapped(value: Any, change: Callable[[str], str]) -> Any:
     return value
 
 
-def _guarded_message(message: Mapping[str, Any], guard: str) -> dict[str, Any]:
-    def plain(text: str) -> str:
-        return _guarded(text, guard)
+def _guarded_message(message: Mapping[str, Any], plain: Callable[[str], str]) -> dict[str, Any]:
+    """A message whose texts went through `plain`, but for the channel marks in an assistant's content."""
 
     def spoken(text: str) -> str:
         return "".join(part if _CHANNEL_MARK.fullmatch(part) else plain(part) for part in _CHANNEL_MARK.split(text))
 
     assistant = message["role"] == "assistant"
     return {key: _mapped(value, spoken if assistant and key == "content" else plain) for key, value in message.items()}
-
-
-def _guarded(text: str, guard: str) -> str:
-    text = _SPECIAL.sub(lambda match: "<" + guard + match[0][1:], text)
-    # Templates trim texts and join them: the end of one may make a special token with the beginning of the next.
-    tail = text.rfind("<")
-    if tail >= 0 and any(token.startswith(text[tail:].rstrip()) for token in SPECIAL_TOKENS):
-        text = text[: tail + 1] + guard + text[tail + 1 :]
-    return text
-
-
-def _cut(text: str, guard: str) -> list[str]:
-    """`text` without its guards, cut where one stands inside what would be read as a special token."""
-    if not guard:
-        return [text]
-    first, *others = text.split(guard)
-    pieces = [first]
-    for other in others:
-        if pieces[-1].endswith("<") and _SPECIAL.match("<" + other):
-            pieces.append(other)
-        else:
-            pieces[-1] += other
-    return pieces

@@ -44,7 +44,13 @@ def _medium(path: str) -> str | bytes:
 @click.option("--temperature", type=float, metavar="T", help="0 is greedy [the model's own].")
 @click.option("--top-k", type=int, metavar="K", help="Choose among the K likeliest [the model's own].")
 @click.option("--top-p", type=float, metavar="P", help="Choose among the likeliest that make up P [the model's own].")
-@click.option("--min-p", type=float, metavar="P", help="Leave out what is less than P times as likely as the best.")
+@click.option(
+    "--min-p",
+    type=float,
+    metavar="P",
+    help="Leave out what is less than P times as likely as the best [the model's own].",
+)
+@click.option("--repetition-penalty", type=float, metavar="R", help="Make what was said less likely [the model's own].")
 @click.option("--seed", type=int, metavar="N", help="The same seed gives the same answer.")
 @click.option("--stop", multiple=True, metavar="TEXT", help="End before this text; may be given several times.")
 @click.option("--context", type=int, metavar="N", help="Tokens that prompt and answer may have together [8192].")

@@ -75,7 +75,8 @@ def answer(
     reason: FinishReason = "length"
     chunks: list[Chunk] = []
     completion = 0
-    with Sampler(sampling, rules.suppressed) as sampler:
+    history = [i for span in spans for i in span.ids] if sampling.repetition_penalty != 1 else ()
+    with Sampler(sampling, rules.suppressed, history, limit) as sampler:
         for token in decode(session, sampler, rules.end, limit, drafts):
             completion += 1
             first = first or time.perf_counter()

@@ -17,7 +17,13 @@ from ..errors import InputError
 from ..native.sampler import SamplingOptions
 
 # What the model card recommends, where a file does not say.
-SAMPLING = {"temperature": ("temp", 1.0), "top_k": ("top_k", 64), "top_p": ("top_p", 0.95), "min_p": ("min_p", 0.0)}
+SAMPLING = {
+    "temperature": ("temp", 1.0),
+    "top_k": ("top_k", 64),
+    "top_p": ("top_p", 0.95),
+    "min_p": ("min_p", 0.0),
+    "repetition_penalty": ("penalty_repeat", 1.0),
+}
 
 
 class GenerateOptions(TypedDict, total=False):
@@ -28,6 +34,7 @@ class GenerateOptions(TypedDict, total=False):
     top_k: int | None
     top_p: float | None
     min_p: float | None
+    repetition_penalty: float | None
     seed: int | None
     stop: str | Sequence[str] | None
 
@@ -85,7 +92,12 @@ class Options:
         "Choose among the likeliest that make up P [the model's own].",
     )
     min_p: float | None = _option(
-        _real(lambda v: 0 <= v <= 1), "0 to 1", "Leave out what is less than P times as likely as the best."
+        _real(lambda v: 0 <= v <= 1),
+        "0 to 1",
+        "Leave out what is less than P times as likely as the best [the model's own].",
+    )
+    repetition_penalty: float | None = _option(
+        _real(lambda v: 0 < v < float("inf")), "above 0; 1 is off", "Make what was said less likely [the model's own]."
     )
     seed: int | None = _option(
         _whole(lambda v: 0 <= v < 1 << 32), "a whole number, 0 to 4294967295", "The same seed gives the same answer."

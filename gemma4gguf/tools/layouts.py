@@ -173,6 +173,16 @@ def _readme(job: Job) -> str:
     return "\n".join(lines)
 
 
+# general.sampling's key -> Ollama's parameter
+PARAMETERS = {
+    "temp": "temperature",
+    "top_k": "top_k",
+    "top_p": "top_p",
+    "min_p": "min_p",
+    "penalty_repeat": "repeat_penalty",
+}
+
+
 # ── Ollama ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -206,7 +216,7 @@ def modelfile(bundle: Bundle, name: str) -> str:
     if bundle.section(DRAFTER) is not None:
         lines.append(f"DRAFT ./{PREFIXES[DRAFTER]}{name}.gguf")
     lines += ["RENDERER gemma4-large", "PARSER gemma4"]
-    for key, option in (("temp", "temperature"), ("top_k", "top_k"), ("top_p", "top_p"), ("min_p", "min_p")):
+    for key, option in PARAMETERS.items():
         value = metadata.get(f"general.sampling.{key}")
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             lines.append(f"PARAMETER {option} {value:.6g}")

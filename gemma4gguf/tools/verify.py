@@ -31,7 +31,8 @@ from ..bundle.reading import (
     promises,
 )
 from ..bundle.validation import check_drafter, check_text, vocabulary
-from ..chat.rendering import SPECIAL_TOKENS, render
+from ..chat.guards import SPECIAL_TOKENS
+from ..chat.rendering import render
 from ..errors import FormatError, Gemma4Error
 from ..native import quantizer
 from ..native.vocabulary import Vocabulary

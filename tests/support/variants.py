@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 TINY = Path(__file__).parent.parent.parent / "models" / "tiny"
+VOCABULARY, EMBEDDING = 2048, "model.language_model.embed_tokens.weight"  # of the tiny model
 Tensor = tuple[str, list[int], bytes]
 
 
@@ -64,3 +65,16 @@ def values(tensor: Tensor) -> NDArray[np.float32]:
     if dtype == "BF16":
         return (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32).reshape(shape)
     return np.frombuffer(data, {"F32": "<f4", "F16": "<f2"}[dtype]).astype(np.float32).reshape(shape)
+
+
+def add_tokens(folder: Path, *texts: str, special: bool = True, resize: int = 0) -> None:
+    """Add tokens to the tiny model's tokenizer, and `resize` rows to its embedding and its config."""
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": special}
+    added = [{"id": VOCABULARY + i, "content": text, **flags} for i, text in enumerate(texts)]
+    edit(folder / "tokenizer.json", lambda t: t["added_tokens"].extend(added))
+    if resize:
+        tensors = load(folder / "model.safetensors")
+        dtype, (rows, width), data = tensors[EMBEDDING]
+        grown = (dtype, [rows + resize, width], data + bytes(2 * width * resize))
+        save(folder / "model.safetensors", tensors | {EMBEDDING: grown})
+        edit(folder / "config.json", lambda c: c["text_config"].update(vocab_size=rows + resize))
