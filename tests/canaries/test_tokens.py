@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from gemma4gguf.bundle.reading import Bundle
-from gemma4gguf.chat.rendering import SPECIAL_TOKENS
+from gemma4gguf.chat.guards import SPECIAL_TOKENS
 from gemma4gguf.native.context import Context
 from gemma4gguf.native.sampler import Sampler, SamplingOptions
 from gemma4gguf.native.weights import Weights
