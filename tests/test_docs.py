@@ -102,3 +102,23 @@ def test_contributing_names_files_and_what_is_in_them(row: str) -> None:
     assert all(files), paths
     text = "".join(p.read_text(encoding="utf-8") for f in files if f for p in ([f] if f.is_file() else f.glob("*.py")))
     assert not [name for name in named if name not in paths and name not in text]
+
+
+def _pages() -> list[Path]:
+    return [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("models/*.md")]
+
+
+def _anchors(page: Path) -> set[str]:
+    """What a heading is called in a link."""
+    titles = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", _pages(), ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
+    for link in (link for link in links if "://" not in link):
+        name, _, anchor = link.partition("#")
+        target = page.parent / name if name else page
+        assert target.exists(), link
+        assert not anchor or anchor in _anchors(target), link
