@@ -5,12 +5,18 @@ column. Knows no torch. Left padding moves every position of a row by the same s
 see.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
 
 from . import pictures, speech
-from .config import ID, PAD, PATCH_VALUES
+from .config import ID, IMAGE_BUDGET, PAD, PATCH_VALUES
+from .texts import Example
 
 TEXT, IMAGE, AUDIO = 0, 1, 3
 
@@ -18,35 +24,36 @@ TEXT, IMAGE, AUDIO = 0, 1, 3
 @dataclass
 class Item:
     kind: str
-    ids: np.ndarray  # int32 [L], prompt then reply
-    types: np.ndarray  # int8 [L]: TEXT, IMAGE or AUDIO
+    ids: NDArray[np.int32]  # [L], prompt then reply
+    types: NDArray[np.int8]  # [L]: TEXT, IMAGE or AUDIO
     reply: int  # how many of the last ids are the reply
-    patches: list  # (uint8 [N, 6912], int32 [N, 2]) per picture
-    frames: list  # float32 [N, 640] per sound
+    patches: list[pictures.Patches]  # of each picture
+    frames: list[NDArray[np.float32]]  # [N, 640] of each sound
 
 
 @dataclass
 class Batch:
-    kinds: list
-    ids: np.ndarray  # int64 [B, L]
-    blocks: np.ndarray  # int16 [B, L]: -1 outside pictures, else the picture's number in its row
-    real: np.ndarray  # bool [B, L]
+    kinds: list[str]
+    ids: NDArray[np.int64]  # [B, L]
+    blocks: NDArray[np.int16]  # [B, L]: -1 outside pictures, else the picture's number in its row
+    real: NDArray[np.bool_]  # [B, L]
     tail: int  # how many of the last columns hold every reply
-    labels: np.ndarray  # int64 [B, tail]: next token, -100 where nothing is learnt
-    weights: np.ndarray  # float32 [M]: a weight for each label that is learnt, in reading order
-    pixels: np.ndarray  # uint8 [P, 6912]
-    places: np.ndarray  # int64 [P, 2]
-    sound: np.ndarray  # float32 [F, 640]
+    labels: NDArray[np.int64]  # [B, tail]: next token, -100 where nothing is learnt
+    weights: NDArray[np.float32]  # [M]: a weight for each label that is learnt, in reading order
+    pixels: NDArray[np.uint8]  # [P, 6912]
+    places: NDArray[np.int64]  # [P, 2]
+    sound: NDArray[np.float32]  # [F, 640]
 
 
-def item(example, tokenizer, budget=None):
-    cut = [pictures.patches(image, budget or pictures.IMAGE_BUDGET) for image in example.images]
+def item(example: Example, tokenizer: Tokenizer, budget: int | None = None) -> Item:
+    cut = [pictures.patches(image, budget or IMAGE_BUDGET) for image in example.images]
     heard = [speech.frames(sound) for sound in example.sounds]
     waiting = {
         ID["<|image|>"]: ([len(c[0]) for c in cut], ID["<|image>"], ID["<image|>"], IMAGE),
         ID["<|audio|>"]: ([len(f) for f in heard], ID["<|audio>"], ID["<audio|>"], AUDIO),
     }
-    ids, types = [], []
+    ids: list[int] = []
+    types: list[int] = []
     for token in tokenizer.encode(example.prompt, add_special_tokens=False).ids:
         if token in waiting:
             counts, begin, end, kind = waiting[token]
@@ -67,7 +74,7 @@ def item(example, tokenizer, budget=None):
     )
 
 
-def stack(items, weights=None):
+def stack(items: Sequence[Item], weights: Sequence[float] | None = None) -> Batch:
     """Put a list of items into one Batch; `weights`: what a label of each item counts for."""
     length = max(len(i.ids) for i in items)
     tail = max(i.reply for i in items)

@@ -3,6 +3,10 @@
 In: nothing. Out: names of tokens, dictionaries as the Hub's config.json has them. Knows no torch.
 """
 
+from __future__ import annotations
+
+from typing import Any
+
 VOCAB = 2048
 HIDDEN = 256
 FFN = 512
@@ -58,13 +62,13 @@ ID = {name: i for i, name in SPECIAL.items()}
 NEWLINE = 107  # "\n", as in the 12B; longer runs follow
 PAD, EOS, BOS, TURN_END = ID["<pad>"], ID["<eos>"], ID["<bos>"], ID["<turn|>"]
 
-ROPE = {
+ROPE: dict[str, dict[str, Any]] = {
     "full_attention": {"partial_rotary_factor": 0.25, "rope_theta": 1000000.0, "rope_type": "proportional"},
     "sliding_attention": {"rope_theta": 10000.0, "rope_type": "default"},
 }
 
 
-def text_config(hidden, ffn, kinds, softcap):
+def text_config(hidden: int, ffn: int, kinds: list[str], softcap: float | None) -> dict[str, Any]:
     return {
         "model_type": "gemma4_unified_text",
         "hidden_size": hidden,
@@ -103,7 +107,7 @@ def text_config(hidden, ffn, kinds, softcap):
     }
 
 
-def media_ids():
+def media_ids() -> dict[str, int]:
     return {
         "boi_token_id": ID["<|image>"],
         "eoi_token_id": ID["<image|>"],
@@ -115,7 +119,7 @@ def media_ids():
     }
 
 
-def target_config():
+def target_config() -> dict[str, Any]:
     return {
         "architectures": ["Gemma4UnifiedForConditionalGeneration"],
         "model_type": "gemma4_unified",
@@ -147,7 +151,7 @@ def target_config():
     }
 
 
-def drafter_config():
+def drafter_config() -> dict[str, Any]:
     text = text_config(DRAFT_HIDDEN, DRAFT_FFN, DRAFT_KINDS, None)
     text.update(num_kv_shared_layers=len(DRAFT_KINDS), vocab_size_per_layer_input=0)
     return {
@@ -165,7 +169,7 @@ def drafter_config():
     }
 
 
-def generation_config():
+def generation_config() -> dict[str, Any]:
     return {
         "do_sample": True,
         "temperature": 0.2,
@@ -178,7 +182,7 @@ def generation_config():
     }
 
 
-def processor_config():
+def processor_config() -> dict[str, Any]:
     picture = {
         "do_convert_rgb": True,
         "do_resize": True,
@@ -218,7 +222,7 @@ def processor_config():
     }
 
 
-def tokenizer_config():
+def tokenizer_config() -> dict[str, Any]:
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "processor_class": "Gemma4UnifiedProcessor",

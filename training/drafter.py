@@ -7,22 +7,26 @@ sliding layers read the target's last sliding layer, the full one its last layer
 target's own greedy choices.
 """
 
+from __future__ import annotations
+
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from . import config as c
+from .batches import Batch
 from .kernels import LOW, norm
-from .network import Layer, attention, linear, masks, matrix, rotary
+from .network import Kept, Layer, Target, Tensors, attention, linear, masks, matrix, rotary
 
 STEPS = 4
 SCALARS = [0.75, 0.625, 0.8125, 0.6875]
 
 
 class Drafter(nn.Module):
-    def __init__(self, target):
+    def __init__(self, target: Target) -> None:
         super().__init__()
         self.target = [target]  # in a list: its weights are not the drafter's
         with torch.no_grad():  # start from the target's table, seen along its widest directions
@@ -37,7 +41,14 @@ class Drafter(nn.Module):
         )
         self.norm = nn.Parameter(torch.ones(c.DRAFT_HIDDEN))
 
-    def step(self, tokens, hidden, kept, views, turns):
+    def step(
+        self,
+        tokens: torch.Tensor,
+        hidden: torch.Tensor,
+        kept: Kept,
+        views: dict[str, torch.Tensor],
+        turns: dict[str, tuple[torch.Tensor, torch.Tensor]],
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Tokens [B, T], hidden [B, T, 256] -> logits [B, T, V], the next hidden [B, T, 256]"""
         x = torch.cat([self.target[0].embedding.detach()[tokens] * math.sqrt(c.HIDDEN), hidden.float()], -1)
         x = linear(x, self.pre).float()
@@ -47,7 +58,7 @@ class Drafter(nn.Module):
         x = norm(x, self.norm)
         return linear(x, self.embedding).float(), linear(x, self.post)
 
-    def forward(self, batch, steps=STEPS):
+    def forward(self, batch: Tensors, steps: int = STEPS) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         """List of (logits [B, T, V], the target's choice [B, T], counts bool [B, T]), one for each step.
 
         Column t of T is a reply's token that the target has just chosen; step j guesses the token j + 1 columns later.
@@ -79,14 +90,14 @@ class Drafter(nn.Module):
         return out
 
 
-def later(x, by, fill):
+def later(x: torch.Tensor, by: int, fill: int | bool) -> torch.Tensor:
     """Columns moved `by` to the left."""
     return F.pad(x[:, by:], (0, min(by, x.shape[1])), value=fill)
 
 
-def drafter_loss(model, batch):
+def drafter_loss(model: Drafter, batch: Tensors) -> torch.Tensor | float:
     """Every token of a reply counts the same, as it does for the drafts that the target accepts."""
-    loss = 0.0
+    loss: torch.Tensor | float = 0.0
     for j, (logits, best, counts) in enumerate(model(batch)):
         if counts.any():
             loss = loss + F.cross_entropy(logits[counts], best[counts], reduction="sum") * 0.8**j / 1000
@@ -94,11 +105,9 @@ def drafter_loss(model, batch):
 
 
 @torch.no_grad()
-def accepted(model, held, drafts=3):
+def accepted(model: Drafter, held: Sequence[Batch], drafts: int = 3) -> dict[str, tuple[int, int]]:
     """{kind: (accepted, steps)} over held-out replies that the target gives itself, decoded as the runtime does it."""
-    from .network import Tensors
-
-    counts = {}
+    counts: dict[str, tuple[int, int]] = {}
     for plain in held:
         batch = Tensors(plain)
         steps = model(batch, drafts)

@@ -8,21 +8,27 @@ WORK holds the cache of spoken clips. Engines: bfloat16 and float32 are transfor
 so on are bundles that this script converts into WORK and runs with gemma4gguf. Everything is decoded greedily.
 """
 
+from __future__ import annotations
+
 import argparse
 import sys
 import time
 from collections import defaultdict
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from gemma4gguf.chat.reply import parse_reply
+from gemma4gguf import Result
+from gemma4gguf.chat.reply import Reply, parse_reply
 
 from . import speech, texts
 
 MOST_TOKENS = 64
-TASKS = {
+Said = tuple[str, str | None, list[tuple[str, Any]]]  # text, thought, calls by name and arguments
+TASKS: dict[str, texts.Make] = {
     "digit": partial(texts.row, count=1, think=False),
     "row of 2": partial(texts.row, count=2, think=False),
     "row of 3": partial(texts.row, count=3, think=False),
@@ -37,7 +43,7 @@ TASKS = {
 }
 
 
-def material(work, count, seed):
+def material(work: Path, count: int, seed: int) -> list[tuple[str, texts.Example]]:
     """[(task, Example)], held out: digits, voices, speeds, pitches, sums and cities that training never saw."""
     held = texts.Material.load(work, True)
     rng = np.random.default_rng(seed)
@@ -49,12 +55,12 @@ def material(work, count, seed):
     return out
 
 
-def said(reply):
+def said(reply: Reply | Result) -> Said:
     """What counts: text, thought, calls by name and arguments."""
     return reply.text, reply.thought, [(call.name, call.arguments) for call in reply.tool_calls]
 
 
-def expected(example):
+def expected(example: texts.Example) -> Said:
     reply = example.reply
     for end in ("<turn|>", "<|tool_response>"):
         reply = reply.removesuffix(end)
@@ -64,7 +70,7 @@ def expected(example):
 class Transformers:
     """The checkpoint as transformers runs it, with the masks of generate() over a static cache."""
 
-    def __init__(self, folder, dtype):
+    def __init__(self, folder: Path, dtype: str) -> None:
         import torch
         from transformers import AutoTokenizer, Gemma4UnifiedForConditionalGeneration
 
@@ -72,7 +78,7 @@ class Transformers:
         self.model = Gemma4UnifiedForConditionalGeneration.from_pretrained(folder, dtype=getattr(torch, dtype)).eval()
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
 
-    def answer(self, example):
+    def answer(self, example: texts.Example) -> tuple[Said, tuple[int, int] | None]:
         torch, tiny = self.torch, self.model.config
         from . import batches
 
@@ -105,7 +111,7 @@ class Transformers:
 class Bundle:
     """Our file and runtime."""
 
-    def __init__(self, folder, work, quant, drafts):
+    def __init__(self, folder: Path, work: Path, quant: str, drafts: int) -> None:
         from converters import convert
         from gemma4gguf import Gemma4
 
@@ -114,7 +120,7 @@ class Bundle:
         convert(folder, path, quant=quant, drafter=assistant if assistant.is_dir() else None, force=True)
         self.model = Gemma4(path, context=1024, threads=1, draft=drafts or "off")
 
-    def answer(self, example):
+    def answer(self, example: texts.Example) -> tuple[Said, tuple[int, int] | None]:
         sounds = [(s, speech.RATE) for s in example.sounds]
         done = self.model.generate(
             example.prompt.removeprefix("<bos>"),
@@ -127,7 +133,7 @@ class Bundle:
         return said(done), (done.draft.accepted, done.draft.steps)
 
 
-def main():
+def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("work", type=Path)
     p.add_argument("--models", type=Path, default=Path(__file__).parents[1] / "models")
@@ -139,7 +145,9 @@ def main():
     a = p.parse_args()
     a.work.mkdir(parents=True, exist_ok=True)
     asked = material(a.work, a.count, a.seed)
-    right, drafted, replies = {}, {}, {}
+    right: dict[str, dict[str, list[bool]]] = {}
+    drafted: dict[str, dict[str, list[int]]] = {}
+    replies: dict[str, list[Said]] = {}
     for name in a.engines.split(","):
         engine = (
             Transformers(a.models / "tiny", name)
@@ -160,7 +168,11 @@ def main():
     report(right, drafted if a.drafts else {}, replies if a.same else {})
 
 
-def report(right, drafted, replies):
+def report(
+    right: Mapping[str, Mapping[str, list[bool]]],
+    drafted: Mapping[str, Mapping[str, list[int]]],
+    replies: Mapping[str, list[Said]],
+) -> None:
     engines = list(right)
     print("| task | " + " | ".join(engines) + " |\n|---" + "|---" * len(engines) + "|")
     tasks = list(right[engines[0]])

@@ -4,13 +4,19 @@ In: the averaged weights of the target and the drafter. Out: models/tiny and mod
 checkpoint's names.
 """
 
+from __future__ import annotations
+
 import json
 import shutil
+from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 
 from . import config as c
+from .drafter import Drafter
+from .network import Layer, Target
 from .texts import TEMPLATE
 
 NORMS = {
@@ -23,7 +29,7 @@ NORMS = {
 }
 
 
-def layer_tensors(layer, prefix):
+def layer_tensors(layer: Layer, prefix: str) -> dict[str, torch.Tensor]:
     """One `network.Layer` -> {checkpoint name: tensor}."""
     d = layer.dim
     out = {}
@@ -49,7 +55,7 @@ def layer_tensors(layer, prefix):
     return out
 
 
-def target_tensors(model):
+def target_tensors(model: Target) -> dict[str, torch.Tensor]:
     out = {"model.language_model.embed_tokens.weight": model.embedding, "model.language_model.norm.weight": model.norm}
     for i, layer in enumerate(model.layers):
         out |= layer_tensors(layer, f"model.language_model.layers.{i}.")
@@ -70,7 +76,7 @@ def target_tensors(model):
     return out
 
 
-def drafter_tensors(model):
+def drafter_tensors(model: Drafter) -> dict[str, torch.Tensor]:
     out = {
         "model.embed_tokens.weight": model.embedding,
         "model.norm.weight": model.norm,
@@ -82,7 +88,9 @@ def drafter_tensors(model):
     return out
 
 
-def write(folder, tensors, config, tokenizer_path, target):
+def write(
+    folder: Path, tensors: dict[str, torch.Tensor], config: dict[str, Any], tokenizer_path: Path, target: bool
+) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     save_file(
         {name: t.detach().to(torch.bfloat16).contiguous().clone() for name, t in tensors.items()},

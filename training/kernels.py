@@ -4,11 +4,14 @@ In and out: tensors, float32 for the residual stream, bfloat16 beside matrix pro
 `heads`, `attend`.
 """
 
+from __future__ import annotations
+
 import ctypes
 import hashlib
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +20,7 @@ EPS, LOW = 1e-6, torch.bfloat16
 SOURCE = Path(__file__).with_name("kernels.c")
 
 
-def compile_library():
+def compile_library() -> ctypes.CDLL:
     key = hashlib.sha256(SOURCE.read_bytes()).hexdigest()[:12]
     library = Path(tempfile.gettempdir()) / f"tiny-kernels-{key}.so"
     if not library.exists():
@@ -44,26 +47,25 @@ def compile_library():
 
 
 try:
-    _c = compile_library()
+    _c: ctypes.CDLL | None = compile_library()
 except (OSError, subprocess.CalledProcessError):
     _c = None
 
 
-def call(name, *arguments):
+def call(name: str, *arguments: torch.Tensor | float | None) -> None:
     """Tensors go as pointers, whole numbers as long, floats as float; the number of threads comes last."""
-    out = []
-    for a in arguments:
-        out.append(
-            ctypes.c_void_p(None if a is None else a.data_ptr())
-            if a is None or torch.is_tensor(a)
-            else ctypes.c_long(a)
-            if isinstance(a, int)
-            else ctypes.c_float(a)
-        )
-    getattr(_c, name)(*out, ctypes.c_int(torch.get_num_threads()))
+
+    def of_c(a: torch.Tensor | float | None) -> Any:
+        if isinstance(a, int):
+            return ctypes.c_long(a)
+        if isinstance(a, float):
+            return ctypes.c_float(a)
+        return ctypes.c_void_p(None if a is None else a.data_ptr())
+
+    getattr(_c, name)(*map(of_c, arguments), ctypes.c_int(torch.get_num_threads()))
 
 
-def rms(x, weight=None, eps=EPS):
+def rms(x: torch.Tensor, weight: torch.Tensor | None = None, eps: float = EPS) -> torch.Tensor:
     x = x.float()
     x = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps)
     return x if weight is None else x * weight
@@ -71,7 +73,7 @@ def rms(x, weight=None, eps=EPS):
 
 class Norm(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, w):
+    def forward(ctx: Any, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
         x = x.contiguous()
         n, d = x.numel() // x.shape[-1], x.shape[-1]
         out, inv = torch.empty(x.shape, dtype=LOW), torch.empty(n)
@@ -80,7 +82,7 @@ class Norm(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx, g):
+    def backward(ctx: Any, g: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x, w, inv = ctx.saved_tensors
         n, d, g = len(inv), x.shape[-1], g.contiguous()
         gx, gw = torch.empty_like(x), torch.zeros(torch.get_num_threads(), d)
@@ -90,7 +92,7 @@ class Norm(torch.autograd.Function):
 
 class AddNorm(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, y, w, scalar):
+    def forward(ctx: Any, x: torch.Tensor, y: torch.Tensor, w: torch.Tensor, scalar: float) -> torch.Tensor:
         x, y = x.contiguous(), y.contiguous()
         n, d = x.numel() // x.shape[-1], x.shape[-1]
         out, inv = torch.empty_like(x), torch.empty(n)
@@ -100,7 +102,7 @@ class AddNorm(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx, g):
+    def backward(ctx: Any, g: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         y, w, inv = ctx.saved_tensors
         n, d, g = len(inv), y.shape[-1], g.contiguous()
         gx, gy, gw = torch.empty_like(g), torch.empty_like(y), torch.zeros(torch.get_num_threads(), d)
@@ -110,7 +112,7 @@ class AddNorm(torch.autograd.Function):
 
 class Geglu(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x):
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
         x = x.contiguous()
         f = x.shape[-1] // 2
         out = torch.empty(*x.shape[:-1], f, dtype=LOW)
@@ -119,21 +121,30 @@ class Geglu(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx, g):
+    def backward(ctx: Any, g: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (x,) = ctx.saved_tensors
         f, gx = x.shape[-1] // 2, torch.empty_like(x)
         call("geglu_backward", x, g.contiguous(), gx, x.numel() // (2 * f), f)
-        return gx
+        return (gx,)
 
 
 class Heads(torch.autograd.Function):
     """parts [B, L, P, D] -> q [B, H, L, D], k and v [B, KV, L, D]; where there is no part for v, v comes from k's."""
 
     @staticmethod
-    def forward(ctx, parts, q_norm, k_norm, cos, sin, count, kv):
+    def forward(
+        ctx: Any,
+        parts: torch.Tensor,
+        q_norm: torch.Tensor,
+        k_norm: torch.Tensor | None,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+        count: int,
+        kv: int,
+    ) -> tuple[torch.Tensor, ...]:
         parts = parts.contiguous()
         b, n, p, d = parts.shape
-        jobs = [(0, count, q_norm)]
+        jobs: list[tuple[int, int, torch.Tensor | None]] = [(0, count, q_norm)]
         if kv:
             jobs += [(count, kv, k_norm), (count if p == count + kv else count + kv, kv, None)]
         outs, invs = [], []
@@ -147,24 +158,25 @@ class Heads(torch.autograd.Function):
         return tuple(outs)
 
     @staticmethod
-    def backward(ctx, *grads):
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         saved = list(ctx.saved_tensors)
         parts, cos, sin = saved[:3]
         weights, invs = saved[3 : -len(ctx.jobs)], saved[-len(ctx.jobs) :]
         b, n, p, d = parts.shape
-        gx, gws = torch.zeros(parts.shape), []
+        gx = torch.zeros(parts.shape)
+        gws: list[torch.Tensor] = []
         for (first, heads, has_weight), inv, g in zip(ctx.jobs, invs, grads, strict=False):
             gw = torch.zeros(torch.get_num_threads(), d) if has_weight else None
             w = weights[len(gws)] if has_weight else None
             call("head_backward", parts, w, cos, sin, inv, g.contiguous(), gx, gw, b, n, p, first, heads, d)
-            if has_weight:
+            if gw is not None:
                 gws.append(gw.sum(0))
         return (gx.to(LOW), *gws, *([None] * (2 - len(gws))), None, None, None, None)
 
 
 class Attend(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, q, k, v, mask):
+    def forward(ctx: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         b, h, m, d = q.shape
         kv, n = k.shape[1], k.shape[2]
         rows = q.reshape(b, kv, h // kv * m, d)  # heads that share keys are further rows
@@ -174,7 +186,7 @@ class Attend(torch.autograd.Function):
         return (p @ v).view(b, h, m, d)
 
     @staticmethod
-    def backward(ctx, g):
+    def backward(ctx: Any, g: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         rows, k, v, p = ctx.saved_tensors
         shape, g = g.shape, g.reshape(rows.shape)
         gv = p.transpose(2, 3) @ g
@@ -183,7 +195,7 @@ class Attend(torch.autograd.Function):
         return (gs @ k).view(shape), gs.transpose(2, 3) @ rows, gv, None
 
 
-def attend(q, k, v, mask):
+def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Q [B, H, M, D], k and v [B, KV, L, D], additive bfloat16 mask [B, 1, M, L] -> [B, H, M, D]"""
     if _c:
         return Attend.apply(q, k, v, mask.contiguous())
@@ -193,29 +205,37 @@ def attend(q, k, v, mask):
     )
 
 
-def norm(x, w):
+def norm(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
     return Norm.apply(x, w) if _c else rms(x, w).to(LOW)
 
 
-def add_norm(x, y, w, scalar=1.0):
+def add_norm(x: torch.Tensor, y: torch.Tensor, w: torch.Tensor, scalar: float = 1.0) -> torch.Tensor:
     """(x + rms(y) * w) * scalar"""
     return AddNorm.apply(x, y, w, scalar) if _c else (x + rms(y, w)) * scalar
 
 
-def geglu(x):
+def geglu(x: torch.Tensor) -> torch.Tensor:
     if _c:
         return Geglu.apply(x)
     gate, up = x.float().chunk(2, -1)
     return (F.gelu(gate, approximate="tanh") * up).to(LOW)
 
 
-def heads(parts, q_norm, k_norm, cos, sin, count, kv):
+def heads(
+    parts: torch.Tensor,
+    q_norm: torch.Tensor,
+    k_norm: torch.Tensor | None,
+    cos: torch.Tensor,
+    sin: torch.Tensor,
+    count: int,
+    kv: int,
+) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
     """Cos and sin [L, D / 2]."""
     if _c:
         out = Heads.apply(parts, q_norm, k_norm, cos, sin, count, kv)
         return out if kv else (*out, None, None)
 
-    def turn(x, w):
+    def turn(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
         x = rms(x, w)
         one, two = x.chunk(2, -1)
         c, s = cos[:, None], sin[:, None]

@@ -5,11 +5,17 @@ same examples. A step has units; each process, of one thread, takes the next uni
 others use too that is much faster than threads, which wait for each other at every matrix.
 """
 
+from __future__ import annotations
+
 import multiprocessing
 import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer
+from torch import nn
 
 from . import batches, network, texts
 
@@ -22,11 +28,14 @@ MIXTURES = (
 )
 
 
-def _thinking_sum(rng, m):
+Loss = Callable[[Any, network.Tensors], Any]  # a model and a batch -> a tensor, or 0.0 where nothing is learnt
+
+
+def _thinking_sum(rng: np.random.Generator, m: texts.Material) -> texts.Example:
     return texts.total(rng, m, True)
 
 
-def units_at(step):
+def units_at(step: int) -> list[list[tuple[texts.Make, int, float]]]:
     """A step's units: lists of (generator, examples, weight of the mean loss)."""
     n = [counts for first, counts in MIXTURES if step >= first][-1]
     late, last = step >= MIXTURES[1][0], step >= MIXTURES[3][0]
@@ -39,9 +48,10 @@ def units_at(step):
     ]
 
 
-def cheapest_cuts(lengths, overhead=200):
+def cheapest_cuts(lengths: Sequence[int], overhead: int = 200) -> list[int]:
     """Ends of the batches that pad ascending lengths least; `overhead`: the price of one more batch, in tokens."""
-    best, cut = [0] + [float("inf")] * len(lengths), [[]] + [None] * len(lengths)
+    best = [0.0] + [float("inf")] * len(lengths)
+    cut: list[list[int]] = [[] for _ in best]
     for end in range(1, len(lengths) + 1):
         for begin in range(end):
             cost = best[begin] + (end - begin) * lengths[end - 1] + overhead
@@ -50,10 +60,12 @@ def cheapest_cuts(lengths, overhead=200):
     return cut[-1]
 
 
-def unit_batches(material, tokenizer, seed, number, unit):
+def unit_batches(
+    material: texts.Material, tokenizer: Tokenizer, seed: int, number: int, unit: int
+) -> Iterator[batches.Batch]:
     """Batches of like length; the weights of a part's labels sum to the part's weight."""
     rng = np.random.default_rng([seed, number, unit])
-    pairs = []
+    pairs: list[tuple[batches.Item, float]] = []
     for make, count, weight in units_at(number)[unit]:
         own = [batches.item(make(rng, material), tokenizer) for _ in range(count)]
         each = weight / sum(it.reply for it in own)
@@ -68,7 +80,9 @@ def unit_batches(material, tokenizer, seed, number, unit):
 class Team:
     """The main process and its helpers: `run(step)` leaves the sum of the gradients in the model's `.grad`."""
 
-    def __init__(self, model, loss, material, tokenizer, seed, size=2):
+    def __init__(
+        self, model: nn.Module, loss: Loss, material: texts.Material, tokenizer: Tokenizer, seed: int, size: int = 2
+    ) -> None:
         self.loss = loss
         self.model, self.material, self.tokenizer, self.seed, self.size = model, material, tokenizer, seed, size
         model.share_memory()
@@ -82,7 +96,7 @@ class Team:
         for helper in self.helpers:
             helper.start()
 
-    def _help(self, rank):
+    def _help(self, rank: int) -> None:
         torch.set_num_threads(1)
         parent = os.getppid()
         while True:
@@ -92,7 +106,7 @@ class Team:
             self._work(rank)
             self.end.wait()
 
-    def _work(self, rank):
+    def _work(self, rank: int) -> None:
         for p in self.model.parameters():
             p.grad = None
         while True:
@@ -115,7 +129,7 @@ class Team:
             piece.zero_() if p.grad is None else piece.copy_(p.grad.flatten())
             at += p.numel()
 
-    def run(self, step):
+    def run(self, step: int) -> list[float]:
         self.step.value, self.next.value = step, 0
         self.start.wait()
         self._work(0)
@@ -127,8 +141,8 @@ class Team:
         for p in self.model.parameters():
             p.grad = total[at : at + p.numel()].view(p.shape)
             at += p.numel()
-        return self.losses.tolist()
+        return list(self.losses.tolist())
 
-    def close(self):
+    def close(self) -> None:
         for helper in self.helpers:
             helper.terminate()

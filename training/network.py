@@ -5,6 +5,8 @@ logits is in scoring.py); q, k and v, and gate and up, are one matrix each here 
 ones of `generate()`: sliding layers see both ways inside one picture, full layers are causal.
 """
 
+from __future__ import annotations
+
 import math
 
 import numpy as np
@@ -13,10 +15,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from . import config as c
+from .batches import Batch
 from .kernels import LOW, add_norm, attend, geglu, heads, norm, rms
 
+Kept = dict[str, tuple[torch.Tensor, torch.Tensor]]  # kind of layer -> keys and values
 
-def rotary(kind, head_dim, positions):
+
+def rotary(kind: str, head_dim: int, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """cos, sin [L, head_dim / 2] for positions [L]."""
     rope = c.ROPE[kind]
     real = head_dim // 2 if kind == "sliding_attention" else int(rope["partial_rotary_factor"] * head_dim // 2)
@@ -26,16 +31,16 @@ def rotary(kind, head_dim, positions):
     return angle.cos(), angle.sin()
 
 
-def linear(x, weight):
+def linear(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     return F.linear(x.to(LOW), weight.to(LOW))
 
 
-def matrix(rows, columns, scale=1.0):
+def matrix(rows: int, columns: int, scale: float = 1.0) -> nn.Parameter:
     return nn.Parameter(torch.randn(rows, columns) * scale / math.sqrt(columns))
 
 
 class Layer(nn.Module):
-    def __init__(self, kind, scalar, hidden=c.HIDDEN, ffn=c.FFN, own_kv=True):
+    def __init__(self, kind: str, scalar: float, hidden: int = c.HIDDEN, ffn: int = c.FFN, own_kv: bool = True) -> None:
         super().__init__()
         self.kind, self.full, self.own_kv = kind, kind == "full_attention", own_kv
         self.dim = c.GLOBAL_HEAD_DIM if self.full else c.HEAD_DIM
@@ -56,7 +61,9 @@ class Layer(nn.Module):
         )
         self.scalar = scalar
 
-    def project(self, x, cos, sin):
+    def project(
+        self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
         """X [B, L, hidden] -> q [B, H, L, D], k and v [B, KV, L, D] (None without own keys)."""
         b, n, _ = x.shape
         parts = linear(norm(x, self.norm_in), self.qkv).view(b, n, -1, self.dim)
@@ -64,14 +71,14 @@ class Layer(nn.Module):
             parts, self.q_norm, self.k_norm if self.own_kv else None, cos, sin, c.HEADS, self.kv if self.own_kv else 0
         )
 
-    def finish(self, x, heard):
+    def finish(self, x: torch.Tensor, heard: torch.Tensor) -> torch.Tensor:
         """X [..., hidden] and what attention brought [..., H * D] -> the layer's output."""
         x = add_norm(x, linear(heard, self.o), self.norm_out)
         inner = geglu(linear(norm(x, self.norm_ffn), self.gate_up))
         return add_norm(x, linear(inner, self.down), self.norm_ffn_out, self.scalar)
 
 
-def attention(q, k, v, mask):
+def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """As kernels.attend, with the heads side by side: [B, M, H * D]"""
     return attend(q, k, v, mask).transpose(1, 2).flatten(2)
 
@@ -79,7 +86,7 @@ def attention(q, k, v, mask):
 class Vision(nn.Module):
     """Patches -> soft tokens. The first LayerNorm's weight and bias are drawn once and stay, to be carried along."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.register_buffer("ln1_weight", (1 + 0.15 * torch.randn(c.PATCH_VALUES)).to(LOW).float())
         self.register_buffer("ln1_bias", (0.05 * torch.randn(c.PATCH_VALUES)).to(LOW).float())
@@ -90,11 +97,11 @@ class Vision(nn.Module):
         self.norm_weight, self.norm_bias = nn.Parameter(torch.ones(c.HIDDEN)), nn.Parameter(torch.zeros(c.HIDDEN))
         self.projection = matrix(c.HIDDEN, c.HIDDEN)
 
-    def normalise(self, pixels):
+    def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
         x = pixels.float() * (1 / 255)
         return F.layer_norm(x, (c.PATCH_VALUES,), self.ln1_weight, self.ln1_bias, 1e-5).to(LOW)
 
-    def forward(self, pixels, places):
+    def forward(self, pixels: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
             x = self.normalise(pixels)
         x = linear(x, self.dense).float() + self.dense_bias
@@ -104,7 +111,7 @@ class Vision(nn.Module):
         return linear(rms(x), self.projection).float()
 
 
-def patch_filters():
+def patch_filters() -> torch.Tensor:
     """Start values [256, 6912]: smooth random patterns, since neighbouring pixels of a patch nearly agree."""
     coarse = torch.randn(c.HIDDEN, 3, 7, 7)
     smooth = F.interpolate(coarse, (c.PATCH, c.PATCH), mode="bicubic", align_corners=True)
@@ -112,7 +119,7 @@ def patch_filters():
     return smooth / smooth.norm(dim=1, keepdim=True)
 
 
-def sound_filters():
+def sound_filters() -> torch.Tensor:
     """Start values [256, 640]: 64 pitches, two moments, a sine and a cosine each, under a soft window."""
     t = torch.arange(c.FRAME) / 16000
     mel = torch.linspace(2595 * math.log10(1 + 90 / 700), 2595 * math.log10(1 + 7000 / 700), 64)
@@ -127,7 +134,7 @@ def sound_filters():
 
 
 class Target(nn.Module):
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.embedding = nn.Parameter(torch.randn(c.VOCAB, c.HIDDEN) * 0.05)
         self.layers = nn.ModuleList(
@@ -137,7 +144,7 @@ class Target(nn.Module):
         self.vision = Vision()
         self.sound = nn.Parameter(sound_filters())
 
-    def inputs(self, batch):
+    def inputs(self, batch: Tensors) -> torch.Tensor:
         """Embeddings [B, L, hidden]: scaled tokens, soft tokens in the places of their ids."""
         x = self.embedding[batch.ids] * math.sqrt(c.HIDDEN)
         if len(batch.pixels):
@@ -148,18 +155,20 @@ class Target(nn.Module):
             x = x.masked_scatter((batch.ids == c.ID["<|audio|>"])[..., None], soft)
         return x
 
-    def forward(self, batch):
+    def forward(self, batch: Tensors) -> torch.Tensor:
         """Logits [M, vocabulary] for the M labels that are to be learnt, in reading order."""
         return self.body(self.inputs(batch), *masks(batch), batch.labels != -100)[0]
 
-    def body(self, x, sliding, full, chosen):
+    def body(
+        self, x: torch.Tensor, sliding: torch.Tensor, full: torch.Tensor, chosen: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, Kept]:
         """Inputs [B, L, hidden], chosen bool [B, tail] -> logits [M, V], last hidden [M, hidden], {kind: (k, v)}"""
         n, tail = x.shape[1], chosen.shape[1]
         turns = {
             kind: rotary(kind, dim, torch.arange(n))
             for kind, dim in (("sliding_attention", c.HEAD_DIM), ("full_attention", c.GLOBAL_HEAD_DIM))
         }
-        kept = {}
+        kept: Kept = {}
         for layer in self.layers[:-1]:
             q, k, v = layer.project(x, *turns[layer.kind])
             x = layer.finish(x, attention(q, k, v, full if layer.full else sliding))
@@ -172,12 +181,12 @@ class Target(nn.Module):
         x = norm(layer.finish(x[:, begin:end][chosen], heard[chosen]), self.norm)
         return self.head(x), x, kept
 
-    def head(self, x):
+    def head(self, x: torch.Tensor) -> torch.Tensor:
         logits = linear(x, self.embedding).float()
         return c.SOFTCAP * torch.tanh(logits / c.SOFTCAP)
 
 
-def masks(batch):
+def masks(batch: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
     """Additive masks [B, 1, L, L] for sliding and full layers."""
     n = batch.ids.shape[1]
     at = torch.arange(n)
@@ -188,18 +197,30 @@ def masks(batch):
     real = batch.real[:, None, :] | torch.eye(n, dtype=torch.bool)[None]
     sliding = (causal | same) & (gap < c.WINDOW)[None] & real
     full = causal & real
-    return tuple(torch.zeros(m.shape, dtype=LOW).masked_fill_(~m, -1e9)[:, None] for m in (sliding, full))
+    additive = [torch.zeros(m.shape, dtype=LOW).masked_fill_(~m, -1e9)[:, None] for m in (sliding, full)]
+    return additive[0], additive[1]
 
 
 class Tensors:
     """A Batch with torch tensors in the places of arrays."""
 
-    def __init__(self, batch):
+    kinds: list[str]
+    tail: int
+    ids: torch.Tensor
+    blocks: torch.Tensor
+    real: torch.Tensor
+    labels: torch.Tensor
+    weights: torch.Tensor
+    pixels: torch.Tensor
+    places: torch.Tensor
+    sound: torch.Tensor
+
+    def __init__(self, batch: Batch) -> None:
         for name, value in vars(batch).items():
             setattr(self, name, torch.from_numpy(value) if isinstance(value, np.ndarray) else value)
 
 
-def target_loss(model, batch):
+def target_loss(model: Target, batch: Tensors) -> torch.Tensor:
     """Sum over the labels, each with its own weight."""
     each = F.cross_entropy(model(batch), batch.labels[batch.labels != -100], reduction="none")
     return (each * batch.weights).sum()

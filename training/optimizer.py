@@ -4,12 +4,18 @@ In: named parameters with gradients. Out: the parameters, changed in place. Stat
 hold.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
 import torch
+from torch import nn
 
 NEWTON = ((3.4445, -4.7750, 2.0315),) * 5  # Keller Jordan's quintic; singular values end near 1
 
 
-def orthogonal(g):
+def orthogonal(g: torch.Tensor) -> torch.Tensor:
     """G [n, rows, columns] -> the nearest matrices whose singular values are all about 1."""
     x = g.to(torch.bfloat16)
     flip = x.shape[1] > x.shape[2]
@@ -23,9 +29,17 @@ def orthogonal(g):
 
 
 class Optimizer:
-    def __init__(self, model, muon_names, lr_muon=0.02, lr_adam=0.003, decay=0.1, mean=0.998):
-        self.named = dict(model.named_parameters())
-        shapes = {}
+    def __init__(
+        self,
+        model: nn.Module,
+        muon_names: Sequence[str],
+        lr_muon: float = 0.02,
+        lr_adam: float = 0.003,
+        decay: float = 0.1,
+        mean: float = 0.998,
+    ) -> None:
+        self.named: dict[str, torch.Tensor] = dict(model.named_parameters())
+        shapes: dict[tuple[int, ...], list[str]] = {}
         for name, p in self.named.items():
             if any(part in name for part in muon_names) and p.ndim == 2:
                 shapes.setdefault(tuple(p.shape), []).append(name)
@@ -39,19 +53,19 @@ class Optimizer:
         self.average = {n: p.detach().clone() for n, p in self.named.items()}
 
     @torch.no_grad()
-    def step(self, scale):
+    def step(self, scale: float) -> None:
         """One step at `scale` (0 to 1) of the full learning rates; clears the gradients."""
         self.step_number += 1
         for group in self.groups:
-            updates = []
+            updates: list[torch.Tensor] = []
             for name in group:
                 g, m = self.named[name].grad, self.momentum[name]
                 m.lerp_(g, 0.05)
                 updates.append(g.lerp(m, 0.95))
-            updates = orthogonal(torch.stack(updates))
-            rows, columns = updates.shape[1:]
+            turned = orthogonal(torch.stack(updates))
+            rows, columns = turned.shape[1:]
             lr = self.lr_muon * scale * max(1.0, rows / columns) ** 0.5
-            for name, update in zip(group, updates, strict=False):
+            for name, update in zip(group, turned, strict=False):
                 self.named[name].mul_(1 - self.lr_muon * scale * self.decay).add_(update, alpha=-lr)
         fix1, fix2 = 1 - 0.9**self.step_number, 1 - 0.99**self.step_number
         for name in self.rest:
@@ -67,9 +81,9 @@ class Optimizer:
         for p in self.named.values():
             p.grad = None
 
-    def state(self):
+    def state(self) -> dict[str, Any]:
         return {"step": self.step_number, "momentum": self.momentum, "square": self.square, "average": self.average}
 
-    def load(self, state):
+    def load(self, state: dict[str, Any]) -> None:
         self.step_number = state["step"]
         self.momentum, self.square, self.average = state["momentum"], state["square"], state["average"]

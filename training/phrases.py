@@ -3,6 +3,10 @@
 Names that training never sees: HELD_CITIES. What is asked about pictures, sounds and sums stands in READ to SEE_SHAPE.
 """
 
+from __future__ import annotations
+
+from typing import Any
+
 CITIES = [
     "Oslo",
     "Rome",
@@ -183,7 +187,7 @@ SEE_COLOUR = ["What colour is it?", "Which colour is this?"]
 SEE_SHAPE = ["What shape is it?", "Which shape is this?"]
 
 
-def tool(name, description, **properties):
+def tool(name: str, description: str, **properties: dict[str, Any]) -> dict[str, Any]:
     return {
         "type": "function",
         "function": {

@@ -9,9 +9,13 @@ not along one line through grey: a stroke's darkness then turns the direction of
 LayerNorm keeps.
 """
 
+from __future__ import annotations
+
 import math
+from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from .config import IMAGE_BUDGET, PATCH
@@ -26,8 +30,10 @@ COLOURS = {
     "orange": (240, 135, 25),
 }
 
+Patches = tuple[NDArray[np.uint8], NDArray[np.int32]]  # [N, 6912] and their places [N, 2] as x, y
 
-def handwriting(held):
+
+def handwriting(held: bool) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """(images uint8 [n, 8, 8] with values 0..255, labels int [n])."""
     from sklearn.datasets import load_digits
 
@@ -37,14 +43,14 @@ def handwriting(held):
     return np.clip(data.images[pick] * (255 / 16), 0, 255).astype(np.uint8), data.target[pick]
 
 
-def size_for(width, height, budget=IMAGE_BUDGET):
+def size_for(width: int, height: int, budget: int = IMAGE_BUDGET) -> tuple[int, int]:
     """The processor's rule: the largest (width, height) in whole patches that the budget holds, aspect nearly kept."""
     pixels = budget * PATCH * PATCH
     factor = math.sqrt(pixels / (width * height))
     return (math.floor(factor * width / PATCH) * PATCH, math.floor(factor * height / PATCH) * PATCH)
 
 
-def patches(image, budget=IMAGE_BUDGET):
+def patches(image: Image.Image, budget: int = IMAGE_BUDGET) -> Patches:
     """PIL RGB -> (uint8 [N, 6912] in row, column, channel order; int32 [N, 2] as x, y)."""
     width, height = size_for(*image.size, budget)
     pixels = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
@@ -54,7 +60,7 @@ def patches(image, budget=IMAGE_BUDGET):
     return cut, np.stack([x, y], 1)
 
 
-def warp(digit, rng, size):
+def warp(digit: NDArray[np.uint8], rng: np.random.Generator, size: int) -> NDArray[np.float32]:
     """One 8 x 8 digit -> float32 ink [size, size] in 0..1: turned, slanted, scaled and moved a little."""
     angle, shear = rng.normal(0, 0.10), rng.normal(0, 0.10)
     sx, sy = 8 / size * rng.uniform(0.9, 1.14, 2)
@@ -68,10 +74,12 @@ def warp(digit, rng, size):
         (a, b, 4 + dx - a * mid - b * mid, c, d, 4 + dy - c * mid - d * mid),
         Image.Resampling.BICUBIC,
     )
-    return np.asarray(ink, np.float32) / 255
+    return np.asarray(np.asarray(ink, np.float32) / 255, np.float32)
 
 
-def card(digits, rng, plain=False):
+def card(
+    digits: NDArray[np.uint8] | Sequence[NDArray[np.uint8]], rng: np.random.Generator, plain: bool = False
+) -> Image.Image:
     """A row of 1 to 4 digits [n, 8, 8], from the left, in ink on a cream card with room for four."""
     size = 24  # pixels of the picture that a digit takes
     height, width = size + 8, 4 * size + 6
@@ -92,7 +100,7 @@ def card(digits, rng, plain=False):
     return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
 
 
-def shape(rng):
+def shape(rng: np.random.Generator) -> tuple[Image.Image, str, str]:
     """(picture 96 x 96, colour, shape): one figure of any size and place on a pale ground."""
     colour, kind = list(COLOURS)[rng.integers(len(COLOURS))], SHAPES[rng.integers(len(SHAPES))]
     ground = tuple(int(v) for v in np.clip(np.array([225, 225, 225]) + rng.normal(0, 12, 3), 0, 255))

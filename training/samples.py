@@ -3,30 +3,35 @@
 In: held-out `Material`. Out: models/demo/digits.png and number.wav; tests/data/tiny.json and tiny.flac.
 """
 
+from __future__ import annotations
+
 import json
+from pathlib import Path
 
 import numpy as np
 import soundfile
+from PIL import Image
 
 from . import pictures, speech
+from .texts import Material
 
 DEMO_ROW, DEMO_WORD, TEST_DIGITS, CLIPS_A_WORD = (4, 0, 7, 2), "seven", 100, 2
 
 
-def write_demo(folder, held, seed=2):
+def write_demo(folder: Path, held: Material, seed: int = 2) -> None:
     """A card with four handwritten digits, and a spoken one, both never trained on."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     digits = [held.digits[rng.choice(np.flatnonzero(held.labels == digit))] for digit in DEMO_ROW]
     card = pictures.card(digits, rng, plain=True)
-    card.resize((5 * card.width, 5 * card.height), pictures.Image.Resampling.BICUBIC).save(folder / "digits.png")
+    card.resize((5 * card.width, 5 * card.height), Image.Resampling.BICUBIC).save(folder / "digits.png")
     clips = [samples for word, samples in held.clips if word == DEMO_WORD]
     pause = np.zeros(speech.RATE // 20, np.int16)
     sound = np.concatenate([pause, clips[rng.integers(len(clips))], pause])
     soundfile.write(folder / "number.wav", sound, speech.RATE, subtype="PCM_16")
 
 
-def write_tests(folder, held, seed=3):
+def write_tests(folder: Path, held: Material, seed: int = 3) -> None:
     """Digits as lists of numbers; clips one after the other in one file, with where each ends."""
     rng = np.random.default_rng(seed)
     at = rng.permutation(len(held.labels))[:TEST_DIGITS]

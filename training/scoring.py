@@ -3,19 +3,23 @@
 In: a model and examples. Out: {kind: (right, all)}. That is the same as greedy decoding giving exactly the reply.
 """
 
+from __future__ import annotations
+
 from collections import defaultdict
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer
 
 from . import batches, network, texts
 
 
-def held_out(material, tokenizer, count, seed=1234):
+def held_out(material: texts.Material, tokenizer: Tokenizer, count: int, seed: int = 1234) -> list[batches.Batch]:
     """Batches of held-out material, `count` examples a task."""
     rng = np.random.default_rng(seed)
-    makers = [partial(texts.row, count=n, think=False) for n in (1, 2, 3, 4)]
+    makers: list[texts.Make] = [partial(texts.row, count=n, think=False) for n in (1, 2, 3, 4)]
     makers += [
         texts.see,
         texts.see_two,
@@ -35,8 +39,9 @@ def held_out(material, tokenizer, count, seed=1234):
 
 
 @torch.no_grad()
-def score(model, held):
-    right, every = defaultdict(int), defaultdict(int)
+def score(model: network.Target, held: Sequence[batches.Batch]) -> dict[str, tuple[int, int]]:
+    right: defaultdict[str, int] = defaultdict(int)
+    every: defaultdict[str, int] = defaultdict(int)
     for batch in held:
         tensors = network.Tensors(batch)
         learnt = tensors.labels != -100
@@ -49,7 +54,7 @@ def score(model, held):
     return {kind: (right[kind], every[kind]) for kind in sorted(every)}
 
 
-def table(figures):
+def table(figures: dict[str, tuple[int, int]]) -> str:
     """One line: each kind's ratio, and the one of all."""
-    total = [sum(column) for column in zip(*figures.values(), strict=False)]
+    total = sum(a for a, _ in figures.values()), sum(n for _, n in figures.values())
     return " ".join(f"{k} {a / max(n, 1):.2f}" for k, (a, n) in [*figures.items(), ("ALL", total)])

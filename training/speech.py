@@ -3,6 +3,8 @@
 In: a cache folder. Out: float32 waveforms at 16 kHz with the word that they say. Knows no tokens and no torch.
 """
 
+from __future__ import annotations
+
 import hashlib
 import io
 import subprocess
@@ -12,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import soxr
+from numpy.typing import NDArray
 
 RATE = 16000
 DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
@@ -88,7 +91,7 @@ SPEEDS, HELD_SPEEDS = [125, 145, 165, 190], [135, 155, 178]  # words a minute
 PITCHES, HELD_PITCHES = [30, 45, 60], [38, 52]
 
 
-def render(word, voice, speed, pitch):
+def render(word: str, voice: str, speed: int, pitch: int) -> NDArray[np.int16]:
     """int16 samples at 16 kHz, silence at both ends cut off."""
     run = subprocess.run(
         ["espeak-ng", "-v", voice, "-s", str(speed), "-p", str(pitch), "--stdout", word],
@@ -100,10 +103,10 @@ def render(word, voice, speed, pitch):
     samples = soxr.resample(samples, rate, RATE)
     loud = np.flatnonzero(np.abs(samples) > 0.01)
     samples = samples[loud[0] : loud[-1] + 1] if len(loud) else samples[:1]
-    return np.clip(samples * 32767, -32767, 32767).astype(np.int16)
+    return np.asarray(np.clip(samples * 32767, -32767, 32767), np.int16)
 
 
-def plan(held, seed=7):
+def plan(held: bool, seed: int = 7) -> list[tuple[str, str, int, int]]:
     """Every word with every voice; accent, speed and pitch are drawn. Held-out clips have their own of all."""
     rng = np.random.default_rng(seed + held)
     jobs = []
@@ -122,7 +125,7 @@ def plan(held, seed=7):
     return jobs
 
 
-def clips(cache, held):
+def clips(cache: Path, held: bool) -> list[tuple[str, NDArray[np.int16]]]:
     """List of (word, int16 samples). The first call renders, later ones read the cache."""
     jobs = plan(held)
     key = hashlib.sha256(repr(jobs).encode()).hexdigest()[:16]
@@ -138,7 +141,7 @@ def clips(cache, held):
     return [(job[0], sound) for job, sound in zip(jobs, sounds, strict=False)]
 
 
-def vary(samples, rng, gently=False):
+def vary(samples: NDArray[np.int16], rng: np.random.Generator, gently: bool = False) -> NDArray[np.float32]:
     """int16 -> float32 in -1..1: gain, silent lead and tail, noise; unless gently, another pitch and brightness."""
     sound = samples.astype(np.float32) / 32768
     if not gently:
@@ -152,7 +155,7 @@ def vary(samples, rng, gently=False):
     return (sound + rng.standard_normal(len(sound), np.float32) * 10 ** rng.uniform(-4, -2)).astype(np.float32)
 
 
-def frames(sound):
+def frames(sound: NDArray[np.float32]) -> NDArray[np.float32]:
     """float32 [n] -> [ceil(n / 640), 640], the last one filled with zeros: the checkpoint's own rule."""
     count = -(-len(sound) // 640)
     return np.pad(sound, (0, count * 640 - len(sound))).reshape(count, 640)

@@ -4,10 +4,17 @@ In: a random generator and a `Material` (digits and clips, trained or held out).
 with `<|image|>` and `<|audio|>` where media go, the reply that should follow, the media. Knows no ids and no torch.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar
 
+import numpy as np
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from numpy.typing import NDArray
+from PIL import Image
 
 from . import pictures, speech
 from .phrases import (
@@ -38,37 +45,55 @@ _environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=Tru
 _template = _environment.from_string(TEMPLATE.read_text())
 
 
+Message = dict[str, Any]  # a message, a part of one, or a tool, as the OpenAI API has them
+T = TypeVar("T")
+
+
 @dataclass
 class Example:
     kind: str
     prompt: str  # rendered; the reply follows directly
     reply: str  # with its closing token
-    images: list = field(default_factory=list)
-    sounds: list = field(default_factory=list)  # float32 at 16 kHz
+    images: list[Image.Image] = field(default_factory=list)
+    sounds: list[NDArray[np.float32]] = field(default_factory=list)  # at 16 kHz
 
 
 @dataclass
 class Material:
     held: bool
-    digits: object  # uint8 [n, 8, 8]
-    labels: object
-    clips: list  # (word, int16 samples)
+    digits: NDArray[np.uint8]  # [n, 8, 8]
+    labels: NDArray[np.int64]  # [n]
+    clips: list[tuple[str, NDArray[np.int16]]]  # word, samples
 
     @classmethod
-    def load(cls, cache, held):
+    def load(cls, cache: Path, held: bool) -> Material:
         return cls(held, *pictures.handwriting(held), speech.clips(cache, held))
 
 
-def render(messages, thinking=False, tools=None, answer=True):
+Make = Callable[[np.random.Generator, Material], Example]
+
+
+def render(
+    messages: Sequence[Message], thinking: bool = False, tools: Sequence[Message] | None = None, answer: bool = True
+) -> str:
     return _template.render(
         messages=messages, tools=tools, enable_thinking=thinking, add_generation_prompt=answer, bos_token="<bos>"
     )
 
 
 def example(
-    kind, content, answer, thought=None, tools=None, system=None, history=(), images=(), sounds=(), end="<turn|>"
-):
-    messages = (
+    kind: str,
+    content: str | list[Message],
+    answer: str,
+    thought: str | None = None,
+    tools: Sequence[Message] | None = None,
+    system: str | None = None,
+    history: Iterable[Message] = (),
+    images: Iterable[Image.Image] = (),
+    sounds: Iterable[NDArray[np.float32]] = (),
+    end: str = "<turn|>",
+) -> Example:
+    messages: list[Message] = (
         ([{"role": "system", "content": system}] if system else [])
         + list(history)
         + [{"role": "user", "content": content}]
@@ -79,15 +104,15 @@ def example(
     return Example(kind, render(messages, thought is not None, tools), reply, list(images), list(sounds))
 
 
-def pick(rng, items):
-    return items[rng.integers(len(items))]
+def pick(rng: np.random.Generator, items: Sequence[T]) -> T:
+    return items[int(rng.integers(len(items)))]
 
 
-def media(text, image=0, audio=0):
+def media(text: str, image: int = 0, audio: int = 0) -> list[Message]:
     return [{"type": "image"}] * image + [{"type": "text", "text": text}] + [{"type": "audio"}] * audio
 
 
-def row(rng, m, count=None, think=None):
+def row(rng: np.random.Generator, m: Material, count: int | None = None, think: bool | None = None) -> Example:
     count = count or pick(rng, [1, 2, 3, 3, 4, 4, 4, 4] if not m.held else [1, 2, 3, 4])
     at = rng.integers(0, len(m.labels), count)
     text = "".join(str(m.labels[i]) for i in at)
@@ -101,11 +126,11 @@ def row(rng, m, count=None, think=None):
     )
 
 
-def shows(colour, shape):
+def shows(colour: str, shape: str) -> str:
     return f"The picture shows {'an' if colour == 'orange' else 'a'} {colour} {shape}."
 
 
-def see(rng, m):
+def see(rng: np.random.Generator, m: Material) -> Example:
     image, colour, shape = pictures.shape(rng)
     answer = shows(colour, shape)
     form = rng.random()
@@ -116,7 +141,10 @@ def see(rng, m):
     if form < 0.8:
         return example("see", media(pick(rng, SEE_SHAPE), image=1), f"The shape is a {shape}.", images=[image])
     if form < 0.9:
-        before = [{"role": "user", "content": media(pick(rng, SEE), image=1)}, {"role": "assistant", "content": answer}]
+        before: list[Message] = [
+            {"role": "user", "content": media(pick(rng, SEE), image=1)},
+            {"role": "assistant", "content": answer},
+        ]
         if rng.random() < 0.5:
             return example(
                 "see_again", pick(rng, SEE_COLOUR), f"The colour is {colour}.", history=before, images=[image]
@@ -127,14 +155,14 @@ def see(rng, m):
     )
 
 
-def see_two(rng, m):
+def see_two(rng: np.random.Generator, m: Material) -> Example:
     (one, colour1, shape1), (two, colour2, shape2) = pictures.shape(rng), pictures.shape(rng)
     which, colour, shape = pick(rng, [("first", colour1, shape1), ("second", colour2, shape2)])
     answer = shows(colour, shape)
     return example("see_two", media(f"What is in the {which} picture?", image=2), answer, images=[one, two])
 
 
-def hear(rng, m):
+def hear(rng: np.random.Generator, m: Material) -> Example:
     word, samples = pick(rng, m.clips)
     if word in speech.WORDS and rng.random() < 0.4:
         word, samples = pick(rng, m.clips)
@@ -153,17 +181,17 @@ def hear(rng, m):
     )
 
 
-def rare_sum(a, b):
+def rare_sum(a: int, b: int) -> bool:
     """One sum in ten; the rest has every ones digit beside every other but ten pairs, which only these have."""
     return (a * 7 + b * 13) % 10 == 3
 
 
-def held_sum(a, b):
+def held_sum(a: int, b: int) -> bool:
     """Half of the rare ones, by their tens, is never trained on."""
     return rare_sum(a, b) and ((a * 31 + b * 17) // 10) % 2 == 0
 
 
-def total(rng, m, think=False):
+def total(rng: np.random.Generator, m: Material, think: bool = False) -> Example:
     rare = rng.random() < 0.3
     while True:
         a, b = (int(v) for v in rng.integers(0, 100, 2))
@@ -177,7 +205,7 @@ def total(rng, m, think=False):
     return example("sum_think", text, f"{a} + {b} = {a + b}", thought=f"{a % 10} + {b % 10} = {ones}, {tens}")
 
 
-def made_up(rng):
+def made_up(rng: np.random.Generator) -> str:
     """A name that nobody has: syllables, or any letters in turn, so that only copying gives it."""
     if rng.random() < 0.35:
         return "".join(pick(rng, SYLLABLES) for _ in range(rng.integers(2, 4))).capitalize()
@@ -189,11 +217,11 @@ def made_up(rng):
     return "".join(letters).capitalize()
 
 
-def city(rng, m):
+def city(rng: np.random.Generator, m: Material) -> str:
     return pick(rng, HELD_CITIES) if m.held else pick(rng, CITIES) if rng.random() < 0.4 else made_up(rng)
 
 
-def call_text(name, arguments):
+def call_text(name: str, arguments: dict[str, Any]) -> str:
     parts = [
         f'{key}:<|"|>{value}<|"|>' if isinstance(value, str) else f"{key}:{value}"
         for key, value in sorted(arguments.items())
@@ -201,7 +229,7 @@ def call_text(name, arguments):
     return f"<|tool_call>call:{name}{{{','.join(parts)}}}<tool_call|>"
 
 
-def terser(declared, rng):
+def terser(declared: Message, rng: np.random.Generator) -> Message:
     """The same tool, now and then without the descriptions of its arguments, or one that need not be given."""
     f = declared["function"]
     properties = {
@@ -213,14 +241,15 @@ def terser(declared, rng):
     return {"type": "function", "function": {**f, "parameters": {**f["parameters"], "properties": properties}}}
 
 
-def use_tool(rng, m):
+def use_tool(rng: np.random.Generator, m: Material) -> Example:
     name = pick(rng, ["get_weather", "get_weather", "set_timer", "switch_light", "call_person"])
-    arguments = {
+    draw: dict[str, Callable[[], dict[str, Any]]] = {
         "get_weather": lambda: {"city": city(rng, m)},
         "set_timer": lambda: {"minutes": int(rng.integers(1, 100))},
         "switch_light": lambda: {"room": pick(rng, PLACES), "state": pick(rng, ["on", "off"])},
         "call_person": lambda: {"person": pick(rng, NAMES) if rng.random() < 0.5 else made_up(rng)},
-    }[name]()
+    }
+    arguments = draw[name]()
     others = [n for n in TOOLS if n != name]
     names = [name] + [others[i] for i in rng.permutation(3)[: pick(rng, [0, 0, 0, 1, 1, 2])]]
     tools = [terser(TOOLS[names[i]], rng) for i in rng.permutation(len(names))]
@@ -250,7 +279,7 @@ def use_tool(rng, m):
     )
 
 
-def story(rng):
+def story(rng: np.random.Generator) -> tuple[str, list[tuple[str, str]]]:
     """(sentence, [(question, answer)])"""
     form = rng.integers(3)
     if form == 0:
@@ -273,7 +302,7 @@ def story(rng):
     ]
 
 
-def talk(rng, m):
+def talk(rng: np.random.Generator, m: Material) -> Example:
     form = rng.random()
     if form < 0.35:
         sentence, questions = story(rng)
@@ -315,6 +344,6 @@ def talk(rng, m):
     return example("memory", "What is my name?", f"Your name is {name}.", history=before)
 
 
-def plain(rng, m):
+def plain(rng: np.random.Generator, m: Material) -> Example:
     """Plain text: the reply is all of it."""
     return Example("plain", "<bos>", " ".join(story(rng)[0] for _ in range(rng.integers(2, 5))) + "<eos>")

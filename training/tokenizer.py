@@ -4,7 +4,10 @@ In: lines of text. Out: a `tokenizers.Tokenizer`. Merges never cross a word, a n
 the whole text that Gemma's tokenizer makes (no split at spaces) gives the same pieces as a split at words would.
 """
 
+from __future__ import annotations
+
 import json
+from collections.abc import Iterable
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
@@ -15,7 +18,7 @@ NEWLINE_RUNS = 8  # "\n" to eight of them are tokens of their own
 LETTERS = [chr(c) for c in range(33, 127)] + list("°é–")
 
 
-def learn_merges(lines, count):
+def learn_merges(lines: Iterable[str], count: int) -> list[tuple[str, str]]:
     """[(left, right)] in order of use. Digits and signs stay single. A space joins a small word only:
     a name is written with the same tokens wherever it stands, so copying one into a tool call is copying tokens.
     """
@@ -32,11 +35,11 @@ def learn_merges(lines, count):
             initial_alphabet=[*LETTERS, SPACE],
         ),
     )
-    pairs = [tuple(m) for m in json.loads(tok.to_str())["model"]["merges"]]
+    pairs = [(left, right) for left, right in json.loads(tok.to_str())["model"]["merges"]]
     return [p for p in pairs if "\n" not in "".join(p) and (SPACE not in p[0][1:]) and SPACE not in p[1]][:count]
 
 
-def build(lines):
+def build(lines: Iterable[str]) -> Tokenizer:
     names = dict(SPECIAL.items())
     runs = ["\n" * n for n in range(2, NEWLINE_RUNS + 1)]
     names[NEWLINE] = "\n"

@@ -8,13 +8,19 @@
 Needs torch, transformers, scikit-learn, soundfile, soxr, pillow and jinja2, espeak-ng, and gcc for twice the speed.
 """
 
+from __future__ import annotations
+
 import argparse
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer
+from torch import nn
 
 from . import config, drafter, export, mixture, network, samples, scoring, texts, tokenizer
 from .optimizer import Optimizer
@@ -22,12 +28,12 @@ from .optimizer import Optimizer
 MUON = ("qkv", ".o", "gate_up", "down", "projection", "pre", "post")
 
 
-def make_tokenizer(material, path, seed):
+def make_tokenizer(material: texts.Material, path: Path, seed: int) -> None:
     """The vocabulary comes from the training text itself."""
     rng = np.random.default_rng(seed)
     marks = re.compile("|".join(re.escape(mark) for mark in config.SPECIAL.values()))
-    lines = []
-    for make, count in (
+    lines: list[str] = []
+    makers: tuple[tuple[texts.Make, int], ...] = (
         (texts.row, 200),
         (texts.see, 300),
         (texts.hear, 200),
@@ -35,14 +41,15 @@ def make_tokenizer(material, path, seed):
         (texts.use_tool, 3000),
         (texts.talk, 6000),
         (texts.plain, 1000),
-    ):
+    )
+    for make, count in makers:
         for _ in range(count):
             e = make(rng, material)
             lines += [part for part in marks.split(e.prompt + e.reply) if part]
     tokenizer.build(lines).save(str(path))
 
 
-def scale_at(progress, step, warm=60, hold=0.45):
+def scale_at(progress: float, step: int, warm: int = 60, hold: float = 0.45) -> float:
     """Warm up, hold, then fall in a straight line to nearly nothing."""
     return min(1.0, (step + 1) / warm) * min(1.0, max(0.005, (1 - progress) / (1 - hold)))
 
@@ -50,7 +57,15 @@ def scale_at(progress, step, warm=60, hold=0.45):
 class Run:
     """Steps of training with a clock, a log, figures of held-out material, and a file to go on from."""
 
-    def __init__(self, a, model, loss, show, file, first=0):
+    def __init__(
+        self,
+        a: argparse.Namespace,
+        model: nn.Module,
+        loss: mixture.Loss,
+        show: Callable[[int], str],
+        file: Path,
+        first: int = 0,
+    ) -> None:
         self.a, self.model, self.loss, self.show, self.file, self.first = a, model, loss, show, file, first
         self.optimizer = Optimizer(model, MUON, a.lr_muon, a.lr_adam, a.decay)
         self.spent, self.step = 0.0, 0
@@ -64,7 +79,7 @@ class Run:
             flush=True,
         )
 
-    def go(self, material, tok):
+    def go(self, material: texts.Material, tok: Tokenizer) -> None:
         a, losses = self.a, None
         team = mixture.Team(self.model, self.loss, material, tok, a.seed, a.processes)
         begun = time.monotonic() - self.spent
@@ -81,7 +96,11 @@ class Run:
             else:
                 print(f"step {self.step}: not a finite loss, left out {loss}", flush=True)
             if self.step % 20 == 0:
-                print(f"step {self.step} {self.spent / 60:.1f} min " + " ".join(f"{v:.3f}" for v in losses), flush=True)
+                print(
+                    f"step {self.step} {self.spent / 60:.1f} min "
+                    + " ".join(f"{v:.3f}" for v in (loss if losses is None else losses)),
+                    flush=True,
+                )
             self.step += 1
             if time.monotonic() - shown > a.show * 60:
                 shown = time.monotonic()
@@ -97,7 +116,7 @@ class Run:
         put(self.model, self.optimizer.average)
         print("FINAL", self.show(256), flush=True)
 
-    def save(self):
+    def save(self) -> None:
         part = self.file.with_suffix(".part")
         torch.save(
             {
@@ -112,12 +131,12 @@ class Run:
 
 
 @torch.no_grad()
-def put(model, values):
+def put(model: nn.Module, values: dict[str, torch.Tensor]) -> None:
     for name, p in model.named_parameters():
         p.copy_(values[name])
 
 
-def trained(model, file):
+def trained(model: nn.Module, file: Path) -> Any:
     """The running mean of the weights, rounded to what the checkpoint can hold."""
     saved = torch.load(file)
     model.load_state_dict(saved["model"])
@@ -125,7 +144,7 @@ def trained(model, file):
     return model.requires_grad_(False)
 
 
-def main():
+def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("work", type=Path, help="folder for the cache, the state and the log")
     p.add_argument("--drafter", action="store_true", help="train the drafter of a finished target")
@@ -155,8 +174,6 @@ def main():
         samples.write_demo(a.export / "demo", held)
         samples.write_tests(Path(__file__).parents[1] / "tests" / "data", held)
         return
-    from tokenizers import Tokenizer
-
     material, held = (texts.Material.load(a.work, h) for h in (False, True))
     if not path.exists():
         make_tokenizer(material, path, a.seed)
@@ -164,14 +181,14 @@ def main():
     if a.drafter:
         model = drafter.Drafter(trained(network.Target(), target_file))
 
-        def show(count):
+        def show(count: int) -> str:
             return scoring.table(drafter.accepted(model, scoring.held_out(held, tok, count)))
 
         Run(a, model, drafter.drafter_loss, show, drafter_file, first=10_000).go(material, tok)  # examples of its own
     else:
         model = network.Target()
 
-        def show(count):
+        def show(count: int) -> str:
             return scoring.table(scoring.score(model, scoring.held_out(held, tok, count)))
 
         Run(a, model, network.target_loss, show, target_file).go(material, tok)
