@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from gemma4gguf.chat.calls import MAX_DEPTH, read_call
 from gemma4gguf.chat.rendering import render
-from gemma4gguf.chat.reply import MAX_DEPTH, Reply, ReplyParser, gather, parse_reply, read_call
+from gemma4gguf.chat.reply import Reply, ReplyParser, gather, parse_reply
 from gemma4gguf.records import ToolCall
 
 Q = '<|"|>'
