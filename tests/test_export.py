@@ -161,7 +161,7 @@ def test_nothing_that_exists_is_touched(model: Path, tmp_path: Path, target: str
         if path.is_file() and path != last:
             path.unlink()
     before = tree(folder)
-    with pytest.raises(ConversionError, match=rf"{last.name}: exists already.*--force"):
+    with pytest.raises(ConversionError, match=rf"{last.name}: exists already.*force=True"):
         export(model, folder, target)
     assert tree(folder) == before
     again = export(model, folder, target, force=True)

@@ -30,7 +30,7 @@ def listing(folder: Path) -> dict[str, bytes]:
 
 def test_nothing_is_replaced_without_force(tmp_path: Path, whole: Path) -> None:
     before = listing(tmp_path)
-    with pytest.raises(ConversionError, match=r"exists already.*--force"):
+    with pytest.raises(ConversionError, match=r"exists already.*force=True"):
         write_bundle(whole, PARTS[:1])
     assert listing(tmp_path) == before
     write_bundle(whole, PARTS[:1], force=True)

@@ -35,7 +35,7 @@ def new_file(out: Path, size: int, *, force: bool) -> Iterator[IO[bytes]]:
         os.fsync(file.fileno())
         _let_go(file)
         if out.exists() and not force:  # somebody made it since check_output
-            raise ConversionError(f"{out}: exists already; choose another name or use --force")
+            raise ConversionError(f"{out}: exists already; choose another name or use force=True")
         partial.replace(out)
         with suppress(OSError):  # the file is complete; some file systems cannot sync a folder
             _sync_folder(out.parent)
@@ -82,7 +82,7 @@ def check_output(out: Path, size: int, *, force: bool) -> None:
     if out.exists() and not out.is_file():
         raise ConversionError(f"{out}: is no ordinary file; choose another name")
     if out.exists() and not force:
-        raise ConversionError(f"{out}: exists already; choose another name or use --force")
+        raise ConversionError(f"{out}: exists already; choose another name or use force=True")
     if not out.parent.is_dir():
         raise ConversionError(f"{out.parent}: no such folder; make it first")
     free = shutil.disk_usage(out.parent).free

@@ -27,7 +27,7 @@ from .limits import LIMITS, Limits
 
 TEXT, EMBEDDER, DRAFTER = "gemma4", "clip", "gemma4-assistant"  # general.architecture of each section, in order
 ORDER = (TEXT, EMBEDDER, DRAFTER)
-OPTIONS = {EMBEDDER: "--embedder", DRAFTER: "--drafter"}  # of `gemma4gguf pack`
+PARAMETERS = {EMBEDDER: "embedder", DRAFTER: "drafter"}  # of `tools.pack.pack`, and of its command as options
 NAMES = {TEXT: "text model", EMBEDDER: "multimodal embedder", DRAFTER: "MTP drafter"}
 SECTION_ALIGNMENT = 65_536  # bytes; a page on every system, so that each section can be memory-mapped
 BUNDLE_VERSION = 1
@@ -219,8 +219,8 @@ def read_sections(path: str | os.PathLike[str], limits: Limits = LIMITS) -> list
 def expect_text(path: Path, architecture: str) -> None:
     """Raise FormatError unless this is the architecture of a Gemma 4 text model."""
     if architecture != TEXT:
-        option = OPTIONS.get(architecture)
-        cure = f"; join it with its text model: `gemma4gguf pack TEXT OUT {option} {path}`" if option else ""
+        parameter = PARAMETERS.get(architecture)
+        cure = f"; join it with its text model: `gemma4gguf pack TEXT OUT --{parameter} {path}`" if parameter else ""
         raise FormatError(
             f"{path}: holds {a_kind(architecture)}, expected a Gemma 4 text model first (architecture {TEXT!r}){cure}"
         )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from .common import common, print_json
+from .common import common, in_options, option_names, print_json
 from .show import Progress, Table, size, warn
 
 
@@ -36,14 +36,16 @@ def pack(text: Path, out: Path, embedder: Path | None, drafter: Path | None, for
             force=force,
             progress=lambda done, total: progress(done, total, "pack"),
         )
+    options = option_names(click.get_current_context().command)
+    notes = [in_options(note, options) for note in result.notes]
     if as_json:
-        print_json(asdict(result))
+        print_json({**asdict(result), "notes": notes})
         return
     table = Table("section", "size")
     for name, nbytes in zip(result.sections, result.sizes, strict=True):
         table.row(NAMES[name], size(nbytes))
     table.print()
-    for note in result.notes:
+    for note in notes:
         warn(note)
     click.echo(f"{result.path}: {size(result.size)}")
 

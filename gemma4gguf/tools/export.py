@@ -119,7 +119,7 @@ def _check(orders: Sequence[Order], *, force: bool) -> None:
         if order.path.is_dir():
             raise ConversionError(f"{order.path}: is a folder where a file must go; choose another folder")
         if order.path.exists() and not force:
-            raise ConversionError(f"{order.path}: exists already; choose another folder or use --force")
+            raise ConversionError(f"{order.path}: exists already; choose another folder or use force=True")
         for parent in order.path.parents:
             if parent.exists():
                 if not parent.is_dir():

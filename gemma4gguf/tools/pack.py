@@ -18,8 +18,8 @@ from ..bundle.reading import (
     DRAFTER,
     EMBEDDER,
     NAMES,
-    OPTIONS,
     ORDER,
+    PARAMETERS,
     TEXT,
     Bundle,
     Section,
@@ -97,17 +97,18 @@ def checked_parts(sections: Mapping[str, Section], joined: Part | None = None) -
 
 def _notes(bundle: Bundle, packed: tuple[str, ...]) -> Iterator[str]:
     for name in bundle.missing:
-        if name not in packed and name in OPTIONS:
-            yield f"the {NAMES[name]} that {bundle.path} once had is not in the new file; give it with {OPTIONS[name]}"
+        if name not in packed and name in PARAMETERS:
+            lost = f"the {NAMES[name]} that {bundle.path} once had is not in the new file"
+            yield f"{lost}; give it with {PARAMETERS[name]}="
     if EMBEDDER not in packed:
-        yield "NO EMBEDDER: the bundle reads text and cannot see pictures or hear sound; give one with --embedder"
+        yield "NO EMBEDDER: the bundle reads text and cannot see pictures or hear sound; give one with embedder="
 
 
 def only(path: str | os.PathLike[str], architecture: str) -> Section:
     """The only section of a file, which must have this architecture. Raises InputError and FormatError."""
     sections = read_sections(path)
     found = sections[0].architecture
-    wanted = f"expected {a_kind(architecture)} (architecture {architecture!r}) for {OPTIONS[architecture]}"
+    wanted = f"expected {a_kind(architecture)} (architecture {architecture!r}) for {PARAMETERS[architecture]}="
     if found == TEXT and len(sections) > 1:
         raise FormatError(
             f"{path}: is a whole bundle, {wanted}; "

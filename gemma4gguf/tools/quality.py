@@ -145,7 +145,7 @@ def _check_room(size: int) -> None:
     if size > free:
         raise InputError(
             f"the reference's predictions take {size:,} bytes in {folder} and {free:,} are free; "
-            "count fewer windows (windows=, --windows) or set TMPDIR to another folder"
+            "count fewer windows (windows=) or set TMPDIR to another folder"
         )
 
 
