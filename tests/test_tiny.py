@@ -17,10 +17,11 @@ import numpy as np
 import pytest
 import soundfile
 
-import gemma4gguf.runtime.prompt
 from converters import convert
 from gemma4gguf import Gemma4, patchify
 from gemma4gguf.chat.reply import parse_reply
+from gemma4gguf.runtime import prompt
+from gemma4gguf.runtime.session import Span
 from training import texts
 
 ROOT = Path(__file__).parents[1]
@@ -119,7 +120,7 @@ def test_patches_in_another_order_are_misread(model: Gemma4, held: texts.Materia
             pixels = patches.pixels.reshape(-1, 48, 48, 3).transpose(0, 3, 1, 2).reshape(len(patches.pixels), -1)
             return embedder.image(replace(patches, pixels=np.ascontiguousarray(pixels)))
 
-    model.__dict__["embedder"] = Wrong()
+    model.engine.__dict__["embedder"] = Wrong()
     assert figure(model, held, "digit") <= good - DROP
 
 
@@ -133,7 +134,7 @@ def test_a_picture_that_sees_only_backwards_gives_other_logits(
         return model.evaluate("Read the digits.", images=[card]).logits[-1]
 
     good = last()
-    monkeypatch.setattr(gemma4gguf.prompt, "Span", partial(causal_span, gemma4gguf.prompt.Span))
+    monkeypatch.setattr(prompt, "Span", partial(causal_span, Span))
     assert np.abs(good - last()).max() > 0.05
 
 
