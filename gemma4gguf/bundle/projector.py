@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from ..errors import FormatError
 from .reading import Section
 from .relatives import tower
+from .schema import MATRIX_TYPES
 
 PATCH_SIDE = 48  # pixels; 16 of the checkpoint's patch_size times a pooling kernel of 3
 CHANNELS = 3  # RGB
@@ -34,6 +35,7 @@ _PIXEL_KEYS: dict[str, tuple[Any, Any]] = {
 }
 PROJECTORS = {"vision": "gemma4uv", "audio": "gemma4ua"}
 _VECTOR_TYPES = {GGMLQuantizationType.F32, GGMLQuantizationType.F16, GGMLQuantizationType.BF16}
+_MATRIX_TYPES = MATRIX_TYPES - {GGMLQuantizationType.Q1_0}  # those that gguf can read back
 _ANY = 0  # a dimension that may have any size
 
 
@@ -99,15 +101,15 @@ def _half(section: Section, half: str, where: str) -> Half | None:
         return None
     kind = meta.get("clip.projector_type", meta.get(f"clip.{half}.projector_type"))
     if kind != PROJECTORS[half]:
-        raise FormatError(f"{where} has a {half} projector of type {kind!r}, expected {PROJECTORS[half]!r}")
+        raise FormatError(f"{where} has a {half} projector of type {kind!r:.80}, expected {PROJECTORS[half]!r}")
     for key, (expected, default) in _PIXEL_KEYS.items() if half == "vision" else ():
         if meta.get(key, default) != expected:
-            raise FormatError(f"{where}: {key} is {meta.get(key, default)!r}, expected {expected!r}")
+            raise FormatError(f"{where}: {key} is {meta.get(key, default)!r:.80}, expected {expected!r}")
     width, hidden = (_size(meta, f"clip.{half}.{key}", where) for key in ("embedding_length", "projection_dim"))
     key = f"clip.{half}.attention.layer_norm_epsilon"
     epsilon = meta.get(key)
     if not isinstance(epsilon, float) or not (math.isfinite(epsilon) and 0 < epsilon < 1):
-        raise FormatError(f"{where}: {key} is {epsilon!r}, expected a small number such as 1e-6")
+        raise FormatError(f"{where}: {key} is {epsilon!r:.80}, expected a small number such as 1e-6")
     shapes = _shapes(half, width, hidden)
     for name, shape in shapes.items():
         _check_tensor(section, name, shape, where)
@@ -117,7 +119,7 @@ def _half(section: Section, half: str, where: str) -> Half | None:
 def _size(meta: Mapping[str, Any], key: str, where: str) -> int:
     value = meta.get(key)
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise FormatError(f"{where}: {key} is {value!r}, expected a size")
+        raise FormatError(f"{where}: {key} is {value!r:.80}, expected a size")
     return value
 
 
@@ -129,7 +131,7 @@ def _check_tensor(section: Section, name: str, shape: tuple[int, ...], where: st
     if not fits or 0 in info.shape:
         wanted = tuple("any" if n == _ANY else n for n in shape)
         raise FormatError(f"{where}: {name!r} has shape {info.shape}, expected {wanted}")
-    if len(shape) == 1 and info.type not in _VECTOR_TYPES:
+    if info.type not in (_VECTOR_TYPES if len(shape) == 1 else _MATRIX_TYPES):
         raise FormatError(f"{where}: {name!r} is stored as {info.type.name}, expected F32; convert again")
 
 

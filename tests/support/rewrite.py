@@ -7,7 +7,7 @@ file that parses, so that what is wrong with it is what was changed.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from gemma4gguf.bundle.reading import TEXT, Bundle, Section
 from gemma4gguf.bundle.writing import Part, write_bundle
 
 Shape = tuple[int, ...]
+WHOLE = ("general.", "tokenizer.", "gemma4gguf.", "clip.", "split.", "quantize.", "nobody.")  # how other keys begin
 
 
 @dataclass
@@ -44,8 +45,7 @@ class Piece:
 
     def key(self, name: str) -> str:
         """`name` with the section's architecture before it, but for names that are whole."""
-        whole = name.startswith(("general.", "tokenizer.", "gemma4gguf.", "clip.", "split."))
-        return name if whole else f"{self.architecture}.{name}"
+        return name if name.startswith(WHOLE) else f"{self.architecture}.{name}"
 
     def put(self, name: str, kind: V, value: Any) -> None:
         """Store a key as `kind`; a list becomes an array of `kind`."""
@@ -79,6 +79,9 @@ class Piece:
                 yield bytes(padded(len(raw), self.alignment) - len(raw))
 
         return Part(self.architecture, self.pairs, table, data, self.alignment)
+
+
+Change = Callable[[Piece], None]
 
 
 def _aligned(table: list[TensorInfo], alignment: int) -> list[TensorInfo]:
