@@ -29,4 +29,4 @@ def relative(section: Section) -> str | None:
 
 def tower(projector: str) -> str:
     """What a projector of this type is, if it is not the 12B's."""
-    return _TOWERS.get(projector, f"a projector of type {projector!r}")
+    return _TOWERS.get(projector, f"a projector of type {projector!r:.80}")

@@ -31,7 +31,11 @@ def put(key: str, kind: V, value: Any) -> Change:
 
 
 def drop(*keys: str) -> Change:
-    return lambda piece: [piece.drop(key) for key in keys] and None
+    def do(piece: Piece) -> None:
+        for key in keys:
+            piece.drop(key)
+
+    return do
 
 
 def counts(key: str, *values: int, why: str) -> dict[str, Row]:
@@ -220,7 +224,7 @@ def test_a_bad_drafter_in_the_middle_of_a_conversation(name: str, changed: Calla
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         with Gemma4(path, context=64, threads=1) as model:
-            assert model.generate("Hi", max_tokens=3, seed=1).draft["steps"] == 0
+            assert model.generate("Hi", max_tokens=3, seed=1).draft.steps == 0
     assert any("goes on without drafts" in str(each.message) for each in told)
     with Gemma4(path, context=64, threads=1, draft=3) as model, pytest.raises(FormatError):
         model.generate("Hi", max_tokens=3)

@@ -81,7 +81,7 @@ class Piece:
         return Part(self.architecture, self.pairs, table, data, self.alignment)
 
 
-Change = Callable[[Piece], None]
+Change = Callable[[Piece], object]
 
 
 def _aligned(table: list[TensorInfo], alignment: int) -> list[TensorInfo]:
