@@ -28,47 +28,43 @@ def put(key: str, kind: V, value: Any) -> Change:
     return lambda piece: piece.put(key, kind, value)
 
 
+Stored = tuple[tuple[V, Any], ...]
+EPSILONS: Stored = (
+    *((F32, 0.0), (F32, -1e-6), (F32, NAN), (F32, INF), (F32, 1e30)),
+    *((U32, 1), (V.STRING, "1e-6"), (F32, [1e-6])),
+)
+WIDTHS: Stored = (
+    *((U32, 0), (U32, 1), (U32, (1 << 32) - 1), (V.INT32, -64), (F32, 64.0)),
+    *((V.STRING, "64"), (U32, [64]), (V.BOOL, True)),
+)
+PATCHES: Stored = ((U32, 0), (U32, 14), (U32, (1 << 32) - 1), (V.STRING, "16"), (U32, [16]))
+
+
+def halves(kind: V, value: Any) -> Change:
+    def do(piece: Piece) -> None:
+        for half in ("vision", "audio"):
+            piece.put(f"clip.has_{half}_encoder", kind, value)
+
+    return do
+
+
 def keys() -> Iterator[tuple[str, Change]]:
     for half in ("vision", "audio"):
         start = f"clip.{half}."
-        for kind, value in (
-            (F32, 0.0),
-            (F32, -1e-6),
-            (F32, NAN),
-            (F32, INF),
-            (F32, 1e30),
-            (U32, 1),
-            (V.STRING, "1e-6"),
-            (F32, [1e-6]),
-        ):
+        for kind, value in EPSILONS:
             yield f"{half} epsilon {value!r}", put(f"{start}attention.layer_norm_epsilon", kind, value)
-        for kind, value in (
-            (U32, 0),
-            (U32, 1),
-            (U32, (1 << 32) - 1),
-            (V.INT32, -64),
-            (F32, 64.0),
-            (V.STRING, "64"),
-            (U32, [64]),
-            (V.BOOL, True),
-        ):
+        for kind, value in WIDTHS:
             yield f"{half} width {value!r}", put(f"{start}projection_dim", kind, value)
         for word in ("gemma4v", "gemma3", "", "gemma4uv\0", "x" * 5000):
             yield f"{half} type {word!r:.12}", put(f"{start}projector_type", V.STRING, word)
         yield f"{half} type of a number", put(f"{start}projector_type", U32, 4)
         yield f"{half} type of a list", put(f"{start}projector_type", V.STRING, ["gemma4uv"])
-    for kind, value in ((U32, 0), (U32, 14), (U32, (1 << 32) - 1), (V.STRING, "16"), (U32, [16])):
+    for kind, value in PATCHES:
         yield f"patches of {value!r}", put("clip.vision.patch_size", kind, value)
     for value in ([NAN] * 3, [1.0] * 3, [0.0] * 2, [0.0] * 4, 0.0):
         yield f"mean {value!r}", put("clip.vision.image_mean", F32, value)
-    yield (
-        "neither half",
-        lambda p: [put(f"clip.has_{h}_encoder", V.BOOL, False)(p) for h in ("vision", "audio")] and None,
-    )
-    yield (
-        "halves that are numbers",
-        lambda p: [put(f"clip.has_{h}_encoder", U32, 1)(p) for h in ("vision", "audio")] and None,
-    )
+    yield "neither half", halves(V.BOOL, False)
+    yield "halves that are numbers", halves(U32, 1)
     yield "one type for both", put("clip.projector_type", V.STRING, "gemma4uv")
 
 
@@ -79,6 +75,10 @@ MATRICES = (
     "v.position_embd.weight",
 )
 VECTORS = ("v.patch_norm.1.weight", "v.patch_norm.2.bias", "v.patch_embd.bias")
+
+
+def without(name: str) -> Change:
+    return lambda piece: piece.tensors.pop(name)
 
 
 def tensors() -> Iterator[tuple[str, Change]]:
@@ -100,7 +100,7 @@ def tensors() -> Iterator[tuple[str, Change]]:
             yield f"{name} {kind.name}", stored(name, kind)
         yield f"{name} longer", shaped(name, lambda s: (s[0] + 32,))
     for name in (*MATRICES, *VECTORS):
-        yield f"no {name}", lambda piece, name=name: piece.tensors.pop(name) and None
+        yield f"no {name}", without(name)
 
 
 ROWS = [pytest.param(change, id=name.replace("\0", "NUL")) for name, change in (*keys(), *tensors())]
@@ -126,6 +126,7 @@ def test_weights_that_are_not_finite(name: str, value: float, changed: Callable[
     pixels, positions = np.full((2, 6912), 0.25, np.float32), np.zeros((2, 2), np.int32)
     pixels[:, ::2] = 0.75
     frames = np.full((2, 640), 0.5, np.float32)
-    for compute in (lambda: embedder.image(pixels, positions), lambda: embedder.audio(frames)):
-        with suppress(FormatError):
-            assert np.isfinite(compute()).all()
+    with suppress(FormatError):
+        assert np.isfinite(embedder.image(pixels, positions)).all()
+    with suppress(FormatError):
+        assert np.isfinite(embedder.audio(frames)).all()

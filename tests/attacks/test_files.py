@@ -39,6 +39,16 @@ def _fifo(path: Path) -> Path:
     return path
 
 
+def _link(path: Path, target: Path) -> Path:
+    path.symlink_to(target)
+    return path
+
+
+def _inside(path: Path) -> Path:
+    path.touch()
+    return path / "x.gguf"
+
+
 NO_FILES: dict[str, Callable[[Path], Path]] = {
     "a pipe": _fifo,  # opening one waits for a writer for ever
     "a device without end": lambda path: Path("/dev/zero"),
@@ -48,9 +58,9 @@ NO_FILES: dict[str, Callable[[Path], Path]] = {
     "nothing": lambda path: path,
     "a name with a NUL": lambda path: Path(f"{path}\0x"),
     "a name too long": lambda path: path.with_name("x" * 5000),
-    "a link to nothing": lambda path: (path.symlink_to(path.with_name("gone")), path)[1],
-    "a link to itself": lambda path: (path.symlink_to(path), path)[1],
-    "a file as a folder": lambda path: (path.touch(), path / "x.gguf")[1],
+    "a link to nothing": lambda path: _link(path, path.with_name("gone")),
+    "a link to itself": lambda path: _link(path, path),
+    "a file as a folder": _inside,
 }
 
 
@@ -125,9 +135,9 @@ def _array(key: str, kind: V, count: int, body: bytes) -> bytes:
     return encode_string(key) + struct.pack("<IIQ", V.ARRAY, kind, count) + body
 
 
-def _sections(path: Path, *pairs: bytes, count: int = 1) -> Path:
+def _sections(path: Path, *pairs: bytes, count: int = 1, architecture: str = TEXT) -> Path:
     """Sections that hold nothing but these keys."""
-    header = encode_header([encode_pair("general.architecture", V.STRING, TEXT), *pairs], [])
+    header = encode_header([encode_pair("general.architecture", V.STRING, architecture), *pairs], [])
     one = header + bytes(padded(len(header), SECTION_ALIGNMENT) - len(header))
     with path.open("wb") as file:
         for _ in range(count):
@@ -162,9 +172,7 @@ COSTLY: dict[str, tuple[Callable[[Path], Path], str]] = {
     ),
     "a long key": (lambda path: _sections(path, encode_pair("k" * 5000, V.UINT8, 1)), "a key of 5,000 bytes"),
     "a long architecture": (
-        lambda path: (
-            path.write_bytes(encode_header([encode_pair("general.architecture", V.STRING, "x" * 99_999)], [])) and path
-        ),
+        lambda path: _sections(path, architecture="x" * 99_999),
         "names no general.architecture",
     ),
 }
@@ -184,16 +192,13 @@ def test_headers_that_cost_too_much(name: str, tmp_path: Path) -> None:
     assert spent < 60  # traced, on a busy machine; unbounded it took minutes
 
 
-def test_limits_are_options(small: Path) -> None:
+TIGHT = [Limits(sections=2), Limits(header_bytes=1000), Limits(entries=10), Limits(numbers=10), Limits(strings=10)]
+
+
+@pytest.mark.parametrize("limits", TIGHT)
+def test_limits_are_options(small: Path, limits: Limits) -> None:
     assert Bundle.open(small, Limits())
-    for tight in (
-        Limits(sections=2),
-        Limits(header_bytes=1000),
-        Limits(entries=10),
-        Limits(numbers=10),
-        Limits(strings=10),
-    ):
-        one_line(lambda tight=tight: Bundle.open(small, tight), small)
+    one_line(lambda: Bundle.open(small, limits), small)
 
 
 def test_a_vocabulary_of_the_12b_is_far_inside_the_limits() -> None:
