@@ -21,6 +21,7 @@ from .weights import ADAPTER, INDEX, choose, is_buffer, joined
 Report = Callable[[int, int], None]  # bytes done, total bytes
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(@[\w./-]+)?")
+NO_WEIGHTS = "has no safetensors weights on the Hub; take a checkpoint that has"
 # The files that a conversion reads. Pickles, images and other formats of the weights are not downloaded.
 NEEDED = (
     "config.json",
@@ -77,7 +78,7 @@ def locate(source: str | Path, report: Report = lambda done, total: None, *, pla
     if not HUB_ID.fullmatch(text) or isinstance(source, Path):
         raise InputError(f"{source}: no such folder or file, and not a Hub id such as google/gemma-4-12B-it")
     name, _, revision = text.partition("@")
-    with _hub_errors(name, revision):
+    with hub_errors(name, revision):
         return _download(name, revision or None, report, plan_only)
 
 
@@ -130,10 +131,14 @@ def _present(name: str, revision: str | None, folder: Path) -> list[str]:
 
 
 @contextmanager
-def _hub_errors(name: str, revision: str) -> Iterator[None]:
-    """Turns the Hub client's errors into ours."""
+def hub_errors(name: str, revision: str, *, looked_here: bool = True, missing: str = NO_WEIGHTS) -> Iterator[None]:
+    """Turns the Hub client's errors into ours.
+
+    `looked_here`: the name might have been a folder's. `missing`: what to say where the repository lacks a file.
+    """
     from huggingface_hub import errors
 
+    broken = errors.HTTPError  # type: ignore[attr-defined]  # of the connection; its module differs by version
     try:
         yield
     except errors.GatedRepoError:
@@ -144,14 +149,15 @@ def _hub_errors(name: str, revision: str) -> Iterator[None]:
         raise ConversionError(f"{name}: has no revision {revision!r} on the Hub") from None
     except errors.RepositoryNotFoundError:
         raise InputError(
-            f"{name}: no such folder here and no such model on the Hub (a private one needs `hf auth login`)"
+            f"{name}: {'no such folder here and ' if looked_here else ''}no such model on the Hub "
+            "(a private one needs `hf auth login`)"
         ) from None
     except errors.RemoteEntryNotFoundError:
-        raise ConversionError(f"{name}: has no safetensors weights on the Hub; take a checkpoint that has") from None
-    except (OSError, errors.HfHubHTTPError, errors.SafetensorsParsingError, ValueError) as error:
+        raise ConversionError(f"{name}: {missing}") from None
+    except (OSError, broken, errors.SafetensorsParsingError, ValueError) as error:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise ConversionError(
-            f"{name}: no such folder here, and it cannot be downloaded ({reason}); "
+            f"{name}: {'no such folder here, and it ' if looked_here else ''}cannot be downloaded ({reason}); "
             "run the same command again, it goes on where it stopped"
         ) from None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from gemma4gguf.native.weights import Weights
 from gemma4gguf.runtime.session import Session
 from tests.support import standin
 from tests.support.bundles import PARTS
+from tests.support.hub import Hub, serving
 from tests.support.parts import save
+from tests.support.published import Layout, Published
 
 MODELS = Path(__file__).parent.parent / "models"
 
@@ -125,3 +128,26 @@ def make_session(weights: Weights) -> Iterator[Callable[..., Session]]:
     yield make
     for each in contexts:
         each.close()
+
+
+# ── the Hub ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture(scope="session")
+def layouts(make_bundle: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Layout]:
+    """The stand-in's parts as publishers lay them out."""
+    return Published(make_bundle, tmp_path_factory.mktemp("published")).layouts()
+
+
+@pytest.fixture
+def models_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty models folder for one test, not made yet."""
+    monkeypatch.setenv("GEMMA4GGUF_MODELS", str(tmp_path / "models"))
+    return tmp_path / "models"
+
+
+@pytest.fixture
+def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Layout], Hub]]:
+    """A function that starts a Hub on this machine with a layout's repositories."""
+    with ExitStack() as stack:
+        yield lambda layout: stack.enter_context(serving(dict(layout.repositories), monkeypatch))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -245,13 +246,10 @@ def read_header(data: Any, start: int, where: str, allowance: Allowance | None =
 
     metadata: dict[str, Any] = {}
     pairs: dict[str, bytes] = {}
-    for _ in range(pair_count):
-        begin = at.pos
-        key = at.name("a key")
+    for key, value, raw in _pairs(at, pair_count):
         if key in metadata:
             raise at.fail(f"the key {key!r:.80} a second time")
-        metadata[key] = at.value()
-        pairs[key] = data[begin : at.pos]
+        metadata[key], pairs[key] = value, raw
     alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
     if not isinstance(alignment, int) or not 8 <= alignment <= left.limits.alignment or alignment & (alignment - 1):
         raise FormatError(f"{where}: general.alignment is {alignment!r:.80}, expected a power of two")
@@ -279,6 +277,24 @@ def read_header(data: Any, start: int, where: str, allowance: Allowance | None =
         tensors=tensors,
         pairs=pairs,
     )
+
+
+def leading_keys(data: bytes) -> dict[str, Any]:
+    """The first keys of a GGUF whose first bytes are `data`: those that are whole there. Empty for other files."""
+    at, found = _Cursor(data, 8, "head", Allowance()), dict[str, Any]()
+    if data[:4] == MAGIC:
+        with suppress(FormatError):  # the bytes end somewhere
+            _, count = at.number(_U64), at.number(_U64)
+            found.update((key, value) for key, value, _ in _pairs(at, count))
+    return found
+
+
+def _pairs(at: _Cursor, count: int) -> Iterator[tuple[str, Any, bytes]]:
+    """Each key with its value, read and as bytes."""
+    for _ in range(count):
+        begin = at.pos
+        key, value = at.name("a key"), at.value()
+        yield key, value, at.data[begin : at.pos]
 
 
 def _tensor_info(at: _Cursor) -> TensorInfo:

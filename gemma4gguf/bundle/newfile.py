@@ -38,7 +38,7 @@ def new_file(out: Path, size: int, *, force: bool) -> Iterator[IO[bytes]]:
             raise ConversionError(f"{out}: exists already; choose another name or use force=True")
         partial.replace(out)
         with suppress(OSError):  # the file is complete; some file systems cannot sync a folder
-            _sync_folder(out.parent)
+            sync_folder(out.parent)
     except BaseException as error:
         _let_go(file)
         with suppress(OSError):
@@ -61,7 +61,7 @@ def _opened(partial: Path, out: Path) -> IO[bytes]:
             raise ConversionError(f"{out}: cannot be written ({error.strerror})") from error
         file = os.fdopen(handle, "r+b")
         try:
-            _lock(file, out)
+            lock(file, out)
             # Between opening and locking, another writer may have renamed this file to `out`.
             if os.path.samestat(found := os.fstat(handle), partial.stat()):
                 if found.st_nlink == 1:
@@ -92,7 +92,8 @@ def check_output(out: Path, size: int, *, force: bool) -> None:
         )
 
 
-def _lock(file: IO[bytes], out: Path) -> None:
+def lock(file: IO[bytes], out: Path, who: str = "conversion") -> None:
+    """Hold the file against other processes. Raises ConversionError where `who` else holds it."""
     try:
         import fcntl
     except ImportError:  # Windows: two writers of one file are not detected there
@@ -100,7 +101,7 @@ def _lock(file: IO[bytes], out: Path) -> None:
     try:
         fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise ConversionError(f"{out}: another conversion is writing this file") from None
+        raise ConversionError(f"{out}: another {who} is writing this file") from None
     except OSError:  # a file system without locks
         return
 
@@ -112,7 +113,7 @@ def _let_go(file: IO[bytes]) -> None:
             file.close()
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     if hasattr(os, "O_DIRECTORY"):
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:

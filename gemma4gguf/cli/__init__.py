@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from ..version import __version__
-from . import convert, demo, examine, export, generate, pack, quality
+from . import convert, demo, examine, export, generate, pack, pull, quality
 from .signals import Ended, ending_cleanly
 
 SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -26,11 +26,11 @@ SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_
 def cli() -> None:
     """Gemma 4 12B in one GGUF file: convert it, look into it, and ask it about text, pictures and sound.
 
-    Nothing leaves this machine: no command but a conversion from a Hub id uses the network.
+    Nothing leaves this machine: no command but `pull`, and a conversion from a Hub id, uses the network.
     """
 
 
-for module in (convert, generate, examine, pack, export, quality, demo):
+for module in (convert, pull, generate, examine, pack, export, quality, demo):
     for command in module.COMMANDS:
         cli.add_command(command)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from ..bundle.finding import find_model
 from ..errors import ContextError, Gemma4Error, InputError
 from .show import printable
 
@@ -26,6 +27,22 @@ def common(function: Function) -> Function:
 def debug_option(function: Function) -> Function:
     """For commands that run a model. The function gets `debug`; `one_line_errors` looks at it too."""
     return click.option("--debug", is_flag=True, help="Show llama.cpp's log, and tracebacks.")(function)
+
+
+def found(*parameters: str) -> Callable[[Function], Function]:
+    """For commands that take models: a path, a name in the models folder or a pulled Hub id becomes a path."""
+
+    def paths(given: Any) -> Any:
+        return tuple(map(find_model, given)) if isinstance(given, tuple) else find_model(given)
+
+    def decorate(function: Function) -> Function:
+        @functools.wraps(function)
+        def command(*args: Any, **options: Any) -> Any:
+            return function(*args, **options | {name: paths(options[name]) for name in parameters})
+
+        return command
+
+    return decorate
 
 
 def one_line_errors(function: Function) -> Function:

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import click
 
-from .common import common, print_json
+from .common import common, found, print_json
 from .show import Progress, Table, number, printable, size, warn
 
 
 @click.command(short_help="Show what a bundle holds.")
 @click.argument("file", type=click.Path(path_type=Path))
 @common
+@found("file")
 def inspect(file: Path, as_json: bool) -> None:
     """Show what a bundle holds: sections, types, sizes, defaults, where it comes from."""
     from ..bundle.reading import Bundle
@@ -60,6 +61,7 @@ def _told(value: object) -> str:
 @click.command(short_help="Check every byte of a bundle.")
 @click.argument("file", type=click.Path(path_type=Path))
 @common
+@found("file")
 def verify(file: Path, as_json: bool) -> int:
     """Check a bundle's every byte: sizes, hashes, values, parts, template, tokenizer. Exit status 1 on any fault."""
     from ..tools.verify import faults

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from .common import common, print_json
+from .common import common, found, print_json
 from .show import Progress, Table, size, warn
 
 
@@ -19,6 +19,7 @@ from .show import Progress, Table, size, warn
 @click.option("--copy", is_flag=True, help="Cut the text model out too, instead of linking the whole file.")
 @click.option("--force", is_flag=True, help="Replace files that exist.")
 @common
+@found("file")
 def export(
     file: Path,
     folder: Path,

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from .common import common, debug_option, print_json, standard_input
+from .common import common, debug_option, found, print_json, standard_input
 from .show import warn
 from .signals import ending_at_once
 
@@ -61,6 +61,7 @@ def _medium(path: str) -> str | bytes:
 @click.option("--draft", metavar="auto|off|N", default="auto", show_default=True, help="Tokens drafted at a time.")
 @common
 @debug_option
+@found("file")
 def generate(
     file: Path,
     prompt: str,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from .common import common, in_options, option_names, print_json
+from .common import common, found, in_options, option_names, print_json
 from .show import Progress, Table, size, warn
 
 
@@ -18,6 +18,7 @@ from .show import Progress, Table, size, warn
 @click.option("--drafter", type=click.Path(path_type=Path), metavar="FILE", help="Its MTP assistant's GGUF.")
 @click.option("--force", is_flag=True, help="Replace OUT where it exists.")
 @common
+@found("text")
 def pack(text: Path, out: Path, embedder: Path | None, drafter: Path | None, force: bool, as_json: bool) -> None:
     """Join a text model's GGUF, its mmproj and its drafter to one bundle.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from .common import common, print_json
+from .common import common, found, print_json
 from .show import Progress, Table, number
 
 
@@ -25,6 +25,7 @@ def _positions(n: float) -> str:
 @click.option("--threads", type=click.IntRange(1), metavar="N", help="Processor threads [physical cores].")
 @click.option("--gpu-layers", type=int, metavar="N", help="Layers on the GPU [all where there is one].")
 @common
+@found("files", "reference")
 def quality(
     files: tuple[Path, ...],
     reference: Path,

@@ -141,11 +141,13 @@ class Progress:
 
     def __init__(self, *, quiet: bool = False, every_s: float = TOLD_S) -> None:
         self._line = StatusLine(quiet=quiet, every_s=every_s)
-        self._started = time.monotonic()
+        self._stage, self._first, self._started = "", 0, time.monotonic()
 
     def __call__(self, done: int, total: int, stage: str, amount: Callable[[float], str] = size) -> None:
         """Tell that `done` of `total` bytes of a stage are finished; `amount` shows another unit."""
-        rate = done / max(1e-9, time.monotonic() - self._started)
+        if stage != self._stage:  # a download that goes on begins with some of it done
+            self._stage, self._first, self._started = stage, done, time.monotonic()
+        rate = (done - self._first) / max(1e-9, time.monotonic() - self._started)
         left = int((total - done) / rate if rate else 0)
         self._line.tell(
             f"{stage}  {100 * done / max(1, total):3.0f} %",

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from ..bundle.finding import model_names, models_folder
 from ..errors import Gemma4Error
 from ..machine import physical_cores
 
@@ -44,8 +45,14 @@ def examine() -> list[Finding]:
         *_packages(),
         *_llama(),
         Finding("memory", _memory()),
+        Finding("models folder", _models()),
         Finding("free disk here", f"{shutil.disk_usage(Path.cwd()).free / 1e9:.1f} GB"),
     ]
+
+
+def _models() -> str:
+    count = len(model_names())
+    return f"{models_folder()}, {count} {'model' if count == 1 else 'models'}"
 
 
 def _packages() -> list[Finding]:

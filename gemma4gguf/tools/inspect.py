@@ -57,7 +57,7 @@ def _section(section: Section) -> dict[str, Any]:
         "offset": section.offset,
         "size": section.size,
         "header": section.header.data_start - section.offset,
-        "file_type": _file_type(section.metadata.get("general.file_type")),
+        "file_type": file_type(section.metadata.get("general.file_type")),
         "tensors": len(tensors),
         "parameters": parameters,
         "bits_per_weight": round(8 * sum(t.nbytes for t in tensors) / max(1, parameters), 2),
@@ -70,7 +70,8 @@ def _short(value: Any) -> Any:
     return float(f"{value:.7g}") if isinstance(value, float) else value
 
 
-def _file_type(number: object) -> str | None:
+def file_type(number: object) -> str | None:
+    """What `general.file_type` says, such as Q4_K_M; None for an unknown number."""
     try:
         return str(gguf.LlamaFileType(number).name.removeprefix("MOSTLY_").removeprefix("ALL_"))
     except ValueError:

@@ -44,10 +44,18 @@ def faults(path: str | Path, progress: Callable[[int, int], None] = lambda done,
 
     `progress` is called with (bytes done, in all).
     """
+    damage, defects = examine(path, progress)
+    return damage + defects
+
+
+def examine(
+    path: str | Path, progress: Callable[[int, int], None] = lambda done, total: None
+) -> tuple[list[str], list[str]]:
+    """What `faults` finds, in two: damage, bytes that are not as they were written, and defects of what was written."""
     try:
         bundle = Bundle.open(path)
     except Gemma4Error as error:
-        return [str(error)]
+        return [str(error)], []
     total, done = 2 * sum(section.size for section in bundle.sections), 0
 
     def report(n: int) -> None:
@@ -55,11 +63,12 @@ def faults(path: str | Path, progress: Callable[[int, int], None] = lambda done,
         done += n
         progress(done, total)
 
-    found: list[str] = []
     hashes, values = partial(_hashes, report=report), partial(_values, report=report)
-    for check in (_sections, _bounds, hashes, values, _parts, _template, _tokenizer):
-        found += check(bundle)
-    return found
+    damage, defects = (
+        [fault for check in checks for fault in check(bundle)]
+        for checks in ((_sections, _bounds, hashes), (values, _parts, _template, _tokenizer))
+    )
+    return damage, defects
 
 
 def _sections(bundle: Bundle) -> Iterator[str]:
