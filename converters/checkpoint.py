@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 from gemma4gguf.bundle.reading import DRAFTER, EMBEDDER, TEXT
 from gemma4gguf.errors import ConversionError
@@ -16,6 +17,8 @@ from . import gemma4, head, metadata
 from .config import Config, parse
 from .contents import Contents, SectionContents
 from .gemma4 import MappedTensor
+from .lora import CONFIG as ADAPTER_CONFIG
+from .lora import Adapter, merge, read_adapter
 from .metadata import Pairs
 from .origin import Origin
 from .tokenizer import read_tokenizer
@@ -24,10 +27,13 @@ from .weights import read_folder
 QAT = re.compile(r"(?i)(?:^|[-_./])qat(?:$|[-_.])")
 
 
-def read_checkpoint(origin: Origin, *, drafter: bool = False, text_only: bool = False) -> Contents:
+def read_checkpoint(
+    origin: Origin, *, drafter: bool = False, text_only: bool = False, lora: Path | None = None
+) -> Contents:
     """Read the JSON files and tensor tables of a model's checkpoint folder, or with `drafter` of an MTP drafter's.
 
-    Raises ConversionError for another model, and for tensors that are unknown, missing or of the wrong shape.
+    `lora` is the folder of an adapter to merge. Raises ConversionError for another model, and for tensors that are
+    unknown, missing or of the wrong shape.
     """
     where = str(origin.path)
     files = metadata.read_files(origin.path, origin.name, origin.repo)
@@ -38,14 +44,10 @@ def read_checkpoint(origin: Origin, *, drafter: bool = False, text_only: bool = 
             if drafter
             else f"{where}: is the MTP drafter; give the model as the source and this with --drafter"
         )
-    tensors, notes = (dict(origin.tensors), origin.notes) if origin.tensors is not None else read_folder(origin.path)
     tokenizer = read_tokenizer(origin.path, files.config, config.text.vocabulary)
     tokens = len(tokenizer.tokens)
     _check_vocabulary(where, config, tokens)
-    output = head.settle(where, config, tensors, tokens, readable=origin.tensors is None)
-    config = replace(config, text=replace(config.text, tied=output.tied))
-    matched = gemma4.match(where, config, output.tensors, tokens, text_only=text_only)
-    notes += output.notes
+    config, matched, notes = _match(origin, config, tokens, text_only=text_only, lora=lora)
     token_pairs = dict(tokenizer.pairs())
     layers, group = config.text.layers, config.text.heads // config.text.kv_heads[0]
 
@@ -72,6 +74,40 @@ def read_checkpoint(origin: Origin, *, drafter: bool = False, text_only: bool = 
     named = [origin.name, str(files.config.get("_name_or_path") or "")]
     trained_for = "Q4_0" if any(QAT.search(name) for name in named) else None
     return Contents(tuple(sections), tuple(told), trained_for)
+
+
+def _match(
+    origin: Origin, config: Config, tokens: int, *, text_only: bool, lora: Path | None
+) -> tuple[Config, gemma4.Matched, tuple[str, ...]]:
+    """The tensors to write, the config with what they say about a tied output, and notes."""
+    where = str(origin.path)
+    tensors, notes = (dict(origin.tensors), origin.notes) if origin.tensors is not None else read_folder(origin.path)
+    output = head.settle(where, config, tensors, tokens, readable=origin.tensors is None)
+    tensors, tied, notes = output.tensors, output.tied, (*notes, *output.notes)
+    adapter = read_adapter(lora) if lora is not None else None
+    if adapter is not None and adapter.unties(tied):
+        prefix, tied = gemma4.text_prefix(where, tensors), False
+        tensors[prefix + gemma4.HEAD] = tensors[prefix + gemma4.ANCHOR]
+    config = replace(config, text=replace(config.text, tied=tied))
+    matched = gemma4.match(where, config, tensors, tokens, text_only=text_only)
+    if adapter is not None:
+        names = gemma4.names(config, tokens)
+        unwritten = {n for t, own in names.items() if t.startswith(("v.", "mm.")) for n in own} if text_only else ()
+        return config, merge(adapter, matched, names, unwritten), (*notes, _merged(adapter, origin))
+    if (origin.path / ADAPTER_CONFIG).is_file():
+        notes += (f"the LoRA adapter beside the model was left out; lora={str(origin.path)!r} merges it",)
+    return config, matched, notes
+
+
+def _merged(adapter: Adapter, origin: Origin) -> str:
+    """A note on what was merged, and on a base that is called otherwise than the source."""
+    told = f"the adapter {adapter.path.name} is merged: {len(adapter.changes)} matrices changed"
+    if adapter.replaced:
+        told += f", {len(adapter.replaced)} tensors replaced"
+    base = adapter.base.replace("\\", "/").rstrip("/").rpartition("/")[2]
+    if base and base.lower() != origin.name.lower():
+        told += f"; it was made for {adapter.base:.200}"
+    return told
 
 
 def _check_vocabulary(where: str, config: Config, tokens: int) -> None:

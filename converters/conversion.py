@@ -56,6 +56,7 @@ def convert(
     drafter: str | Path | None = None,
     drafter_quant: str = DRAFTER_DEFAULT,
     imatrix: str | Path | None = None,
+    lora: str | Path | None = None,
     text_only: bool = False,
     threads: int | None = None,
     dry_run: bool = False,
@@ -67,8 +68,9 @@ def convert(
 
     `source` and `drafter` are checkpoint folders, Hub ids or GGUF files. `out` names the file or a folder for it; None
     makes `NAME-QUANT.gguf` in the current folder. `quant` None means Q4_K_M, or Q4_0 for a checkpoint that was trained
-    for it. `types` are overrides PATTERN=TYPE for tensors of the text model; a pattern is a regular expression.
-    `progress` is called with (bytes done, total bytes, stage); a stage is "download" or "convert".
+    for it. `lora` is the folder of a LoRA adapter as PEFT saves it, which is merged in float32. `types` are overrides
+    PATTERN=TYPE for tensors of the text model; a pattern is a regular expression. `progress` is called with (bytes
+    done, total bytes, stage); a stage is "download" or "convert".
 
     Raises InputError for unusable arguments and ConversionError for everything else that stops the work. No file is
     then left under the output's name.
@@ -88,7 +90,9 @@ def convert(
         report(done, total, "download")
 
     origin = locate(source, fetched, plan_only=dry_run)
-    model = _read(origin, text_only=text_only)
+    if lora is not None and origin.is_gguf:
+        raise InputError("lora is for a checkpoint as the source; a GGUF's weights may be rounded already")
+    model = _read(origin, text_only=text_only, lora=None if lora is None else Path(lora).expanduser())
     chosen = asked or MIXTURES[model.trained_for or DEFAULT]
     notes = [*model.notes, *_advice(origin, model, asked, chosen), *_uncovered(model, importance)]
     sections = [plan_section(m, chosen, overrides=overrides, imatrix=importance) for m in model.sections]
@@ -120,9 +124,10 @@ def _cores() -> int:
         return os.cpu_count() or 1
 
 
-def _read(origin: Origin, *, drafter: bool = False, text_only: bool = False) -> Contents:
-    read = read_gguf if origin.is_gguf else read_checkpoint
-    return read(origin, drafter=drafter, text_only=text_only)
+def _read(origin: Origin, *, drafter: bool = False, text_only: bool = False, lora: Path | None = None) -> Contents:
+    if origin.is_gguf:
+        return read_gguf(origin, drafter=drafter, text_only=text_only)
+    return read_checkpoint(origin, drafter=drafter, text_only=text_only, lora=lora)
 
 
 def _advice(origin: Origin, contents: Contents, asked: Mixture | None, chosen: Mixture) -> list[str]:

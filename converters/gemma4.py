@@ -22,7 +22,7 @@ Index = NDArray[np.int64]
 
 TEXT_PREFIXES = ("model.language_model.", "language_model.model.", "language_model.", "model.", "")
 EMBEDDER_PREFIXES = ("model.", "")
-ANCHOR = "embed_tokens.weight"
+ANCHOR, HEAD = "embed_tokens.weight", "lm_head.weight"  # the embedding, and an output matrix of its own
 UNROTATED = 1e30  # divides a rotary frequency to practically zero
 SHOWN = 12  # problems in one message
 FIRST = "layers.0.input_layernorm.weight"  # every language model has it, and its drafter
@@ -47,10 +47,28 @@ class TensorRule:
 
 
 @dataclass(frozen=True)
+class LowRank:
+    """What an adapter adds to a matrix: `scale` * b @ a, with a [rank, columns] and b [rows, rank].
+
+    `embedding`: transposed, as PEFT stores an embedding's: a [rank, rows] and b [columns, rank].
+    """
+
+    a: StoredTensor
+    b: StoredTensor
+    scale: np.float32
+    embedding: bool = False
+
+    @property
+    def shape(self) -> Shape:
+        rows, columns = self.b.shape[0], self.a.shape[1]
+        return (columns, rows) if self.embedding else (rows, columns)
+
+
+@dataclass(frozen=True)
 class MappedTensor:
     """A tensor to be written: its name and shape, and either where it is stored or its `values`.
 
-    `columns` and `transpose` as in `TensorRule`.
+    `columns` and `transpose` as in `TensorRule`. `change` is added to what is stored, before either.
     """
 
     name: str
@@ -59,6 +77,7 @@ class MappedTensor:
     values: NDArray[np.float32] | None = None
     columns: Index | None = None
     transpose: bool = False
+    change: LowRank | None = None
 
 
 # ── the tables ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -68,7 +87,7 @@ def text_rows(text: TextConfig, tokens: int) -> list[TensorRule]:
     """The language model's tensors. `tokens` is the tokenizer's size: embedding rows beyond it are not written."""
     rows = [TensorRule("token_embd.weight", (ANCHOR,), (tokens, text.hidden))]
     if not text.tied:
-        rows.append(TensorRule("output.weight", ("lm_head.weight",), (tokens, text.hidden)))
+        rows.append(TensorRule("output.weight", (HEAD,), (tokens, text.hidden)))
     rows.append(TensorRule("output_norm.weight", ("norm.weight",), (text.hidden,)))
     for layer in range(text.layers):
         rows += _layer_rows(text, layer)
@@ -193,6 +212,15 @@ def match(
     return Matched(text=text, embedder=tuple(embedder))
 
 
+def names(config: Config, tokens: int) -> dict[str, tuple[str, ...]]:
+    """For each tensor of the model by its GGUF name: what it may be called in a checkpoint."""
+    found: list[tuple[TensorRule, tuple[str, ...]]]
+    found = [(row, TEXT_PREFIXES) for row in text_rows(config.text, tokens)]
+    if config.embedder is not None:
+        found += [(row, EMBEDDER_PREFIXES) for row in embedder_rows(config.embedder, config.text.hidden)]
+    return {row.name: tuple(p + n for p in prefixes for n in row.names) for row, prefixes in found}
+
+
 def text_prefix(where: str, tensors: Mapping[str, StoredTensor]) -> str:
     """What comes before the names of the language model's tensors. Raises ConversionError unless there is one."""
     found = [p for p in TEXT_PREFIXES if p + ANCHOR in tensors or p + FIRST in tensors]
@@ -226,7 +254,7 @@ def _find(
 
 
 def _fits(row: TensorRule, stored: StoredTensor) -> bool:
-    if row.names[-1] in (ANCHOR, f"model.{ANCHOR}", "lm_head.weight"):  # further rows are padding
+    if row.names[-1] in (ANCHOR, f"model.{ANCHOR}", HEAD):  # further rows are padding
         return len(stored.shape) == 2 and stored.shape[0] >= row.shape[0] and stored.shape[1] == row.shape[1]
     return stored.shape == row.stored_shape or (row.shape == (1,) and stored.shape == ())
 

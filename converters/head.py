@@ -12,10 +12,8 @@ from gemma4gguf.errors import ConversionError
 
 from . import rows
 from .config import Config
-from .gemma4 import ANCHOR, TEXT_PREFIXES, text_prefix
+from .gemma4 import ANCHOR, HEAD, TEXT_PREFIXES, text_prefix
 from .safetensors import StoredTensor
-
-HEAD = "lm_head.weight"
 
 
 @dataclass(frozen=True)

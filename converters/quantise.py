@@ -22,7 +22,7 @@ from gemma4gguf.errors import ConversionError, NativeError
 from gemma4gguf.native import quantizer
 
 from .gemma4 import MappedTensor
-from .rows import Bytes, FloatArray, Rows, slabs
+from .rows import Bytes, FloatArray, Rows, change_rows, slabs
 from .safetensors import StoredTensor
 
 AHEAD = 2  # slabs per thread that may be in work or wait to be written
@@ -93,11 +93,13 @@ def _slab(scratch: _Scratch, planned: PlannedTensor, start: int, stop: int) -> B
         if tensor.transpose:
             first, second = stored.shape[:2]
             raw = np.ascontiguousarray(raw.reshape(first, second, -1).transpose(1, 0, 2)).reshape(-1)
-        if stored.type is planned.type and tensor.columns is None:
+        if stored.type is planned.type and tensor.columns is None and tensor.change is None:
             _check_copied(planned, stored, raw)
             out = raw.copy()
         else:
             rows = reader.floats(stored.type, raw, width)
+            if tensor.change is not None:
+                rows = rows + change_rows(tensor.change, start, stop)
             if tensor.columns is not None:
                 rows = np.ascontiguousarray(rows[:, tensor.columns])
             if not np.isfinite(rows).all():

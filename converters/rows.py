@@ -7,6 +7,7 @@ again. Knows nothing of what is done with them.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from math import prod
 
 import numpy as np
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from gemma4gguf.bundle.container import tensor_nbytes
 from gemma4gguf.errors import ConversionError
 
+from .gemma4 import LowRank
 from .safetensors import StoredTensor
 
 SLAB = 1 << 20  # values in one piece of work: 4 MB as float32, which stays in a core's cache
@@ -81,6 +83,22 @@ class Rows:
 
 def _width(stored: StoredTensor) -> int:
     return stored.shape[-1] if stored.shape else 1
+
+
+def change_rows(change: LowRank, start: int, stop: int) -> FloatArray:
+    """Rows `start` to `stop` of what an adapter adds, float32 [n, columns]."""
+    a, b = change.a, change.b
+    rank = a.shape[0]
+    if not change.embedding:
+        added: FloatArray = (Rows().read(b, start, stop) * change.scale) @ Rows().read(a, 0, rank)
+        return added
+    rows = np.empty((rank, stop - start), np.float32)
+    reader, row = Rows(), replace(a, shape=(a.shape[1], 1))  # each of a's rows in turn, and of it only some columns
+    for i in range(rank):
+        first = i * a.shape[1]
+        rows[i] = reader.read(row, first + start, first + stop)[:, 0]
+    transposed: FloatArray = (rows.T * change.scale) @ whole(b).T
+    return transposed
 
 
 def slabs(rows: int, width: int) -> Iterator[tuple[int, int]]:

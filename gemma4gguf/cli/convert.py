@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from ..version import __version__
-from .common import common, print_json
+from .common import common, in_options, option_names, print_json
 from .show import Progress, Table, number, size, warn
 
 
@@ -20,6 +20,9 @@ from .show import Progress, Table, number, size, warn
 @click.option("--drafter", metavar="SOURCE", help="The MTP assistant to put into the same file.")
 @click.option("--drafter-quant", metavar="TYPE", default="Q8_0", show_default=True, help="Type of its matrices.")
 @click.option("--imatrix", type=click.Path(path_type=Path), metavar="FILE", help="Importance matrix.")
+@click.option(
+    "--lora", type=click.Path(path_type=Path), metavar="FOLDER", help="LoRA adapter to merge, as PEFT saves it."
+)
 @click.option("--type", "types", multiple=True, metavar="PATTERN=TYPE", help="Type of the tensors that match.")
 @click.option("--text-only", is_flag=True, help="Leave the multimodal embedder out.")
 @click.option("--threads", type=click.IntRange(1), metavar="N", help="Processor threads [all cores].")
@@ -50,7 +53,7 @@ def convert(source: str, out: Path | None, as_json: bool, **how: Any) -> None:
         table.row(NAMES[section.architecture], number(len(section.tensors)), size(section.size), kinds)
     table.print()
     for note in plan.notes:
-        warn(note)
+        warn(in_options(note, option_names(convert)))
     if result.path is None:
         click.echo(f"would write {plan.out}: {size(plan.total)}, {size(plan.free)} free there")
     else:
