@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Conversion against llama.cpp's own road (converter, then quantiser), in the same run on the same machine.
+"""Conversion against llama.cpp's converter and quantiser, in the same run on the same machine.
 
     benchmarks/convert.py CHECKPOINT DRAFTER WORK_FOLDER --converter PATH/convert_hf_to_gguf.py --python PYTHON
         [--quantize PATH/llama-quantize] [--types Q4_K_M,Q4_0,Q8_0]
