@@ -1,4 +1,4 @@
-"""Every code block of docs/guide.md runs, and prints what its comments say."""
+"""Every Python block of docs/guide.md and README.md runs, and prints what its comments say."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from gemma4gguf import Gemma4
 
 ROOT = Path(__file__).parent.parent
-PAGE = (ROOT / "docs/guide.md").read_text(encoding="utf-8")
+PAGE = "".join((ROOT / name).read_text(encoding="utf-8") for name in ("docs/guide.md", "README.md"))
 SECTIONS = re.findall(r"^## (.*?)$(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL)
 BLOCKS = [
     pytest.param(code, id=f"{title}-{number}")
@@ -43,7 +43,7 @@ def model(folder: Path) -> Iterator[Gemma4]:
         yield opened
 
 
-def test_the_page_has_blocks() -> None:
+def test_the_pages_have_blocks() -> None:
     assert len(BLOCKS) == PAGE.count("```python")
     assert len(BLOCKS) > 10
 
@@ -53,6 +53,6 @@ def test_a_block_runs(code: str, folder: Path, model: Gemma4, monkeypatch: pytes
     monkeypatch.chdir(folder)
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        exec(compile(code, "docs/guide.md", "exec"), {"model": model})
+        exec(compile(code, "a page", "exec"), {"model": model})
     wanted = re.findall(r"^ *print\(.*\)  # (.*)$", code, re.MULTILINE)
     assert [line for line in printed.getvalue().splitlines() if line in wanted] == wanted, printed.getvalue()
