@@ -14,9 +14,10 @@ from pathlib import Path
 
 from gemma4gguf.arguments import MOST_THREADS, whole
 from gemma4gguf.bundle import newfile
-from gemma4gguf.bundle.reading import DRAFTER, TEXT, Section
-from gemma4gguf.bundle.validation import check_drafter
-from gemma4gguf.bundle.writing import Placement, place_sections, planned_section, write_bundle
+from gemma4gguf.bundle.projector import check_embedder
+from gemma4gguf.bundle.reading import DRAFTER, EMBEDDER, TEXT
+from gemma4gguf.bundle.validation import check
+from gemma4gguf.bundle.writing import Part, Placement, place_sections, planned_section, write_bundle
 from gemma4gguf.errors import ConversionError, FormatError, InputError
 
 from . import mixture
@@ -103,8 +104,7 @@ def convert(
 
     path = _out_path(out, origin, chosen)
     parts = [s.part(threads or _cores()) for s in sections]
-    if drafter is not None:
-        _check_drafter(planned_section(parts[0], origin.path), planned_section(parts[-1], drafter_origin.path))
+    _check(parts, origin.path, origin.path if drafter is None else drafter_origin.path)
     placement = place_sections(parts)
     plan = _plan(str(source), path, chosen, sections, placement, tuple(notes))
     if dry_run:
@@ -149,9 +149,16 @@ def _uncovered(contents: Contents, importance: ImportanceMatrix | None) -> list[
     return [f"{importance.path.name} says nothing about {listed(list(missing), 4)}"] if missing else []
 
 
-def _check_drafter(text: Section, drafter: Section) -> None:
+def _check(parts: list[Part], source: Path, drafter: Path) -> None:
+    """What the runtime would refuse to load is told before anything is written."""
+    text = planned_section(parts[0], source)
     try:
-        check_drafter(text, drafter)
+        for part in parts:
+            section = planned_section(part, drafter if part.architecture == DRAFTER else source)
+            if part.architecture == EMBEDDER:
+                check_embedder(text, section)
+            else:
+                check(section, text)
     except FormatError as error:
         raise ConversionError(str(error)) from None
 

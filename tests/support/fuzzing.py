@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from converters.safetensors import read_file
 from gemma4gguf.bundle.container import read_header
 from gemma4gguf.bundle.reading import EMBEDDER, TEXT, Bundle
 from gemma4gguf.bundle.validation import check_text
@@ -19,9 +20,9 @@ from gemma4gguf.errors import FormatError, Gemma4Error
 from gemma4gguf.model import Gemma4
 from gemma4gguf.tools.verify import faults
 
-from . import forkserver, rewrite
+from . import forkserver, rewrite, standin
 from .mutations import mutate
-from .smallest import smallest
+from .smallest import SIZES, smallest
 
 MEMORY_BYTES = 500 << 20  # a case may take beyond what the unchanged bundle takes
 
@@ -130,4 +131,67 @@ def header(folder: Path) -> Case:
     return case
 
 
-AREAS: dict[str, Callable[[Path], Case]] = {"bundle": bundle, "header": header}
+def safetensors(folder: Path) -> Case:
+    """A header of a checkpoint's file, its JSON changed: a table whose tensors lie inside, or refused in one line."""
+    path = folder / "case.safetensors"
+    whole = standin.write_checkpoint(folder / "checkpoint", sizes=SIZES) / "model.safetensors"
+    raw = whole.read_bytes()
+    length = int.from_bytes(raw[:8], "little")
+    data = b"\0" * 4096
+
+    def case(seed: int, number: int) -> Found:
+        dice = random.Random(f"{seed}/{number}")
+        text = bytearray(raw[8 : 8 + length])
+        for _ in range(dice.choice((1, 1, 2, 5, 20))):
+            at = dice.randrange(len(text))
+            text[at : at + dice.randrange(9)] = dice.choice(ODD_JSON)
+        told_length = len(text) if dice.random() < 0.9 else dice.choice((0, 1, 7, length * 2, 1 << 40, (1 << 64) - 1))
+        path.write_bytes(told_length.to_bytes(8, "little") + bytes(text) + data)
+        with path.open("r+b") as file:
+            file.truncate(8 + len(text) + len(raw) - length)  # as much room as before, without bytes
+        try:
+            table = read_file(path)
+        except Gemma4Error as error:
+            told = str(error)
+            return Found("refused", "safetensors", told[:300], "\n" in told or len(told) > 2000)
+        except Exception as error:
+            return Found("escaped", "safetensors", repr(error), True)
+        beyond = [t.name for t in table.values() if t.offset + t.nbytes > path.stat().st_size or t.offset < 8]
+        return Found("read", "safetensors", str(beyond[:3]), bool(beyond))
+
+    return case
+
+
+ODD_JSON = (
+    *(
+        b"",
+        b"0",
+        b"-1",
+        b"9" * 40,
+        b"9" * 5000,
+        b"1e999",
+        b"NaN",
+        b"null",
+        b"true",
+        b"[]",
+        b"{}",
+        b"[" * 2000,
+        b'{"a":' * 2000,
+    ),
+    *(
+        b"\xff",
+        b"\\u0000",
+        b'"',
+        b",",
+        b":",
+        b"[",
+        b"]",
+        b"{",
+        b"}",
+        b'"BF16"',
+        b'"F64"',
+        b"1.5",
+        b"18446744073709551616",
+    ),
+)
+AREAS: dict[str, Callable[[Path], Case]] = {"bundle": bundle, "header": header, "safetensors": safetensors}
