@@ -70,7 +70,7 @@ class Header:
     pairs: Mapping[str, bytes]
 
     def type_of(self, key: str) -> tuple[GGUFValueType, GGUFValueType | None]:
-        """The type a value is stored as, and for an array that of its elements."""
+        """The type that a value is stored as, and of an array also the type of its elements."""
         raw, at = self.pairs[key], _U64.size + len(key.encode())
         kind = GGUFValueType(_U32.unpack_from(raw, at)[0])
         return kind, GGUFValueType(_U32.unpack_from(raw, at + 4)[0]) if kind is GGUFValueType.ARRAY else None
@@ -130,7 +130,7 @@ def padded(n: int, alignment: int = DEFAULT_ALIGNMENT) -> int:
 
 
 class Allowance:
-    """What the headers of one file may still cost; each header takes its share."""
+    """What remains of the limits on one file's headers. Reading a header reduces it."""
 
     def __init__(self, limits: Limits = LIMITS) -> None:
         self.limits = limits
@@ -171,7 +171,7 @@ class _Cursor:
         return self.take(n)
 
     def name(self, what: str) -> str:
-        """A key or a tensor's name. C would take one with a NUL for another, shorter one."""
+        """A key or a tensor's name. A NUL is refused, because C would read a shorter name."""
         try:
             text = self.string(what, self.left.limits.key_bytes).decode("utf-8")
         except UnicodeDecodeError:
@@ -226,8 +226,8 @@ class _Cursor:
 def read_header(data: Any, start: int, where: str, allowance: Allowance | None = None) -> Header:
     """Parse the GGUF that begins at byte `start` of `data` (bytes or mmap). `where` names the file in errors.
 
-    `allowance`: what it may cost, shared by the headers of a file. Raises FormatError for anything that is not a
-    well-formed little-endian GGUF v3 inside the file's bounds.
+    `allowance`: the limits, shared by all headers of a file. Raises FormatError for anything that is not a well-formed
+    little-endian GGUF v3 inside the file's bounds.
     """
     left = allowance or Allowance()
     at = _Cursor(data, start, where, left)

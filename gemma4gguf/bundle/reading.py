@@ -48,7 +48,7 @@ def a_kind(architecture: str) -> str:
 
 @dataclass(frozen=True)
 class FileIdentity:
-    """What tells an open file from another one, or from itself after a change."""
+    """Tells an open file from other files, and from itself after a change."""
 
     device: int
     inode: int
@@ -63,7 +63,7 @@ class FileIdentity:
 
 @dataclass(frozen=True)
 class Section:
-    """One complete GGUF inside a file: `size` bytes from `offset`. `identity`: of the file when its header was read."""
+    """One complete GGUF inside a file: `size` bytes from `offset`. `identity`: the file's, when its header was read."""
 
     path: Path
     architecture: str
@@ -73,7 +73,7 @@ class Section:
     identity: FileIdentity | None = None
 
     def open(self) -> BinaryIO:
-        """The file that the header was read from. Raises InputError (it is gone), FormatError (it is another now)."""
+        """Open the file. Raises InputError if it is gone, FormatError if it is not the file that was read before."""
         file = open_file(self.path)
         if self.identity is not None and FileIdentity.of(file) != self.identity:
             file.close()
@@ -237,7 +237,7 @@ def check_unsplit(path: Path, metadata: Mapping[str, Any]) -> None:
 
 
 def open_file(path: Path) -> BinaryIO:
-    """An ordinary file for reading. Raises InputError: none, a folder, a pipe or device (never waited for)."""
+    """Open an ordinary file for reading. Raises InputError for a missing file, a folder, a pipe or a device."""
     try:
         kind = path.stat().st_mode
         if stat.S_ISDIR(kind):

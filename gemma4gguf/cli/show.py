@@ -17,7 +17,7 @@ import click
 from wcwidth import wcswidth
 
 MIN_COLUMN = 12  # of a table's last column; in a narrower one rows are shown one cell a line
-REDRAWN_S, TOLD_S = 0.1, 10.0  # seconds between two states of a line, on a terminal and in a log
+REDRAWN_S, TOLD_S = 0.1, 10.0  # seconds between two status lines, on a terminal and in a log
 
 
 def size(n: float) -> str:
@@ -54,7 +54,7 @@ def width(text: str) -> int:
 
 
 def wrapped(text: str, room: int) -> list[str]:
-    """Lines of at most `room` columns where that is possible. A number stays with the word after it: `8.04 GB`."""
+    """Wrap at spaces to `room` columns, if no word is longer. A number stays with the word after it: `8.04 GB`."""
     lines, line = [], ""
     for word in re.split(r"(?<!\d) ", text):
         if line and width(line) + 1 + width(word) > room:
@@ -66,7 +66,7 @@ def wrapped(text: str, room: int) -> list[str]:
 
 
 class Table:
-    """Rows whose columns line up; the last column wraps at the window's edge. In a narrow window, a line a cell."""
+    """Rows with aligned columns; the last column wraps at the window's edge. In a narrow window, one cell per line."""
 
     def __init__(self, *header: str) -> None:
         self._header = header
@@ -90,7 +90,7 @@ class Table:
                 click.secho(f"{margin}{line}".rstrip(), bold=header and i == 0)
 
     def _print_stacked(self) -> None:
-        """Each row under its first cell: a line for each other cell, with its column's name where it has one."""
+        """Print each row's first cell, then each other cell on a line of its own, after its column's name."""
         lead = 3 + max(map(width, self._header[1:]), default=0)
         for first, *others in self._rows:
             click.secho(first, bold=True)
@@ -104,7 +104,7 @@ def _padded(text: str, room: int) -> str:
 
 
 class StatusLine:
-    """What goes on, on standard error: on a terminal one line that is rewritten, elsewhere a line every 10 seconds."""
+    """Status on standard error: one line that is redrawn on a terminal, elsewhere a new line every 10 seconds."""
 
     def __init__(self, *, quiet: bool = False, every_s: float = TOLD_S) -> None:
         self._quiet = quiet
@@ -114,7 +114,7 @@ class StatusLine:
         self._drawn = 0  # columns
 
     def tell(self, *parts: str, last: bool = False) -> None:
-        """Show a state, unless one was shown just now; its parts as far as they fit. A terminal shows the `last`."""
+        """Show as many parts as fit, unless a line was shown just now. A terminal always shows the `last` one."""
         now = time.monotonic()
         if self._quiet or (now < self._due and not (last and self._terminal)):
             return
@@ -129,7 +129,7 @@ class StatusLine:
         self._drawn = width(line)
 
     def clear(self) -> None:
-        """Leave a terminal's line empty. The next state is shown at once."""
+        """Clear the terminal's line. The next status is shown at once."""
         if self._drawn:
             sys.stderr.write("\r" + " " * self._drawn + "\r")
             sys.stderr.flush()
@@ -144,8 +144,8 @@ class Progress:
         self._stage, self._first, self._started = "", 0, time.monotonic()
 
     def __call__(self, done: int, total: int, stage: str, amount: Callable[[float], str] = size) -> None:
-        """Tell that `done` of `total` bytes of a stage are finished; `amount` shows another unit."""
-        if stage != self._stage:  # a download that goes on begins with some of it done
+        """Show that `done` of `total` of a stage are finished. `amount` formats a count; bytes unless given."""
+        if stage != self._stage:  # a resumed download starts with some of it done
             self._stage, self._first, self._started = stage, done, time.monotonic()
         rate = (done - self._first) / max(1e-9, time.monotonic() - self._started)
         left = int((total - done) / rate if rate else 0)

@@ -1,7 +1,7 @@
-"""A section to weights: the only way from a file into llama.cpp.
+"""Load a section: the only way from a file into llama.cpp.
 
-In: a section. Out: loaded weights, of the very file whose header was checked. Raises FormatError for what llama.cpp
-would end the process over, and where the file is no longer the one that was read.
+A section comes in; weights go out, loaded from the same file whose header was checked. What would make llama.cpp abort
+the process is a FormatError here, and so is a file that changed since it was read. This module does not know prompts.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def load(
     vocab_only: bool = False,
     debug: bool = False,
 ) -> Weights:
-    """Check a section and load it where it lies. `text`: the text model, where the section is its drafter.
+    """Check a section and load it from inside its file. `text`: the text model, if the section is its drafter.
 
     `gpu_layers`, `vocab_only` and `debug`: see `Weights`. Raises FormatError, InputError (the file is gone) and
     NativeError.
@@ -47,9 +47,9 @@ def load(
 def in_place(
     section: Section, file: BinaryIO, *, copy: bool = os.name != "posix"
 ) -> Iterator[tuple[Path, int, int | None]]:
-    """Path, byte offset and open descriptor that llama.cpp can load a section from: the bundle itself, or a copy.
+    """Path, byte offset and open descriptor from which llama.cpp can load a section: of the bundle, or of a copy.
 
-    A copy is needed where a C FILE of another runtime library cannot be handed over.
+    Windows needs the copy, because a C FILE cannot be passed to another C runtime.
     """
     if not copy:
         yield section.path, section.offset, file.fileno()
@@ -63,5 +63,5 @@ def in_place(
     try:
         yield Path(copied.name), 0, None
     finally:
-        with suppress(OSError):  # Windows keeps a mapped file: it goes with the folder of temporary files
+        with suppress(OSError):  # Windows cannot remove a mapped file: it stays among the temporary files
             Path(copied.name).unlink()

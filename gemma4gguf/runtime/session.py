@@ -68,8 +68,8 @@ class Session:
     def feed(self, spans: Sequence[Span], on_progress: Callable[[int, int], None] | None = None) -> int:
         """Make the cache hold exactly `spans`, with logits for the last position. Returns the positions reused.
 
-        `on_progress` is told (positions held, of how many) before and after each piece. Raises ContextError if `spans`
-        are empty or do not fit, and as alone() does.
+        `on_progress` is called with (positions held, in all) before and after each piece. Raises ContextError if
+        `spans` are empty or do not fit, and what alone() raises.
         """
         wanted = [key for span in spans for key in span.entries()]
         if not wanted:

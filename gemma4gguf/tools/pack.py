@@ -71,7 +71,7 @@ def pack(
 
 
 def _opened(text: Path) -> tuple[Bundle, Part | None]:
-    """The text model, and where it is in several files also the part that joins them."""
+    """The text model. If it is split into several files, also the part that joins them."""
     if len(split.siblings(text.name)) < 2:
         return Bundle.open(text), None
     joined = split.join(split.read_files(text))
@@ -80,9 +80,9 @@ def _opened(text: Path) -> tuple[Bundle, Part | None]:
 
 
 def checked_parts(sections: Mapping[str, Section], joined: Part | None = None) -> list[Part]:
-    """The parts of a bundle, in order, after a check that the sections are whole and belong together.
+    """The parts of a bundle, in order, after checks that the sections are whole and belong together.
 
-    Looks at keys and tensor tables, not at weights. `joined` writes the text model where it is in several files.
+    Only keys and tensor tables are checked. `joined`: the part to write for a text model in several files.
     """
     text = sections[TEXT]
     check_text(text)

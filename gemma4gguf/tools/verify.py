@@ -166,7 +166,7 @@ _CONVERSATIONS: tuple[tuple[str, list[dict[str, Any]], dict[str, Any]], ...] = (
 def _tokenizer(bundle: Bundle) -> Iterator[str]:
     try:
         check_text(bundle.text)
-    except FormatError:  # told already, as a fault of the text model
+    except FormatError:  # reported already, as a fault of the text model
         return
     try:
         with load(bundle.text, vocab_only=True) as model:
