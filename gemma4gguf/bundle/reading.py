@@ -141,7 +141,7 @@ class Bundle:
             raise FormatError(
                 f"{path}: sections {', '.join(map(repr, found))}: expected each of {', '.join(ORDER)} once, in order"
             )
-        missing = (name for name in promises(sections[0]) if name not in found)
+        missing = (name for name in listed_sections(sections[0]) if name not in found)
         return cls(path, tuple(sections), tuple(missing))
 
     def section(self, architecture: str) -> Section | None:
@@ -169,7 +169,7 @@ class Bundle:
         return f"has no {what}; convert the full checkpoint, or add one with `gemma4gguf pack`"
 
 
-def promises(text: Section) -> dict[str, tuple[int, str]]:
+def listed_sections(text: Section) -> dict[str, tuple[int, str]]:
     """The sections that the text section's metadata lists: architecture -> (size in bytes, SHA-256 in hex).
 
     Empty if it lists none. Raises FormatError if the lists are malformed or differ in length.
@@ -268,7 +268,7 @@ def digest(section: Section) -> str:
     with open(section.path, "rb") as file:
         file.seek(section.offset)
         header = file.read(section.header.data_start - section.offset)
-        own = promises(section).get(TEXT) if section.architecture == TEXT else None
+        own = listed_sections(section).get(TEXT) if section.architecture == TEXT else None
         if own is not None:
             header = header.replace(own[1].encode(), UNHASHED.encode(), 1)
         sha.update(header)

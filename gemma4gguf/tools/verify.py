@@ -28,7 +28,7 @@ from ..bundle.reading import (
     Bundle,
     Section,
     digest,
-    promises,
+    listed_sections,
 )
 from ..bundle.validation import check_drafter, check_text, vocabulary
 from ..chat.guards import SPECIAL_TOKENS
@@ -76,7 +76,7 @@ def _sections(bundle: Bundle) -> Iterator[str]:
     if version != BUNDLE_VERSION:
         yield f"bundle version {version!r}, expected {BUNDLE_VERSION}; a newer gemma4gguf may read it"
     yield from (bundle.absence(name) for name in bundle.missing if name in NAMES)
-    yield from (f"promises a section {name!r}, which nobody knows" for name in bundle.missing if name not in NAMES)
+    yield from (f"lists a section {name!r}, which nobody knows" for name in bundle.missing if name not in NAMES)
 
 
 def _bounds(bundle: Bundle) -> Iterator[str]:
@@ -100,13 +100,13 @@ def _bounds(bundle: Bundle) -> Iterator[str]:
 
 
 def _hashes(bundle: Bundle, report: Callable[[int], None]) -> Iterator[str]:
-    promised = promises(bundle.text)
+    listed = listed_sections(bundle.text)
     for section in bundle.sections:
-        if section.architecture not in promised:
-            if promised:
+        if section.architecture not in listed:
+            if listed:
                 yield f"{_what(section)}: is not among the sections that the bundle names"
             continue
-        size, sha = promised[section.architecture]
+        size, sha = listed[section.architecture]
         if size != section.size:
             yield f"{_what(section)}: {section.size:,} bytes, the bundle says {size:,}"
         found = digest(section)
