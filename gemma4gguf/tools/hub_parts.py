@@ -17,7 +17,7 @@ from gguf import LlamaFileType
 
 from ..bundle import split
 from ..bundle.container import leading_keys, read_header
-from ..bundle.reading import DRAFTER, EMBEDDER, NAMES, TEXT, Section, check_unsplit, promises
+from ..bundle.reading import DRAFTER, EMBEDDER, NAMES, TEXT, Section, check_unsplit, listed_sections
 from ..bundle.writing import Part, part_of, planned_section
 from ..errors import FormatError, InputError
 from .hub import HEAD, HubFile, RemoteBytes, Repository
@@ -115,7 +115,7 @@ class Planned:
     def brings(self) -> set[str]:
         """The other sections in the file of a text model: those that a bundle names, if anything follows its text."""
         alone = self.joined or self.candidate.size <= self.section.header.end
-        return set() if alone else set(promises(self.section))
+        return set() if alone else set(listed_sections(self.section))
 
     @property
     def misnamed(self) -> str:
