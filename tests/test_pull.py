@@ -14,7 +14,7 @@ from gemma4gguf.cli import cli, run
 from gemma4gguf.tools.models import models
 from gemma4gguf.tools.pack import pack
 from gemma4gguf.tools.pull import look, pull
-from tests.support.hub import Hub
+from tests.support.hub import Hub, Repository
 from tests.support.published import Layout
 
 GGML = "prefixes, several types"
@@ -120,7 +120,7 @@ def test_command(
     line = ["pull", layout.source, "--drafter", "someone/assistant"]
     assert run(cli, [*line, "--dry-run"]) == 0
     told = capsys.readouterr().out
-    for words in ("text model", "Q8_0", "someone/assistant/x-assistant-Q8_0.gguf", "licence: apache-2.0", "to fetch: "):
+    for words in ("text model", "Q8_0", "someone/assistant/x-assistant-Q8_0.gguf", "licence apache-2.0", "to fetch: "):
         assert words in told
     assert not models_folder.exists()
     assert run(cli, [*line, "--json"]) == 0
@@ -136,3 +136,27 @@ def test_command(
     assert contents(models_folder) == []
     assert run(cli, ["rm", layout.name]) == 1
     assert "no such file, and no model of this name" in capsys.readouterr().err
+
+
+def test_a_bundle_on_the_hub_brings_its_parts(
+    bundle: Path, models_folder: Path, serve: Callable[[Layout], Hub], layouts: dict[str, Layout]
+) -> None:
+    """Nothing else is fetched: its own embedder and drafter belong to it."""
+    files = layouts[GGML].repositories["ggml-org/gemma-4-12B-it-GGUF"].files
+    mmproj = "mmproj-gemma-4-12B-it-bf16.gguf"
+    repository = Repository({"gemma-F32.gguf": bundle, mmproj: files[mmproj]})
+    serve(replace(layouts[GGML], repositories={"someone/gemma": repository}))
+    offer = look("someone/gemma")
+    assert [part.section for part in offer.parts] == ["gemma4"]
+    assert offer.size == offer.missing == bundle.stat().st_size
+    assert pull(offer).path.read_bytes() == bundle.read_bytes()
+
+
+def test_a_name_that_tells_another_type_is_told(
+    models_folder: Path, serve: Callable[[Layout], Hub], layouts: dict[str, Layout]
+) -> None:
+    files = layouts[GGML].repositories["ggml-org/gemma-4-12B-it-GGUF"].files
+    mmproj = "mmproj-gemma-4-12B-it-bf16.gguf"
+    repository = Repository({"gemma-Q6_K.gguf": files["gemma-4-12B-it-Q8_0.gguf"], mmproj: files[mmproj]})
+    serve(replace(layouts[GGML], repositories={"someone/gemma": repository}))
+    assert look("someone/gemma").notes == ("someone/gemma/gemma-Q6_K.gguf: its name says Q6_K, its header Q8_0",)

@@ -1,7 +1,7 @@
-"""The models folder, and the file that is meant by a name.
+"""Find the models folder, and the file that is meant by a name.
 
-In: what somebody gave as a model: a path, the name of a model in the models folder, or the Hub id that it was pulled
-from. Out: a path, or an InputError that says what to type. Opens no model.
+What somebody gave as a model comes in: a path, the name of a model in the models folder, or the Hub id that it was
+pulled from. A path goes out, or an InputError that says what to type. This module opens no model.
 
 A model NAME is the file NAME.gguf. The folder .NAME beside it holds where it was pulled from (RECORD) and what is not
 finished of it.

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, fields
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from .common import common, print_json
+from .common import common, in_options, option_names, print_json
 from .show import Progress, Table, printable, size, warn
+
+if TYPE_CHECKING:
+    from ..tools.pull import Offer
 
 
 @click.command(short_help="Fetch a published model into one bundle.")
@@ -36,37 +40,52 @@ def pull(
 
     gemma4gguf pull OWNER/gemma-4-12B-it-GGUF:Q4_K_M
     """
-    from ..bundle.reading import NAMES
     from ..tools.pull import look
     from ..tools.pull import pull as work
 
     offer = look(repo, drafter=drafter, embedder=embedder, text_only=text_only, name=name)
     if not as_json:
-        table = Table("part", "type", "size", "file")
-        for part in offer.parts:
-            for i, file in enumerate(part.files):
-                table.row("" if i else NAMES[part.section], "" if i else part.type, size(file.size), file.where)
-        table.print()
-        click.echo(f"licence: {printable(offer.record.licence)}")
-        click.echo(f"bundle: {size(offer.size)}, {offer.path}")
-        for note in offer.notes:
-            warn(note)
-        click.echo("there already, to be checked" if offer.ready else f"to fetch: {size(offer.missing)}")
+        _print_offer(offer)
     if dry_run:
         if as_json:
-            print_json(asdict(offer) | {"missing": offer.missing})
+            print_json(_for_json(offer))
         return
     with Progress(quiet=as_json) as progress:
         result = work(offer, keep=keep, progress=progress)
     if as_json:
-        print_json(asdict(offer) | asdict(result))
+        print_json(_for_json(offer) | asdict(result))
         return
+    options = option_names(click.get_current_context().command)
     for note in result.notes:
-        warn(note)
+        warn(in_options(note, options))
     if result.kept:
         click.echo(f"parts kept in {result.kept}")
     click.echo(f"{result.path}: {size(result.size)}")
-    click.echo(f'gemma4gguf generate {result.name} -p "What can you do?"')
+    click.echo(f'ask it: gemma4gguf generate {result.name} -p "What can you do?"')
+
+
+def _print_offer(offer: Offer) -> None:
+    from ..bundle.reading import NAMES
+
+    click.echo(f"{offer.record.repo}, licence {printable(offer.record.licence)}")
+    table = Table("part", "type", "size", "file")
+    for part in offer.parts:
+        first = part.files[0]
+        file = first.path if first.repo == offer.record.repo else first.where
+        more = f" and {len(part.files) - 1} more" if len(part.files) > 1 else ""
+        table.row(NAMES[part.section], part.type, size(part.size), file + more)
+    table.print()
+    for note in offer.notes:
+        warn(note)
+    click.echo("there already, to be checked" if offer.ready else f"to fetch: {size(offer.missing)}")
+    click.echo(f"bundle: {size(offer.size)}, {offer.path}")
+
+
+def _for_json(offer: Offer) -> dict[str, Any]:
+    """Everything but the sections, whose headers are long."""
+    shown = {f.name: getattr(offer, f.name) for f in fields(offer) if f.name != "sections"}
+    parts = [asdict(part) | {"size": part.size} for part in offer.parts]
+    return shown | {"record": asdict(offer.record), "parts": parts, "missing": offer.missing}
 
 
 @click.command("list", short_help="Show the models in the models folder.")

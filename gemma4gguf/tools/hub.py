@@ -1,7 +1,7 @@
-"""GGUF files on the Hub: listed, read by range, downloaded.
+"""List GGUF files on the Hub, read them by range, and download them.
 
-In: a repository's name. Out: its files with sizes and SHA-256 digests, bytes of them, and whole files on this disk with
-the right digests. Goes through the Hub's own client; knows nothing of models.
+A repository's name comes in. Its files with their sizes and SHA-256 digests go out, then bytes of them, or whole files
+on this disk with the right digests. This module uses the Hub's own client and does not know models.
 
 A download that stops leaves NAME.DIGEST.partial, and the next one goes on from there. (The client's own download
 begins anew in a new process.)
@@ -99,7 +99,10 @@ def _errors(file: HubFile) -> AbstractContextManager[None]:
 
 @contextmanager
 def _answer(file: HubFile, start: int, stop: int | None = None) -> Iterator[Any]:
-    """The Hub's answer to a request for the bytes from `start` to `stop`. From byte 0 where it knows no ranges."""
+    """The Hub's answer to a request for the bytes from `start` to `stop`. From byte 0 where it knows no ranges.
+
+    The client tries again where a header does not come; of a download, `_append` knows how far it is.
+    """
     from huggingface_hub import hf_hub_url
     from huggingface_hub.utils import (  # type: ignore[attr-defined]
         build_hf_headers,
@@ -111,7 +114,10 @@ def _answer(file: HubFile, start: int, stop: int | None = None) -> Iterator[Any]
     if start or stop is not None:
         headers["Range"] = f"bytes={start}-{'' if stop is None else stop - 1}"
     url = hf_hub_url(file.repo, file.path, revision=file.commit)
-    with http_stream_backoff("GET", url, headers=headers, timeout=TIMEOUT, retry_on_exceptions=()) as response:
+    how: dict[str, Any] = {"headers": headers, "timeout": TIMEOUT}
+    if stop is None:
+        how["retry_on_exceptions"] = ()
+    with http_stream_backoff("GET", url, **how) as response:
         hf_raise_for_status(response)
         yield response
 

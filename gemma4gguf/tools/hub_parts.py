@@ -1,7 +1,7 @@
-"""Which files of a repository make a bundle: recognised by their headers, whatever they are called.
+"""Recognise the files of a repository that make a bundle, by their headers, whatever they are called.
 
-In: the GGUF files of repositories, and a way to read the beginning of each. Out: one candidate for each section. A
-name tells only which quantisation a file holds, since nothing in a header tells Q4_K_M from Q4_K_L.
+The GGUF files of a repository come in; one candidate for each section goes out, with its header. A name tells only the
+type that a file holds, because nothing in a header tells Q4_K_M from Q4_K_L.
 """
 
 from __future__ import annotations

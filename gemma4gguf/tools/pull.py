@@ -11,12 +11,12 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from ..bundle.finding import HUB_ID, LOCK, RECORD, SUFFIX, Record, hidden_folder, models_folder, read_record
 from ..bundle.newfile import lock, sync_folder
-from ..bundle.reading import DRAFTER, EMBEDDER, ORDER, TEXT, expect_text
+from ..bundle.reading import DRAFTER, EMBEDDER, ORDER, TEXT, Section, expect_text
 from ..bundle.writing import place_sections
 from ..errors import ConversionError, InputError
 from .hub import HubFile, Repository, fetch, look_up, partial_path, sha256
@@ -45,7 +45,10 @@ class Offered:
 
 @dataclass(frozen=True)
 class Offer:
-    """What a pull would do. `size`: bytes of the bundle; `ready`: a file of this name is there already."""
+    """What a pull would do. `size`: bytes of the bundle; `ready`: a file of this name is there already.
+
+    `sections` are those of the bundle, as the headers on the Hub tell them.
+    """
 
     name: str
     path: Path
@@ -54,6 +57,7 @@ class Offer:
     size: int
     notes: tuple[str, ...]
     ready: bool
+    sections: tuple[Section, ...] = field(repr=False)
 
     @property
     def missing(self) -> int:
@@ -119,10 +123,11 @@ def _offer(repository: Repository, chosen: Mapping[str, Planned], name: str) -> 
         raise InputError(f"name is {name!r}, expected letters, digits, dots, dashes and underscores")
     text = chosen[TEXT]
     expect_text(text.section.path, str(text.section.metadata.get("general.architecture")))
-    parts = checked_parts({key: planned.section for key, planned in chosen.items()}, text.joined)
+    sections = {key: chosen[key].section for key in ORDER if key in chosen}
+    parts = checked_parts(sections, text.joined)
     path = models_folder() / (name + SUFFIX)
     offered, digests = [], []
-    for architecture in (key for key in ORDER if key in chosen):
+    for architecture in sections:
         planned = chosen[architecture]
         files = planned.candidate.files
         missing = sum(file.size - _here(file, _place(name, architecture, file)) for file in files)
@@ -130,7 +135,9 @@ def _offer(repository: Repository, chosen: Mapping[str, Planned], name: str) -> 
         digests += [file.sha256 for file in files]
     record = Record(repository.name, text.type, repository.commit, repository.licence, tuple(digests))
     notes = [planned.misnamed for planned in chosen.values() if planned.misnamed]
-    return Offer(name, path, record, tuple(offered), place_sections(parts).total, tuple(notes), path.exists())
+    size = max(place_sections(parts).total, text.candidate.size)  # a bundle on the Hub brings more than its text
+    held = tuple(sections.values())
+    return Offer(name, path, record, tuple(offered), size, tuple(notes), path.exists(), held)
 
 
 def _name(repo: str, kind: str) -> str:
