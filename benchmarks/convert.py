@@ -26,8 +26,8 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from converters import MIXTURES  # noqa: E402
+from tests.support.private import watch  # noqa: E402
 
-SAMPLE_SECONDS = 0.02
 OURS = """
 import sys
 from converters import convert
@@ -50,7 +50,7 @@ def measure(command: list[str], out: Path) -> dict[str, Any]:
     begun = time.monotonic()
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     peak: list[int] = [0]
-    watcher = threading.Thread(target=_watch, args=(process.pid, peak), daemon=True)
+    watcher = threading.Thread(target=watch, args=(process.pid, peak), daemon=True)
     watcher.start()
     assert process.stderr is not None
     said = process.stderr.read()
@@ -64,18 +64,6 @@ def measure(command: list[str], out: Path) -> dict[str, Any]:
         "peak_private_mb": round(peak[0] / 1e3),
         "bytes": out.stat().st_size,
     }
-
-
-def _watch(pid: int, peak: list[int]) -> None:
-    status = Path(f"/proc/{pid}/status")
-    while True:
-        try:
-            lines = status.read_text().splitlines()
-        except OSError:
-            return
-        private = sum(int(line.split()[1]) for line in lines if line.startswith(("RssAnon:", "RssShmem:")))
-        peak[0] = max(peak[0], private)
-        time.sleep(SAMPLE_SECONDS)
 
 
 def total(steps: list[dict[str, Any]]) -> dict[str, Any]:

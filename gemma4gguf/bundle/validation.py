@@ -154,7 +154,7 @@ def _check_relations(section: Section) -> None:
         turned = turned if rotated is None else rotated  # the sliding layers' own, else that of the full ones
         if turned % 2 or turned > head:
             raise _not_together(section, f"rope.dimension_count{end}", turned, f"an even number up to {head}, its head")
-    layers = _model(section).layers
+    layers = numbers(section).layers
     if len({layer.sliding for layer in layers}) < 2:  # llama.cpp's cache wants both
         raise _not_together(section, "attention.sliding_window_pattern", "one kind for all layers", "both kinds")
     for i, layer in enumerate(layers):
@@ -181,7 +181,7 @@ def _not_together(section: Section, key: str, found: Any, expected: str) -> Form
 def _check_tensors(section: Section) -> None:
     """Exactly the tensors that the keys ask for, each of the right shape and of a type that is computed with."""
     held, what = section.tensors, NAMES[section.architecture]
-    specs = {spec.name: spec for spec in tensors(_model(section), fused=lambda i: f"blk.{i}.attn_qkv.weight" in held)}
+    specs = {spec.name: spec for spec in tensors(numbers(section), fused=lambda i: f"blk.{i}.attn_qkv.weight" in held)}
     missing = [name for name, spec in specs.items() if spec.required and name not in held]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
@@ -200,7 +200,7 @@ def _check_tensors(section: Section) -> None:
         raise FormatError(f"{section.path}: the {what} has a tensor {unknown[0]!r:.80}, which a 12B has not")
 
 
-def _model(section: Section) -> Model:
+def numbers(section: Section) -> Model:
     """The numbers of a section whose keys were checked."""
 
     def number(key: str) -> Any:

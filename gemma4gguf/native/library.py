@@ -19,7 +19,7 @@ except (ImportError, OSError, RuntimeError) as error:  # not installed, built fo
     reason = " ".join(str(error).split())
     raise NativeError(f"llama.cpp does not load ({reason}); `gemma4gguf doctor` looks at the installation") from error
 
-__all__ = ["C", "started", "supports_gpu", "system_info", "version"]
+__all__ = ["C", "repacked_types", "started", "supports_gpu", "system_info", "version"]
 
 _ERROR = 3  # enum ggml_log_level
 _CONTINUED = 5
@@ -67,6 +67,25 @@ def system_info() -> str:
     """llama.cpp's description of this machine: instruction sets and devices."""
     started()
     return str(C.llama_print_system_info().decode())
+
+
+# Types whose matrices llama.cpp copies into an order that its kernels for a processor like: (what the processor must
+# have, types). Source: ggml-cpu/repack.cpp (ggml_repack_get_optimal_repack_type), amx/common.h (qtype_has_amx_kernels).
+_REPACKED = (
+    ({"AVX2"}, {"Q4_0", "Q4_K", "IQ4_NL"}),
+    ({"AVX512"}, {"Q2_K"}),
+    ({"AMX_INT8"}, {"Q4_0", "Q4_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS"}),
+    ({"NEON", "DOTPROD"}, {"Q4_0", "Q8_0", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL"}),
+    ({"NEON", "MATMUL_INT8"}, {"Q4_0", "Q8_0", "Q4_K", "Q5_K", "Q6_K"}),
+)
+
+
+def repacked_types(info: str | None = None) -> frozenset[str]:
+    """Types of which llama.cpp makes a private copy on this processor. `info`: what `system_info` says of another."""
+    parts = (system_info() if info is None else info).replace("CPU :", "").split("|")
+    has = {name.strip() for name, _, value in (part.partition("=") for part in parts) if value.strip() not in ("", "0")}
+    types = [kinds for wanted, kinds in _REPACKED if wanted <= has]
+    return frozenset().union(*types) if "REPACK" in has else frozenset()
 
 
 def version() -> str:

@@ -1,0 +1,112 @@
+"""Memory computed from headers: against measured peaks of the small model, and against what llama.cpp says it took."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gemma4gguf.bundle.reading import Bundle
+from gemma4gguf.native.context import ContextOptions
+from gemma4gguf.native.library import repacked_types
+from gemma4gguf.runtime.memory import Bytes, Facts, memory
+from tests.support.private import ROOT, peak_of_answering
+
+MIB = 2**20
+PROMPT = 1_100  # tokens
+AVX2 = frozenset({"Q4_0", "Q4_K", "IQ4_NL"})
+LOG = """
+import sys
+from gemma4gguf import Gemma4
+how = {name: int(value) if value.isdecimal() else value for name, value in (part.split("=") for part in sys.argv[2:])}
+with Gemma4(sys.argv[1], draft="off", debug=True, **how) as model:
+    model.load()
+"""
+
+
+def facts_of(path: Path) -> Facts:
+    return Facts.of(Bundle.open(path).sections)
+
+
+def said(path: Path, what: str, **how: object) -> list[float]:
+    """Sizes in MiB that llama.cpp's log gives for one kind of buffer."""
+    given = [f"{name}={value}" for name, value in how.items()]
+    ended = subprocess.run(
+        [sys.executable, "-c", LOG, str(path), *given],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    return [float(n) for n in re.findall(rf"{what} buffer size =\s+([\d.]+) MiB", ended.stderr)]
+
+
+@pytest.mark.parametrize(("context", "drafts", "picture"), [(2048, False, False), (4096, True, True)])
+def test_within_a_tenth_of_the_measured_peak(tiny_bundle: Path, context: int, drafts: bool, picture: bool) -> None:
+    image = ROOT / "models" / "demo" / "cat.jpg" if picture else None
+    needed = memory(
+        facts_of(tiny_bundle), ContextOptions(context), repacked=repacked_types(), media=picture, drafts=drafts
+    )
+    peak, prompt = peak_of_answering(tiny_bundle, context, PROMPT, drafts=drafts, image=image)
+    assert prompt > PROMPT  # three micro-batches
+    assert needed.private == pytest.approx(peak, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"context": 4096},
+        {"context": 300, "kv_type": "f32"},
+        {"context": 8000, "kv_type": "q8_0"},
+        {"context": 2048, "kv_type": "bf16", "flash_attention": "off"},
+    ],
+)
+def test_the_cache_is_what_llama_cpp_makes(tiny_bundle: Path, how: dict[str, object]) -> None:
+    needed = memory(facts_of(tiny_bundle), ContextOptions(**how), repacked=frozenset())  # type: ignore[arg-type]
+    assert needed.cache.private / MIB == pytest.approx(sum(said(tiny_bundle, "KV", **how)), abs=0.02)
+
+
+@pytest.mark.parametrize(("context", "image_tokens"), [(2048, 280), (8192, 280), (4096, 1120)])
+def test_compute_buffers_hold_what_llama_cpp_reserves(tiny_bundle: Path, context: int, image_tokens: int) -> None:
+    rows = max(512, image_tokens)
+    needed = memory(facts_of(tiny_bundle), ContextOptions(context, rows, rows), repacked=frozenset())
+    (reserved,) = said(tiny_bundle, "compute", context=context, image_tokens=image_tokens)
+    assert reserved < needed.compute.private / MIB < reserved * 1.3
+
+
+@pytest.mark.parametrize("quant", ["Q4_0", "Q4_K_M", "Q8_0", "IQ4_NL", "Q2_K"])
+def test_repacked_copies_are_those_that_llama_cpp_makes(make_bundle: Callable[..., Path], quant: str) -> None:
+    path = make_bundle(quant)
+    needed = memory(facts_of(path), ContextOptions(2048), repacked=repacked_types())
+    assert needed.weights.private / MIB == pytest.approx(sum(said(path, "CPU_REPACK model", context=2048)), abs=0.02)
+
+
+def test_types_that_a_processor_has_repacked() -> None:
+    assert repacked_types("CPU : SSE3 = 1 | AVX2 = 1 | REPACK = 1 | ") == AVX2
+    assert repacked_types("CPU : AVX2 = 1 | AVX512 = 1 | REPACK = 1 | ") == AVX2 | {"Q2_K"}
+    assert {"Q8_0", "Q6_K"} <= repacked_types("CPU : NEON = 1 | ARM_FMA = 1 | DOTPROD = 1 | REPACK = 1 | ")
+    assert repacked_types("CPU : AVX2 = 1 | ") == repacked_types("CPU : AVX2 = 0 | REPACK = 1 | ") == frozenset()
+
+
+def test_only_full_layers_grow_with_the_context(tiny_bundle: Path) -> None:
+    facts = facts_of(tiny_bundle)
+    full = sum(layer.kv_heads * layer.head for layer in facts.model.layers if not layer.sliding)
+    short, long = (memory(facts, ContextOptions(n), repacked=AVX2).cache.private for n in (4096, 8192))
+    assert long - short == 4096 * full * 2 * 2  # keys and values, two bytes each
+    three = memory(facts, ContextOptions(4096), repacked=AVX2, parallel=3).cache.private
+    assert three == 3 * short
+
+
+def test_sums(tiny_bundle: Path) -> None:
+    bundle = Bundle.open(tiny_bundle)
+    facts = Facts.of(bundle.sections)
+    nothing_copied = memory(facts, ContextOptions(2048), repacked=frozenset())
+    assert nothing_copied.mapped == sum(t.nbytes for section in bundle.sections for t in section.tensors.values())
+    assert nothing_copied.total == nothing_copied.private + nothing_copied.mapped
+    bare = memory(facts, ContextOptions(2048), repacked=frozenset(), media=False, drafts=False)
+    assert bare.embedder == bare.drafter == Bytes()
