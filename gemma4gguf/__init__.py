@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .errors import FormatError as FormatError
     from .errors import Gemma4Error as Gemma4Error
     from .errors import InputError as InputError
+    from .errors import MemoryLimitError as MemoryLimitError
     from .errors import MissingPartError as MissingPartError
     from .errors import NativeError as NativeError
     from .media.audio import frame as frame
@@ -61,6 +62,7 @@ _HOME = {
     "Gemma4Error": ".errors",
     "GenerateOptions": ".runtime.options",
     "InputError": ".errors",
+    "MemoryLimitError": ".errors",
     "Message": ".records",
     "MissingPartError": ".errors",
     "NativeError": ".errors",

@@ -36,5 +36,9 @@ class ConversionError(Gemma4Error):
     """A checkpoint cannot become a bundle, or the bundle cannot be written."""
 
 
+class MemoryLimitError(Gemma4Error):
+    """A model needs more memory than this process may use. Choose a smaller context or type."""
+
+
 class NativeError(Gemma4Error):
     """llama.cpp refused or failed to do something."""

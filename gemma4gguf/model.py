@@ -28,8 +28,8 @@ from .native.context import FLASH_ATTENTION, KV_TYPES, ContextOptions
 from .records import Chunk, Evaluation, Message, Result
 from .runtime.engine import Engine, EngineOptions
 from .runtime.options import GenerateOptions, Options
+from .runtime.room import settled
 
-DEFAULT_CONTEXT = 8192  # positions
 MIN_MICRO_BATCH = 512  # rows that are computed together
 MOST_DRAFTS = ContextOptions.outputs - 1  # tokens drafted in one step: they and the one before them need logits
 
@@ -42,11 +42,12 @@ KVType: TypeAlias = Literal["f32", "f16", "bf16", "q8_0", "q4_0"]
 class Gemma4:
     """A bundle, ready to answer. Close it, or use it in a `with` block. One question at a time.
 
-    `context`: positions that prompt and answer may have together. `threads`: one per physical core. `gpu_layers`: a
-    number, or auto (the default), all of them where there is a GPU. `kv_type`: f32, f16, bf16, q8_0, q4_0.
-    `flash_attention`: auto, on, off. `image_tokens`: soft tokens a picture may take (70, 140, 280, 560, 1120).
-    `draft`: tokens that a bundle's drafter proposes at a time, auto (as many as pay), off, or a number; it changes the
-    speed, not the answer. Raises InputError and FormatError at once, NativeError when the weights load.
+    `context`: positions that prompt and answer may have together; None: as many as fit this machine's memory, up to
+    32,768. `threads`: one per physical core. `gpu_layers`: a number, or auto (the default), all of them where there is
+    a GPU. `kv_type`: f32, f16, bf16, q8_0, q4_0. `flash_attention`: auto, on, off. `image_tokens`: soft tokens a
+    picture may take (70, 140, 280, 560, 1120). `draft`: tokens that a bundle's drafter proposes at a time, auto (as
+    many as pay), off, or a number; it changes the speed, not the answer. `force`: open a bundle whose memory cannot
+    fit. Raises InputError, FormatError and MemoryLimitError at once, NativeError when the weights load.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Gemma4:
         image_tokens: int | None = None,
         draft: int | Literal["auto", "off"] = "auto",
         debug: bool = False,
+        force: bool = False,
     ) -> None:
         if draft not in ("auto", "off"):
             draft = whole("draft", draft, lambda v: 0 <= v <= MOST_DRAFTS, f"auto, off or a number up to {MOST_DRAFTS}")
@@ -88,9 +90,9 @@ class Gemma4:
         if draft not in ("auto", "off", 0):
             self.bundle.require(DRAFTER)
         micro_batch = max(MIN_MICRO_BATCH, self.image_tokens)  # a picture is one micro-batch, whatever the budget
-        self._options = EngineOptions(
+        asked = EngineOptions(
             ContextOptions(
-                context=context or min(DEFAULT_CONTEXT, limit),
+                context=context or 0,  # the longest that fits
                 batch=micro_batch,
                 micro_batch=micro_batch,
                 threads=threads,
@@ -102,6 +104,7 @@ class Gemma4:
             draft=0 if draft == "off" else draft,
             debug=debug,
         )
+        self._options = settled(self.bundle, asked, force=force)
         self._engine: Engine | None = None
         self._opening = threading.Lock()  # held while the engine is made or freed
         self._closed = False

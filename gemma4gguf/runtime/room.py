@@ -1,0 +1,89 @@
+"""Whether a model fits into this machine's memory, and how long its context may then be.
+
+In: what a model takes (`memory`) and what this process may use (`machine`). Out: a context's length, or a
+MemoryLimitError before anything is loaded.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from ..bundle.reading import Bundle
+from ..errors import MemoryLimitError
+from ..machine import memory_limit
+from ..native.library import repacked_types, supports_gpu
+from .engine import EngineOptions
+from .memory import Facts, Memory, memory
+
+CONTEXTS = (32_768, 16_384, 8_192, 4_096, 2_048)  # positions; the choice where nobody asks for a number
+SPARE = 8  # a plan leaves an eighth of the memory to the system and to other programs
+
+
+def settled(bundle: Bundle, options: EngineOptions, *, force: bool = False, limit: int | None = None) -> EngineOptions:
+    """The options with which a bundle can be opened: a context of 0 becomes the longest that fits.
+
+    `limit`: bytes of memory; None: what this machine lets this process use. Warns where there is no GPU for the layers
+    that should be on one. Otherwise as `check_room`; what a GPU may hold is not looked at.
+    """
+    gpu = supports_gpu()
+    if options.gpu_layers > 0 and not gpu:
+        warnings.warn(
+            f"gpu_layers is {options.gpu_layers}, but this llama.cpp was built without a GPU: every layer is computed "
+            "on the processor",
+            stacklevel=4,
+        )
+    on_gpu = gpu and options.gpu_layers != 0
+    facts, repacked = Facts.of(bundle.sections), frozenset() if on_gpu else repacked_types()
+    limit = None if on_gpu else limit or memory_limit()
+
+    def needs(context: int) -> Memory:
+        asked = replace(options.context, context=context)
+        return memory(facts, asked, repacked=repacked, drafts=bool(options.draft), image_tokens=options.image_tokens)
+
+    context = options.context.context or first_that_fits(contexts(facts.limit), needs, limit and usable(limit))
+    check_room(str(bundle.path), needs(context), limit, force=force)
+    return replace(options, context=replace(options.context, context=context))
+
+
+def contexts(longest: int) -> list[int]:
+    """Lengths to choose from, for a model that was made for `longest` positions."""
+    return [min(n, longest) for n in CONTEXTS]
+
+
+def first_that_fits(lengths: Sequence[int], needs: Callable[[int], Memory], room: int | None) -> int:
+    """The first length with which everything stays in `room` bytes, else the last. `room` None: anything fits."""
+    return next((n for n in lengths if room is None or needs(n).total <= room), lengths[-1])
+
+
+def usable(limit: int) -> int:
+    """Bytes that a plan may give away of a memory of `limit` bytes."""
+    return limit - limit // SPARE
+
+
+def check_room(where: str, needed: Memory, limit: int | None, *, force: bool = False) -> None:
+    """Raise MemoryLimitError where the private part of `needed` cannot fit into `limit` bytes.
+
+    Warns where it fits and the mapped part does not, and where `force` makes a warning of the error.
+    """
+    if limit is None or needed.total <= limit:
+        return
+    if needed.private <= limit:
+        warnings.warn(
+            f"{where}: takes {_gb(needed.total)} of memory with the file's own pages, and this process may use "
+            f"{_gb(limit)}: pages will be read from the disk again and again, which is slow; choose a smaller type",
+            stacklevel=4,
+        )
+        return
+    reason = (
+        f"{where}: takes {_gb(needed.private)} of memory of its own ({_gb(needed.weights.private)} of weights, "
+        f"{_gb(needed.cache.private)} of cache), and this process may use {_gb(limit)}"
+    )
+    if not force:
+        raise MemoryLimitError(f"{reason}; choose a smaller context, kv_type q8_0 or a smaller type, or force=True")
+    warnings.warn(reason, stacklevel=4)
+
+
+def _gb(n: int) -> str:
+    return f"{n / 1e9:.2f} GB"

@@ -1,0 +1,86 @@
+"""What fits into a memory: the context that is chosen, and what opening refuses or warns about."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gemma4gguf import Gemma4
+from gemma4gguf.bundle.reading import Bundle
+from gemma4gguf.errors import MemoryLimitError
+from gemma4gguf.native.context import ContextOptions
+from gemma4gguf.native.library import repacked_types, supports_gpu
+from gemma4gguf.runtime.engine import EngineOptions
+from gemma4gguf.runtime.memory import Facts, Memory, memory
+from gemma4gguf.runtime.room import CONTEXTS, check_room, contexts, first_that_fits, settled, usable
+
+AVX2 = frozenset({"Q4_0", "Q4_K", "IQ4_NL"})
+
+
+@pytest.fixture
+def facts(tiny_bundle: Path) -> Facts:
+    return Facts.of(Bundle.open(tiny_bundle).sections)
+
+
+def test_the_longest_context_that_fits(facts: Facts) -> None:
+    def needs(context: int) -> Memory:
+        return memory(facts, ContextOptions(context), repacked=AVX2)
+
+    for context in CONTEXTS:
+        taken = needs(context).total
+        assert first_that_fits(CONTEXTS, needs, taken) == context
+    assert first_that_fits(CONTEXTS, needs, None) == CONTEXTS[0]
+    assert first_that_fits(CONTEXTS, needs, 1) == CONTEXTS[-1]  # opening will refuse
+    assert contexts(5000) == [5000, 5000, 5000, 4096, 2048]
+    assert usable(16) == 14
+
+
+def test_opening_refuses_only_what_cannot_fit(facts: Facts) -> None:
+    needed = memory(facts, ContextOptions(4096), repacked=AVX2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_room("x", needed, None)
+        check_room("x", needed, needed.total)
+    with pytest.warns(UserWarning, match="read from the disk again"):
+        check_room("x", needed, needed.private)
+    with pytest.raises(MemoryLimitError, match=r"x: takes 0\.0\d GB of memory of its own .* force=True"):
+        check_room("x", needed, needed.private - 1)
+    with pytest.warns(UserWarning, match="memory of its own"):
+        check_room("x", needed, needed.private - 1, force=True)
+
+
+def test_what_a_bundle_is_opened_with(tiny_bundle: Path, facts: Facts) -> None:
+    bundle = Bundle.open(tiny_bundle)
+
+    def opened(limit: int, *, force: bool = False, **how: Any) -> int:
+        options = EngineOptions(ContextOptions(how.pop("context", 0), **how), image_tokens=280)
+        return settled(bundle, options, limit=limit, force=force).context.context
+
+    least = memory(facts, ContextOptions(CONTEXTS[-1]), repacked=repacked_types())
+    assert opened(10**12) == facts.limit == 8192
+    assert opened(2 * least.total) == 8192
+    assert opened(least.total * 8 // 7 + 2) == CONTEXTS[-1]
+    with pytest.raises(MemoryLimitError, match="of memory of its own"):
+        opened(least.private - 1)
+    with pytest.warns(UserWarning, match="of memory of its own"):
+        assert opened(least.private - 1, force=True) == CONTEXTS[-1]
+    with pytest.raises(MemoryLimitError, match="smaller context"):
+        opened(least.private, context=8192, kv_type="f32")
+
+
+def test_a_model_opens_with_what_was_settled(tiny_bundle: Path) -> None:
+    with Gemma4(tiny_bundle, draft="off") as model:
+        assert model.engine.session.context.size == 8192
+
+
+def test_layers_for_a_gpu_that_is_not_there(tiny_bundle: Path) -> None:
+    assert not supports_gpu()
+    with pytest.warns(UserWarning, match="gpu_layers is 20, but this llama.cpp was built without a GPU"):
+        Gemma4(tiny_bundle, gpu_layers=20).close()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Gemma4(tiny_bundle, gpu_layers="auto").close()
+        Gemma4(tiny_bundle, gpu_layers=0).close()
