@@ -192,7 +192,7 @@ def write_checkpoint(
     folder: Path,
     *,
     sizes: Sizes = SMALL,
-    seed: int = SEED,
+    seed: int | None = SEED,
     dialect: str = "hub",
     vision_names: str = "hub",
     shards: int = 1,
@@ -204,7 +204,7 @@ def write_checkpoint(
     dialect: "hub" or "resaved" (config.json as transformers 5.24 writes it). vision_names: "hub"
     (model.vision_embedder.*) or "module" (model.embed_vision.*). shards: how many safetensors files.
     text_only: no embedder, Gemma4UnifiedForCausalLM. prefix: what stands before the text tensors' names; the
-    default is the architecture's own.
+    default is the architecture's own. seed None: every value is 0 and takes no disk, for whoever reads headers only.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if prefix is None:
@@ -220,7 +220,7 @@ def write_checkpoint(
 
 
 def write_drafter(
-    folder: Path, *, sizes: Sizes = SMALL, seed: int = SEED, dialect: str = "hub", shards: int = 1
+    folder: Path, *, sizes: Sizes = SMALL, seed: int | None = SEED, dialect: str = "hub", shards: int = 1
 ) -> Path:
     """Write a drafter that fits the model of those sizes into folder (made if need be) and return folder."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -244,7 +244,7 @@ def _write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _write_weights(folder: Path, tensors: list[Tensor], renames: dict[str, str], seed: int, shards: int) -> None:
+def _write_weights(folder: Path, tensors: list[Tensor], renames: dict[str, str], seed: int | None, shards: int) -> None:
     """Write safetensors by hand. Values depend on a tensor's Hub name, not on its new name nor on its shard."""
     order = sorted(((_renamed(t.name, renames), t) for t in tensors), key=lambda pair: pair[0])
     index: dict[str, str] = {}
@@ -262,6 +262,9 @@ def _write_weights(folder: Path, tensors: list[Tensor], renames: dict[str, str],
         blob += b" " * (-len(blob) % 8)
         with open(folder / file, "wb") as out:
             out.write(len(blob).to_bytes(8, "little") + blob)
+            if seed is None:
+                out.truncate(out.tell() + position)
+                continue
             for _, tensor in part:
                 count = int(np.prod(tensor.shape))
                 for first in range(0, count, SLAB):

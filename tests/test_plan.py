@@ -1,0 +1,172 @@
+"""`gemma4gguf plan`: the same figures from a bundle and a checkpoint, and those that docs/memory.md has of the 12B."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gemma4gguf import cli
+from gemma4gguf.errors import ConversionError, InputError
+from gemma4gguf.native.library import repacked_types
+from gemma4gguf.runtime.memory import memory
+from gemma4gguf.tools.plan import plan
+from tests.support.standin import write_checkpoint, write_drafter
+from tests.support.standin_config import REAL
+
+GB = 10**9
+AVX2 = frozenset({"Q4_0", "Q4_K", "IQ4_NL"})  # what docs/memory.md is for
+PAGE = Path(__file__).parent.parent / "docs" / "memory.md"
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Checkpoints of the 12B's shapes and its drafter's: headers over zeros that take no disk."""
+    folder = tmp_path_factory.mktemp("real")
+    return (
+        write_checkpoint(folder / "gemma", sizes=REAL, seed=None),
+        write_drafter(folder / "assistant", sizes=REAL, seed=None),
+    )
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
+    """A function from arguments of the command to its exit status and what it printed."""
+
+    def command(*arguments: object) -> tuple[int, str]:
+        status = cli.run(cli.cli, ["plan", *map(str, arguments)])
+        printed = capsys.readouterr()
+        return status, printed.out + printed.err
+
+    return command
+
+
+def test_a_checkpoint_is_planned_as_the_bundle_that_it_becomes(
+    checkpoint: Path, drafter: Path, make_bundle: Callable[..., Path]
+) -> None:
+    for quant in ("Q4_K_M", "Q8_0"):
+        bundle = make_bundle(quant, drafter_quant="Q8_0")
+        made, planned = plan(bundle, limit=GB), plan(f"{checkpoint}:{quant}", limit=GB, drafter=drafter)
+        assert made.best is not None
+        assert planned.best is not None
+        assert (made.best.type, made.best.context) == (planned.best.type, planned.best.context) == (quant, 8192)
+        assert planned.best.size == pytest.approx(bundle.stat().st_size, rel=0.02)  # sections begin at whole pages
+        assert planned.best.memory.weights == made.best.memory.weights
+        assert planned.best.memory.total == pytest.approx(made.best.memory.total, rel=0.001)
+        assert made.get is None
+        assert planned.get == (f"convert-to-gguf {checkpoint} standin-{quant}.gguf --quant {quant} --drafter {drafter}")
+
+
+def test_every_type_is_the_mixture_that_a_conversion_makes(checkpoint: Path, make_bundle: Callable[..., Path]) -> None:
+    choices = {choice.type: choice for choice in plan(checkpoint, limit=GB).choices}
+    for quant in ("Q6_K", "Q4_0", "Q2_K"):
+        made = plan(make_bundle(quant, drafter=None), limit=GB).best
+        assert made is not None
+        assert choices[quant].memory.weights == made.memory.weights
+
+
+def test_the_best_type_and_context_for_a_memory(real: tuple[Path, Path]) -> None:
+    gemma, assistant = real
+    for limit, best in ((64, ("Q8_0", 32_768)), (16, ("Q6_K", 32_768)), (8, None), (4, None)):
+        found = plan(gemma, limit=limit * GB, drafter=assistant)
+        assert (found.best and (found.best.type, found.best.context)) == best
+    assert found.instead is None
+    assert found.least.memory.total > 4 * GB
+
+
+def test_a_context_that_is_asked_for(real: tuple[Path, Path]) -> None:
+    gemma, _ = real
+    short, long = (plan(f"{gemma}:Q4_K_M", limit=16 * GB, context=n).best for n in (4096, 131_072))
+    assert short is not None
+    assert long is not None
+    assert long.memory.cache.private - short.memory.cache.private == (131_072 - 4096) * 8 * 2 * 512 * 2
+    four = plan(f"{gemma}:Q4_K_M", limit=64 * GB, context=4096, parallel=4).best
+    assert four is not None
+    assert four.memory.cache.private == 4 * short.memory.cache.private
+    small = plan(f"{gemma}:Q4_K_M", limit=16 * GB, context=4096, kv_type="q8_0").best
+    assert small is not None
+    assert small.memory.cache.private * 32 == short.memory.cache.private * 17  # 34 bytes for 32 values, not 64
+
+
+def test_the_page_about_memory(real: tuple[Path, Path]) -> None:
+    """Every row of its tables, as it stands there."""
+    gemma, assistant = real
+    text = PAGE.read_text(encoding="utf-8")
+    every = plan(gemma, limit=10**12, context=32_768, drafter=assistant, repacked=AVX2).choices
+    short = {
+        c.type: c.memory for c in plan(gemma, limit=10**12, context=8192, drafter=assistant, repacked=AVX2).choices
+    }
+    for choice in every:
+        held = choice.memory
+        cells = (held.private, held.mapped, held.total, short[choice.type].total)
+        assert f"| {choice.type} | {choice.size / GB:.2f} | {' | '.join(f'{n / GB:.2f}' for n in cells)} |" in text
+    chosen = next(c.memory for c in every if c.type == "Q4_K_M")
+    for name, held in vars(chosen).items():
+        assert re.search(rf"\| {name} \| {held.private / 1e6:,.0f} \| {held.mapped / 1e6:,.0f} \|", text), name
+
+
+def test_no_is_an_answer(real: tuple[Path, Path], run: Callable[..., tuple[int, str]]) -> None:
+    gemma, assistant = real
+    status, said = run(gemma, "--drafter", assistant, "--memory", "8GB")
+    assert status == 1
+    assert "It does not fit." in said
+    assert "What would: Q2_K with " in said
+    assert "fewer than 4 bits" in said
+    status, said = run(gemma, "--drafter", assistant, "--memory", "4GB")
+    assert status == 1
+    assert re.search(r"Nothing would: Q2_K takes least, 6\.\d\d GB with 2,048 tokens\.", said)
+
+
+def test_what_it_prints(tiny_bundle: Path, run: Callable[..., tuple[int, str]]) -> None:
+    status, said = run(tiny_bundle, "--memory", "1GB", "--context", 4096)
+    assert status == 0
+    for wanted in ("1.00 GB of memory", "Q8_0", "4,096 (best)", "together", "run it:  gemma4gguf ", "--context 4096"):
+        assert wanted in said
+    found = json.loads(run(tiny_bundle, "--memory", "1GB", "--json")[1])
+    best: dict[str, Any] = found["best"]
+    assert best["total"] == best["private"] + best["mapped"] == sum(sum(k.values()) for k in best["memory"].values())
+    assert found["get"] is None
+    assert run(tiny_bundle)[0] == 0  # this machine's own memory
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"), [("16GB", 16 * GB), ("7.5g", 7_500_000_000), ("8GiB", 8 << 30), ("4", 4 * GB)]
+)
+def test_sizes(tiny_bundle: Path, run: Callable[..., tuple[int, str]], given: str, expected: int) -> None:
+    assert json.loads(run(tiny_bundle, "--memory", given, "--json")[1])["limit"] == expected
+
+
+@pytest.mark.parametrize("given", ["much", "0GB", "-1GB", "4XB", ""])
+def test_no_sizes(tiny_bundle: Path, run: Callable[..., tuple[int, str]], given: str) -> None:
+    status, said = run(tiny_bundle, "--memory", given)
+    assert status == 2
+    assert "expected for example 16GB" in said
+
+
+def test_what_cannot_be_planned(tiny_bundle: Path, checkpoint: Path, drafter: Path) -> None:
+    with pytest.raises(InputError, match="made for at most 8,192"):
+        plan(tiny_bundle, context=10_000)
+    with pytest.raises(InputError, match="kv_type is 'q5'"):
+        plan(tiny_bundle, kv_type="q5")
+    with pytest.raises(InputError, match="is a finished bundle"):
+        plan(tiny_bundle, drafter=drafter)
+    with pytest.raises(InputError, match="unknown type 'Q9'"):
+        plan(f"{checkpoint}:Q9")
+    with pytest.raises(ConversionError, match="is the MTP drafter"):
+        plan(drafter)
+
+
+def test_the_sum_is_the_runtimes(tiny_bundle: Path) -> None:
+    """The command and the opening of a model use one function."""
+    from gemma4gguf import Bundle
+    from gemma4gguf.native.context import ContextOptions
+    from gemma4gguf.runtime.memory import Facts
+
+    facts = Facts.of(Bundle.open(tiny_bundle).sections)
+    best = plan(tiny_bundle, limit=GB, context=4096).best
+    assert best is not None
+    assert best.memory == memory(facts, ContextOptions(4096), repacked=repacked_types())
