@@ -19,6 +19,7 @@ import pytest
 
 COMMIT = "c" * 40
 LICENCE = "apache-2.0"
+LARGE = ".gguf"  # such files are stored elsewhere, and the Hub tells their SHA-256
 
 
 @dataclass
@@ -66,10 +67,13 @@ class _Answer(BaseHTTPRequestHandler):
     server: Hub
     protocol_version = "HTTP/1.1"
 
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
     def do_GET(self) -> None:
         path = unquote(self.path.partition("?")[0])
         if path.startswith("/api/models/"):
-            return self.info("/".join(path.split("/")[3:5]))
+            return self.told("/".join(path.split("/")[3:5]), tree="/tree/" in path)
         owner, name, kind, _, file = path[1:].split("/", 4)
         repository = self.server.repositories.get(f"{owner}/{name}")
         if repository is None or file not in repository.files:
@@ -78,38 +82,43 @@ class _Answer(BaseHTTPRequestHandler):
             return self.send(
                 403, {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access to this model is restricted"}
             )
-        if kind == "resolve":
+        if kind == "resolve" and file.endswith(LARGE):
             return self.send(302, {"Location": f"/{owner}/{name}/stored/{COMMIT}/{file}", "X-Repo-Commit": COMMIT})
         return self.data(file, repository.files[file])
 
-    def info(self, name: str) -> None:
+    def told(self, name: str, *, tree: bool) -> None:
+        """What the Hub tells of a repository, or of the files in it."""
         repository = self.server.repositories.get(name)
         if repository is None:
             return self.send(401, {"X-Error-Code": "RepoNotFound"})
-        siblings = []
+        entries = []
         for path, file in repository.files.items():
             size = file.stat().st_size
-            entry = {"rfilename": path, "size": size, "blobId": "b" * 40}
-            if path.endswith(".gguf"):
+            entry = {"type": "file", "path": path, "rfilename": path, "size": size, "oid": git_sha1(file)}
+            if path.endswith(LARGE):
                 sha = repository.digests.get(path) or sha256(file)
                 entry["lfs"] = {"sha256": sha, "size": size, "pointerSize": 135}
-            siblings.append(entry)
-        tags = ["gguf", f"license:{LICENCE}"]
+            entries.append(entry)
         card = {"license": LICENCE}
-        told = {"id": name, "sha": COMMIT, "siblings": siblings, "tags": tags, "cardData": card}
-        self.send(200, {"Content-Type": "application/json"}, json.dumps(told).encode())
+        tags = ["gguf", f"license:{LICENCE}"]
+        told = {"id": name, "sha": COMMIT, "siblings": entries, "tags": tags, "cardData": card}
+        self.send(200, {"Content-Type": "application/json"}, json.dumps(entries if tree else told).encode())
 
     def data(self, path: str, file: Path) -> None:
         wanted = self.headers.get("Range") if self.server.ranges else None
-        self.server.asked.append((path, wanted))
         size = file.stat().st_size
         first, _, last = (wanted or "bytes=0-").removeprefix("bytes=").partition("-")
         start, stop = int(first), min(size, int(last or size) + 1)
         self.send_response(206 if wanted else 200)
         if wanted:
             self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{size}")
+        self.send_header("ETag", f'"{git_sha1(file)}"')
+        self.send_header("X-Repo-Commit", COMMIT)
         self.send_header("Content-Length", str(stop - start))
         self.end_headers()
+        if self.command == "HEAD":
+            return
+        self.server.asked.append((path, wanted))
         with open(file, "rb") as stream:
             stream.seek(start)
             self.stream(path, stream.read(stop - start), start)
@@ -136,19 +145,29 @@ class _Answer(BaseHTTPRequestHandler):
         for key, value in (headers | {"Content-Length": str(len(body))}).items():
             self.send_header(key, value)
         self.end_headers()
-        self.wfile.write(body)
+        if self.command != "HEAD":
+            self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
         pass
 
 
-_KNOWN: dict[tuple[Path, int], str] = {}
+_KNOWN: dict[tuple[str, Path, int], str] = {}
 
 
 def sha256(file: Path) -> str:
-    key = file, file.stat().st_mtime_ns
+    return _digest("sha256", file)
+
+
+def git_sha1(file: Path) -> str:
+    """Something like the id that git gives a file."""
+    return _digest("sha1", file)
+
+
+def _digest(kind: str, file: Path) -> str:
+    key = kind, file, file.stat().st_mtime_ns
     if key not in _KNOWN:
-        _KNOWN[key] = hashlib.sha256(file.read_bytes()).hexdigest()
+        _KNOWN[key] = hashlib.new(kind, file.read_bytes()).hexdigest()
     return _KNOWN[key]
 
 
