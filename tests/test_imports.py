@@ -1,4 +1,4 @@
-"""Imports go one way, folder by folder; C is touched in one place; `import gemma4gguf` costs nothing."""
+"""Imports go one way, folder by folder; C is touched in one place; importing costs nothing; modules are short."""
 
 from __future__ import annotations
 
@@ -213,6 +213,12 @@ def test_only_the_top_and_converters_open_with_names() -> None:
 def test_one_boundary_to_c(name: str) -> None:
     if not name.startswith("gemma4gguf.native"):
         assert not {"ctypes", "llama_cpp"} & {used.split(".")[0] for used in imports(name, modules(ROOT)[name])}
+
+
+def test_no_module_is_longer_than_400_lines() -> None:
+    folders = (*PACKAGES, "tests", "benchmarks", "scripts")
+    long = [p for folder in folders for p in (ROOT / folder).glob("**/*.py") if p.read_text("utf-8").count("\n") > 400]
+    assert not long
 
 
 def test_importing_the_package_loads_nothing_heavy() -> None:
