@@ -8,23 +8,30 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import gguf
 import yaml
 
-MAX_BYTES = 1 << 22  # of a README.md
+from .jsonfile import read_whole
+
 MAX_FRONT_MATTER = 1 << 16  # characters of YAML, which is parsed slowly; usual ones have a few thousand
 
 
 def read_card(folder: Path) -> dict[str, Any]:
-    """The card's front matter; empty where there is none that can be read. Raises nothing."""
+    """The card's front matter; empty where none can be parsed. Raises ConversionError where it cannot be read."""
     path = folder / "README.md"
-    try:
-        if not path.is_file() or path.stat().st_size > MAX_BYTES:
-            return {}
-        front = path.read_text(encoding="utf-8").partition("\n---")[0]
-        # Aliases make a short text stand for a huge value.
-        if len(front) > MAX_FRONT_MATTER or any(isinstance(token, yaml.AliasToken) for token in yaml.scan(front)):
-            return {}
-        return dict(gguf.Metadata.load_model_card(folder))
-    except Exception:  # of many kinds: a card is prose, and may be anything
+    if not path.is_file():
         return {}
+    try:
+        first, *lines = read_whole(path).decode("utf-8").splitlines()
+        front = "\n".join(lines[: lines.index("---")]) + "\n"
+        # Aliases make a short text stand for a huge value.
+        if first != "---" or len(front) > MAX_FRONT_MATTER or any(map(_is_alias, yaml.scan(front))):
+            return {}
+        # As gguf reads it: the language code `no` is no boolean, and a tab is two spaces.
+        found = yaml.safe_load(front.replace("- no\n", '- "no"\n').replace("\t", "  "))
+    except (ValueError, RecursionError, yaml.YAMLError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _is_alias(token: object) -> bool:
+    return isinstance(token, yaml.AliasToken)

@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,6 +50,16 @@ class Conversion:
     seconds: float
 
 
+@contextmanager
+def _system_errors() -> Iterator[None]:
+    """Turns what the system refuses, such as a read, into our error."""
+    try:
+        yield
+    except OSError as error:
+        raise ConversionError(f"{error.filename or 'a file'}: {error.strerror or error}") from error
+
+
+@_system_errors()
 def convert(
     source: str | Path,
     out: str | Path | None = None,
@@ -151,8 +162,8 @@ def _uncovered(contents: Contents, importance: ImportanceMatrix | None) -> list[
 
 def _check(parts: list[Part], source: Path, drafter: Path) -> None:
     """What the runtime would refuse to load is told before anything is written."""
-    text = planned_section(parts[0], source)
     try:
+        text = planned_section(parts[0], source)
         for part in parts:
             section = planned_section(part, drafter if part.architecture == DRAFTER else source)
             if part.architecture == EMBEDDER:

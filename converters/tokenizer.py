@@ -17,7 +17,7 @@ from gguf import GGUFValueType, TokenType
 from gemma4gguf.bundle.container import encode_array, encode_pair
 from gemma4gguf.errors import ConversionError
 
-from .jsonfile import read_json, read_optional
+from .jsonfile import read_json, read_optional, read_whole
 from .safetensors import listed
 
 MODEL = "gemma4"  # llama.cpp's name for this tokenizer; it implies the pre-tokenizer
@@ -220,6 +220,6 @@ def _key(name: str) -> str:
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_bytes().decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return read_whole(path).decode("utf-8")
+    except UnicodeDecodeError as error:
         raise ConversionError(f"{path}: cannot be read ({error}); get it again") from None

@@ -14,6 +14,7 @@ import pytest
 from converters import convert
 from gemma4gguf.bundle.reading import Bundle
 from gemma4gguf.errors import ConversionError
+from gemma4gguf.tools.verify import faults
 from tests.support import variants
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -132,3 +133,37 @@ def test_a_plain_model_card_is_still_read(tmp_path: Path) -> None:
     found = metadata(tmp_path)
     assert (found["general.license"], list(found["general.tags"])) == ("apache-2.0", ["a", "b"])
     assert found["general.name"] == "Bold *one*"
+
+
+# ── what would be refused later is refused now ───────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("size", [1 << 16, 15 << 20, 17 << 20])
+def test_a_large_template_verifies_or_is_refused(tmp_path: Path, size: int) -> None:
+    folder = variants.copy(tmp_path / "tiny")
+    template = (folder / "chat_template.jinja").read_text()
+    (folder / "chat_template.jinja").write_text(template + "{#" + "x" * size + "#}")
+    if size > 1 << 24:
+        with pytest.raises(ConversionError, match="at most 16,777,216"):
+            convert(folder, tmp_path / "out.gguf", quant="Q8_0")
+        assert [p.name for p in tmp_path.iterdir()] == ["tiny"]
+        return
+    convert(folder, tmp_path / "out.gguf", quant="Q8_0")
+    assert not [fault for fault in faults(tmp_path / "out.gguf") if "template" not in fault]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"head_dim": 63},
+        {"rms_norm_eps": 5.0},
+        {"layer_types": ["sliding_attention"] * 6},
+        {"final_logit_softcapping": 1e30},
+    ],
+)
+def test_a_model_that_llama_cpp_would_not_survive_is_not_written(tmp_path: Path, change: dict[str, Any]) -> None:
+    folder = variants.copy(tmp_path / "tiny")
+    variants.edit(folder / "config.json", lambda c: c["text_config"].update(change))
+    with pytest.raises(ConversionError):
+        convert(folder, tmp_path / "out.gguf", quant="Q8_0")
+    assert [p.name for p in tmp_path.iterdir()] == ["tiny"]
