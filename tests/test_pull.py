@@ -13,7 +13,8 @@ from gemma4gguf.bundle.finding import find_model, hidden_folder
 from gemma4gguf.cli import cli, run
 from gemma4gguf.tools.models import models
 from gemma4gguf.tools.pack import pack
-from gemma4gguf.tools.pull import look, pull
+from gemma4gguf.tools.plan import plan
+from gemma4gguf.tools.pull import look, pull, verdict
 from tests.support.hub import Hub, Repository
 from tests.support.published import Layout
 
@@ -120,7 +121,14 @@ def test_command(
     line = ["pull", layout.source, "--drafter", "someone/assistant"]
     assert run(cli, [*line, "--dry-run"]) == 0
     told = capsys.readouterr().out
-    for words in ("text model", "Q8_0", "someone/assistant/x-assistant-Q8_0.gguf", "licence apache-2.0", "to fetch: "):
+    for words in (
+        "text model",
+        "Q8_0",
+        "someone/assistant/x-assistant-Q8_0.gguf",
+        "licence apache-2.0",
+        "to fetch: ",
+        "memory: ",
+    ):
         assert words in told
     assert not models_folder.exists()
     assert run(cli, [*line, "--json"]) == 0
@@ -160,3 +168,26 @@ def test_a_name_that_tells_another_type_is_told(
     repository = Repository({"gemma-Q6_K.gguf": files["gemma-4-12B-it-Q8_0.gguf"], mmproj: files[mmproj]})
     serve(replace(layouts[GGML], repositories={"someone/gemma": repository}))
     assert look("someone/gemma").notes == ("someone/gemma/gemma-Q6_K.gguf: its name says Q6_K, its header Q8_0",)
+
+
+def test_the_verdict_on_memory(
+    models_folder: Path,
+    serve: Callable[[Layout], Hub],
+    layouts: dict[str, Layout],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What the plan of the finished bundle says, told before anything is fetched."""
+    layout = layouts[GGML]
+    serve(layout)
+    offer = look(layout.source)
+    told = verdict(offer)
+    assert told.fits
+    (choice,) = plan(pull(offer).path).choices
+    assert (told.context, told.fits) == (choice.context, choice.fits)
+    assert abs(told.needed - choice.memory.total) < 1 << 16  # the bundle's header has some more keys
+    monkeypatch.setattr("gemma4gguf.tools.pull.memory_limit", lambda: 10_000_000)
+    assert run(cli, ["pull", layout.source, "--dry-run"]) == 0
+    shown = capsys.readouterr()
+    assert "10.00 MB is there" in shown.out
+    assert "does not fit into this machine's memory; take a smaller type" in shown.err

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .common import common, in_options, option_names, print_json
-from .show import Progress, Table, printable, size, warn
+from .show import Progress, Table, number, printable, size, warn
 
 if TYPE_CHECKING:
-    from ..tools.pull import Offer
+    from ..tools.pull import Offer, Verdict
 
 
 @click.command(short_help="Fetch a published model into one bundle.")
@@ -40,15 +40,16 @@ def pull(
 
     gemma4gguf pull OWNER/gemma-4-12B-it-GGUF:Q4_K_M
     """
-    from ..tools.pull import look
+    from ..tools.pull import look, verdict
     from ..tools.pull import pull as work
 
     offer = look(repo, drafter=drafter, embedder=embedder, text_only=text_only, name=name)
     if not as_json:
         _print_offer(offer)
+        _print_verdict(verdict(offer))
     if dry_run:
         if as_json:
-            print_json(_for_json(offer))
+            print_json(_for_json(offer) | {"memory": asdict(verdict(offer))})
         return
     with Progress(quiet=as_json) as progress:
         result = work(offer, keep=keep, progress=progress)
@@ -79,6 +80,13 @@ def _print_offer(offer: Offer) -> None:
         warn(note)
     click.echo("there already, to be checked" if offer.ready else f"to fetch: {size(offer.missing)}")
     click.echo(f"bundle: {size(offer.size)}, {offer.path}")
+
+
+def _print_verdict(found: Verdict) -> None:
+    held = f", {size(found.limit)} is there" if found.limit is not None else ""
+    click.echo(f"memory: {size(found.needed)} with a context of {number(found.context)} tokens{held}")
+    if not found.fits:
+        warn("it does not fit into this machine's memory; take a smaller type")
 
 
 def _for_json(offer: Offer) -> dict[str, Any]:

@@ -19,6 +19,11 @@ from ..bundle.newfile import lock, sync_folder
 from ..bundle.reading import DRAFTER, EMBEDDER, ORDER, TEXT, Section, expect_text
 from ..bundle.writing import place_sections
 from ..errors import ConversionError, InputError
+from ..machine import memory_limit
+from ..native.context import ContextOptions
+from ..native.library import repacked_types
+from ..runtime.memory import Facts, Memory, memory
+from ..runtime.room import contexts, first_that_fits, usable
 from .hub import HubFile, Repository, fetch, look_up, partial_path, sha256
 from .hub_parts import Planned, candidates, choose_drafter, choose_embedder, choose_text
 from .layouts import safe
@@ -158,6 +163,32 @@ def _here(file: HubFile, place: Path) -> int:
         with suppress(OSError):
             return min(file.size, path.stat().st_size)
     return 0
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a bundle fits into this machine's memory. `context`: the longest that does, or the shortest there is.
+
+    `needed` and `limit` in bytes; `limit` is what this process may use, None where the system does not tell.
+    """
+
+    fits: bool
+    context: int
+    needed: int
+    limit: int | None
+
+
+def verdict(offer: Offer) -> Verdict:
+    """Plan the memory that the bundle will take, from its headers."""
+    limit, facts, repacked = memory_limit(), Facts.of(offer.sections), repacked_types()
+
+    def needs(context: int) -> Memory:
+        return memory(facts, ContextOptions(context), repacked=repacked)
+
+    room = None if limit is None else usable(limit)
+    context = first_that_fits(contexts(facts.limit), needs, room)
+    needed = needs(context).total
+    return Verdict(room is None or needed <= room, context, needed, limit)
 
 
 # ── the bundle ───────────────────────────────────────────────────────────────────────────────────────────────────
