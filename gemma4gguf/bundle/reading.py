@@ -91,7 +91,8 @@ class Section:
     def raw(self, name: str) -> NDArray[np.uint8]:
         """The tensor's stored bytes, uint8 [nbytes], memory-mapped read-only."""
         info = self.tensors[name]
-        return np.memmap(self.path, np.uint8, "r", offset=self.header.data_start + info.offset, shape=(info.nbytes,))
+        with self.open() as file:
+            return np.memmap(file, np.uint8, "r", offset=self.header.data_start + info.offset, shape=(info.nbytes,))
 
     def array(self, name: str) -> NDArray[Any]:
         """A tensor in numpy's order. F32 and F16 are memory-mapped; every other type is converted to new float32.
@@ -114,7 +115,7 @@ class Section:
 
     def copy(self) -> Iterator[memoryview]:
         """The section's bytes, in pieces."""
-        with open(self.path, "rb") as file:
+        with self.open() as file:
             yield from pieces(file, self.offset, self.size)
 
 
@@ -265,7 +266,7 @@ def pieces(file: IO[bytes], offset: int, size: int) -> Iterator[memoryview]:
 def digest(section: Section) -> str:
     """A section's SHA-256 as the metadata stores it. The text section is hashed with zeros for its own digest."""
     sha = hashlib.sha256()
-    with open(section.path, "rb") as file:
+    with section.open() as file:
         file.seek(section.offset)
         header = file.read(section.header.data_start - section.offset)
         own = listed_sections(section).get(TEXT) if section.architecture == TEXT else None

@@ -52,7 +52,7 @@ def part_of(section: Section) -> Part:
 
     def data() -> Iterator[Any]:
         held = header.end - header.data_start
-        with open(section.path, "rb") as file:
+        with section.open() as file:
             yield from pieces(file, header.data_start, held)
         yield bytes(part.data_size - held)  # a file may end without the padding after its last tensor
 

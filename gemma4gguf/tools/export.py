@@ -163,7 +163,7 @@ def _linked(source: Path, path: Path) -> bool:
 def _cut(section: Section, out: IO[bytes], progress: Callable[[int], None]) -> None:
     """Copy a section. It begins at a whole block, so that file systems that can share blocks do."""
     done = 0
-    with open(section.path, "rb") as file:
+    with section.open() as file:
         room = os.fstat(file.fileno()).st_size - section.offset
         wanted = min(padded(section.size, SECTION_ALIGNMENT), room)  # up to a whole block; truncated below
         with suppress(AttributeError, OSError):  # this system or file system does not offer it

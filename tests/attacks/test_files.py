@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 from gguf import GGUFValueType as V
 
@@ -19,6 +20,7 @@ from gemma4gguf.bundle.container import encode_header, encode_pair, encode_strin
 from gemma4gguf.bundle.limits import LIMITS, Limits
 from gemma4gguf.bundle.reading import SECTION_ALIGNMENT, TEXT, Bundle
 from gemma4gguf.errors import FormatError, InputError
+from gemma4gguf.media.embedder import Embedder
 from gemma4gguf.model import Gemma4
 from gemma4gguf.native.weights import Weights
 from gemma4gguf.runtime.loading import in_place, load
@@ -108,6 +110,15 @@ def test_a_swap_between_open_and_load_is_noticed(
         swap(path, other)
         with pytest.raises(FormatError, match="changed or replaced after it was opened"):
             model.generate("Hi", max_tokens=3)
+
+
+@pytest.mark.parametrize("swap", [_rename, _truncate])
+def test_the_embedder_notices_it_too(small: Path, tmp_path: Path, swap: Callable[[Path, Path], None]) -> None:
+    path, other = (Path(shutil.copy(small, tmp_path / name)) for name in ("a.gguf", "b.gguf"))
+    embedder = Embedder(path)
+    swap(path, other)
+    with pytest.raises(FormatError, match="changed or replaced after it was opened"):
+        embedder.audio(np.zeros((1, 640), np.float32))
 
 
 def test_a_file_that_goes_between_open_and_load(small: Path, tmp_path: Path) -> None:
