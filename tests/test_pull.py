@@ -12,9 +12,10 @@ import pytest
 from gemma4gguf.bundle.finding import find_model, hidden_folder
 from gemma4gguf.cli import cli, run
 from gemma4gguf.tools.models import models
+from gemma4gguf.tools.offer import look, verdict
 from gemma4gguf.tools.pack import pack
 from gemma4gguf.tools.plan import plan
-from gemma4gguf.tools.pull import look, pull, verdict
+from gemma4gguf.tools.pull import pull
 from tests.support.hub import Hub, Repository
 from tests.support.published import Layout
 
@@ -109,7 +110,7 @@ def test_types_and_files_by_name(
     offer = look(f"{repo}@main:Q4_0", drafter=f"{repo}:BF16", embedder=f"{repo}:F16")
     assert [part.files[0].path for part in offer.parts[1:]] == ["mmproj-F16.gguf", "MTP/gemma-4-12B-it-MTP-BF16.gguf"]
     assert [part.section for part in look(repo, text_only=True).parts] == ["gemma4"]
-    assert look(repo, name="mine").path == models_folder / "mine.gguf"
+    assert look(repo, name="mine.gguf").path == models_folder / "mine.gguf"
     assert not hub.ranges_of("gemma-4-12b-it-Q4_0.gguf")
 
 
@@ -186,7 +187,7 @@ def test_the_verdict_on_memory(
     (choice,) = plan(pull(offer).path).choices
     assert (told.context, told.fits) == (choice.context, choice.fits)
     assert abs(told.needed - choice.memory.total) < 1 << 16  # the bundle's header has some more keys
-    monkeypatch.setattr("gemma4gguf.tools.pull.memory_limit", lambda: 10_000_000)
+    monkeypatch.setattr("gemma4gguf.tools.offer.memory_limit", lambda: 10_000_000)
     assert run(cli, ["pull", layout.source, "--dry-run"]) == 0
     shown = capsys.readouterr()
     assert "10.00 MB is there" in shown.out

@@ -20,8 +20,9 @@ from gemma4gguf.bundle.writing import part_of
 from gemma4gguf.cli import cli, run
 from gemma4gguf.errors import Gemma4Error
 from gemma4gguf.tools.models import models, remove
+from gemma4gguf.tools.offer import look
 from gemma4gguf.tools.pack import pack
-from gemma4gguf.tools.pull import look, pull
+from gemma4gguf.tools.pull import pull
 from tests.support.hub import Hub, Repository
 from tests.support.published import Layout, lied_about, write
 

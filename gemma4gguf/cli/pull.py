@@ -11,7 +11,7 @@ from .common import common, in_options, option_names, print_json
 from .show import Progress, Table, number, printable, size, warn
 
 if TYPE_CHECKING:
-    from ..tools.pull import Offer, Verdict
+    from ..tools.offer import Offer, Verdict
 
 
 @click.command(short_help="Fetch a published model into one bundle.")
@@ -40,7 +40,7 @@ def pull(
 
     gemma4gguf pull OWNER/gemma-4-12B-it-GGUF:Q4_K_M
     """
-    from ..tools.pull import look, verdict
+    from ..tools.offer import look, verdict
     from ..tools.pull import pull as work
 
     offer = look(repo, drafter=drafter, embedder=embedder, text_only=text_only, name=name)
