@@ -19,6 +19,7 @@ BASE = {"gemma4gguf.errors", "gemma4gguf.arguments", "gemma4gguf.version", "gemm
 FILES = BASE | {"gemma4gguf.bundle", "gemma4gguf.native"}
 STAGES = FILES | {"gemma4gguf.media", "gemma4gguf.chat"}
 ENGINE = STAGES | {"gemma4gguf.runtime"}
+COMMANDS_SHARE = {f"gemma4gguf.cli.{name}" for name in ("signals", "show", "common", "options", "answering")}
 ALLOWED: Mapping[str, set[str]] = {
     "gemma4gguf.errors": set(),
     "gemma4gguf.version": set(),
@@ -34,7 +35,15 @@ ALLOWED: Mapping[str, set[str]] = {
     "converters": FILES,
     "gemma4gguf": ENGINE | {"gemma4gguf.model", "gemma4gguf.tools", "converters"},
     "gemma4gguf.tools": ENGINE | {"gemma4gguf.model", "converters"},
-    "gemma4gguf.cli": ENGINE | {"gemma4gguf.model", "gemma4gguf.tools", "converters"},
+    "gemma4gguf.cli.signals": set(),
+    "gemma4gguf.cli.show": set(),
+    "gemma4gguf.cli.common": {"gemma4gguf.errors", "gemma4gguf.bundle", "gemma4gguf.cli.show"},
+    "gemma4gguf.cli.options": {"gemma4gguf.runtime"},
+    "gemma4gguf.cli.answering": {"gemma4gguf.records", "gemma4gguf.cli.show"},
+    "gemma4gguf.cli.chat": ENGINE | {"gemma4gguf.model"} | COMMANDS_SHARE,
+    "gemma4gguf.cli": ENGINE
+    | {"gemma4gguf.model", "gemma4gguf.tools", "gemma4gguf.cli.chat", "converters"}
+    | COMMANDS_SHARE,
     "gemma4gguf.__main__": {"gemma4gguf.cli"},
     "training": ENGINE | {"gemma4gguf", "converters"},
 }

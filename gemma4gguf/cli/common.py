@@ -12,8 +12,8 @@ from typing import Any
 import click
 
 from ..bundle.finding import find_model
-from ..errors import ContextError, Gemma4Error, InputError
-from .show import printable
+from ..errors import Gemma4Error, InputError
+from .show import tell_error
 
 Function = Callable[..., Any]
 
@@ -59,8 +59,9 @@ def one_line_errors(function: Function) -> Function:
             if context.params.get("debug"):
                 raise
             message = told(error, option_names(context.command))
-            if context.params.get("as_json"):
-                print_json({"error": {"kind": type(error).__name__, "message": message}})
+            if context.params.get("as_json") or context.params.get("jsonl"):
+                told_as = {"error": {"kind": type(error).__name__, "message": message}}
+                print_json(told_as, indent=None if context.params.get("jsonl") else 2)
             else:
                 tell_error(message)
             return 1
@@ -68,18 +69,12 @@ def one_line_errors(function: Function) -> Function:
     return command
 
 
-def tell_error(message: str) -> None:
-    click.secho("error: ", fg="red", bold=True, nl=False, err=True)
-    click.echo(message, err=True)
-
-
 def told(error: Gemma4Error | OSError, options: Mapping[str, str]) -> str:
     """One line, in the command line's words; of the system's errors, such as a full disk, with the file's name."""
     if isinstance(error, OSError):
         reason = error.strerror or str(error)
-        return printable(f"{error.filename}: {reason}" if error.filename else reason)
-    hint = f" ({options['context']})" if isinstance(error, ContextError) and "context" in options else ""
-    return printable(in_options(str(error), options) + hint)
+        return f"{error.filename}: {reason}" if error.filename else reason
+    return in_options(str(error), options)
 
 
 def option_names(command: click.Command) -> dict[str, str]:
@@ -109,9 +104,9 @@ def _assigned(options: Mapping[str, str]) -> Callable[[re.Match[str]], str]:
     return lambda found: options[found[1]] + (" " if found[3] and not found[2] else "")
 
 
-def print_json(value: Any) -> None:
+def print_json(value: Any, indent: int | None = 2) -> None:
     ascii_only = (sys.stdout.encoding or "").lower().replace("-", "") != "utf8" if sys.stdout else True
-    click.echo(json.dumps(value, ensure_ascii=ascii_only, indent=2, default=str))
+    click.echo(json.dumps(value, ensure_ascii=ascii_only, indent=indent, default=str))
 
 
 def standard_input() -> bytes:

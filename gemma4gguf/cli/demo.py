@@ -11,8 +11,8 @@ from typing import Any
 import click
 
 from ..errors import InputError
+from .answering import speed
 from .common import common, debug_option, print_json
-from .generate import speed
 from .show import size
 
 MODELS = Path(__file__).parent.parent.parent / "models"  # beside the package in a checkout; a wheel has none

@@ -39,8 +39,28 @@ def printable(text: str) -> str:
 
 
 def warn(message: str) -> None:
-    click.secho("warning: ", fg="yellow", bold=True, nl=False, err=True)
-    click.echo(printable(message), err=True)
+    tell("warning: ", "yellow", message)
+
+
+def tell_error(message: str) -> None:
+    tell("error: ", "red", message)
+
+
+def tell(label: str, colour: str, message: str) -> None:
+    """A labelled line on standard error."""
+    text = fitted(label + printable(message))
+    click.echo(click.style(label, fg=colour, bold=True) + text[len(label) :], err=True)
+
+
+def note(text: str) -> None:
+    """Something said beside a result, on standard error."""
+    click.secho(fitted(text), dim=True, err=True)
+
+
+def fitted(line: str) -> str:
+    """A line for standard error: wrapped at the edge where that is a terminal, whole elsewhere."""
+    terminal = sys.stderr is not None and sys.stderr.isatty()
+    return "\n".join(wrapped(line, columns())) if terminal else line
 
 
 def columns() -> int:
@@ -134,6 +154,12 @@ class StatusLine:
             sys.stderr.write("\r" + " " * self._drawn + "\r")
             sys.stderr.flush()
             self._drawn, self._due = 0, time.monotonic()
+
+    def __enter__(self) -> StatusLine:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.clear()
 
 
 class Progress:

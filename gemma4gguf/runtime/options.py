@@ -9,12 +9,14 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from ..arguments import real, whole
 from ..chat.stream import StopStrings
 from ..errors import InputError
-from ..native.sampler import SamplingOptions
+
+if TYPE_CHECKING:
+    from ..native.sampler import SamplingOptions
 
 # What the model card recommends, where a file does not say.
 SAMPLING = {
@@ -120,6 +122,8 @@ class Options:
 
     def sampling(self, metadata: Mapping[str, Any]) -> SamplingOptions:
         """What is chosen here, else in a file's generation config, else by the model card; a seed in any case."""
+        from ..native.sampler import SamplingOptions  # loads llama.cpp, which the table of options does without
+
         chosen = {}
         for name, (key, neutral) in SAMPLING.items():
             own = getattr(self, name)

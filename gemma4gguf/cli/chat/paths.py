@@ -1,0 +1,78 @@
+"""Paths of pictures and clips in what people type, paste or drop.
+
+In: a line. Out: the existing media files that it names. Terminals drop a path in quotes, with backslashes before
+spaces, or as a file: address; people type it as it is.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from .conversation import Kind
+
+SUFFIXES: dict[Kind, tuple[str, ...]] = {
+    "image": (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"),
+    "audio": (".wav", ".flac", ".mp3", ".ogg", ".opus", ".aif", ".aiff"),
+}
+ESCAPES = os.name != "nt"  # on Windows a backslash is part of a path
+_WORD = re.compile(r"'[^']+'|\"[^\"]+\"|(?:\\.|[^\s\\])+" if ESCAPES else r"\"[^\"]+\"|\S+")
+
+
+@dataclass(frozen=True)
+class Mention:
+    """A media file named in a line: the characters that name it, and where they lead."""
+
+    written: str
+    path: Path
+    kind: Kind
+
+
+def as_path(text: str) -> Path:
+    """The file that a text names, be it plain, quoted, escaped or a file: address."""
+    text = text.strip()
+    plain = _expanded(text)
+    if _exists(plain):
+        return plain
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
+        return _expanded(text[1:-1])
+    if text.startswith("file://"):
+        return Path(unquote(urlsplit(text).path))
+    return _expanded(re.sub(r"\\(.)", r"\1", text)) if ESCAPES else plain
+
+
+def mentions(line: str) -> list[Mention]:
+    """Media files that a line names: the line as a whole, or each as one word."""
+    whole = _mention(line.strip())
+    return [whole] if whole else [found for word in dict.fromkeys(_WORD.findall(line)) if (found := _mention(word))]
+
+
+def without(line: str, found: Mention) -> str:
+    """The line without the path, its spaces made one."""
+    before, _, after = line.partition(found.written)
+    return f"{before.rstrip()} {after.lstrip()}".strip()
+
+
+def _mention(word: str) -> Mention | None:
+    path = as_path(word)
+    for kind, suffixes in SUFFIXES.items():
+        if path.suffix.lower() in suffixes and _exists(path) and path.is_file():
+            return Mention(word, path, kind)
+    return None
+
+
+def _expanded(text: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:  # a home that is not known
+        return Path(text)
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # too long, or with a zero byte: no path at all
+        return False
