@@ -17,7 +17,6 @@ from .answering import warnings_told
 from .chat.background import AbandonedError
 from .chat.conversation import Conversation
 from .chat.echo import no_echo
-from .chat.loop import Lines, converse
 from .common import Function, debug_option, found, one_line_errors
 from .options import answer_options, model_options, split
 from .pull import pull
@@ -34,6 +33,7 @@ def _chat(file: Path, system: str | None, thinking: bool, debug: bool, **given: 
     """
     from ..model import Gemma4
     from .chat.chat import Chat
+    from .chat.loop import Lines, converse
 
     opening, answering = split(given)
     watched = sys.stdin is not None and sys.stdin.isatty() and sys.stdout is not None and sys.stdout.isatty()
