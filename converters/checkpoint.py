@@ -42,7 +42,7 @@ def read_checkpoint(
         raise ConversionError(
             f"{where}: is a model, not a drafter; give it as the source"
             if drafter
-            else f"{where}: is the MTP drafter; give the model as the source and this with --drafter"
+            else f"{where}: is the MTP drafter; give the model as the source and this folder as drafter="
         )
     tokenizer = read_tokenizer(origin.path, files.config, config.text.vocabulary)
     tokens = len(tokenizer.tokens)
@@ -66,7 +66,11 @@ def read_checkpoint(
     else:
         told.append(
             "NO EMBEDDER: "
-            + ("--text-only leaves it out" if config.kind == "unified" else "this checkpoint is a language model alone")
+            + (
+                "text_only=True leaves it out"
+                if config.kind == "unified"
+                else "this checkpoint is a language model alone"
+            )
             + "; the bundle reads text and cannot see pictures or hear sound"
         )
     if tokenizer.template is None:

@@ -37,7 +37,7 @@ LOW = (
     "{name} keeps fewer than 4 bits per weight: expect clearly more mistakes; "
     "measure it with `gemma4gguf quality` against a Q8_0 or BF16 bundle"
 )
-QAT = "{name} was trained to be stored as Q4_0 (quantisation-aware training), so Q4_0 was chosen; --quant takes another"
+QAT = "{name} was trained to be stored as Q4_0 (quantisation-aware training), so Q4_0 was chosen; quant= takes another"
 
 
 @dataclass(frozen=True)

@@ -203,7 +203,7 @@ def match(
         if not embedder and not text_only and config.kind == "unified":
             raise ConversionError(
                 f"{where}: has no multimodal embedder (no {more[0].removeprefix('missing ')} and so on), so the model "
-                "could not see or hear; take its tensors from the base model, or use --text-only"
+                "could not see or hear; take its tensors from the base model, or use text_only=True"
             )
         if text_only or not embedder:
             embedder, more = [], []

@@ -45,7 +45,7 @@ def read_gguf(origin: Origin, *, drafter: bool = False, text_only: bool = False)
     carried = [by_name[a] for a in ((DRAFTER,) if text_only else (EMBEDDER, DRAFTER)) if a in by_name]
     notes = [f"the {NAMES[s.architecture]} of {origin.path.name} is carried over unchanged" for s in carried]
     if EMBEDDER not in (s.architecture for s in carried):
-        why = "--text-only leaves it out" if text_only else f"{origin.path.name}: {bundle.absence(EMBEDDER)}"
+        why = "text_only=True leaves it out" if text_only else f"{origin.path.name}: {bundle.absence(EMBEDDER)}"
         notes.append(f"NO EMBEDDER: {why}; the bundle reads text and cannot see pictures or hear sound")
     notes += [f"{origin.path.name}: {bundle.absence(name)}" for name in bundle.missing if name != EMBEDDER]
     parts = (_requantised(by_name[TEXT]), *(SectionContents(s.architecture, (), _no_pairs, carried=s) for s in carried))

@@ -159,13 +159,13 @@ def parse_overrides(texts: Iterable[str]) -> tuple[Override, ...]:
     for text in texts:
         name, equals, kind = text.rpartition("=")
         if not equals or not name:
-            raise InputError(f"--type {text}: expected NAME=TYPE, such as ffn_down=Q6_K")
+            raise InputError(f"types: {text!r:.200}, expected PATTERN=TYPE, such as ffn_down=Q6_K")
         if kind.upper() not in TENSOR_TYPES:
-            raise InputError(f"--type {text}: unknown type {kind!r}; choose from {', '.join(TENSOR_TYPES)}")
+            raise InputError(f"types: {text!r:.200}: unknown type {kind!r:.40}; choose from {', '.join(TENSOR_TYPES)}")
         try:
             pattern = re.compile(name)
         except re.error as error:
-            raise InputError(f"--type {text}: {name!r} is not a regular expression ({error})") from None
+            raise InputError(f"types: {name!r:.200} is not a regular expression ({error})") from None
         found.append(Override(text, pattern, TENSOR_TYPES[kind.upper()]))
     return tuple(found)
 
@@ -231,11 +231,11 @@ def choose(
         chosen[name] = fitted(kind, shape[-1])
     unmatched = [o.text for o in overrides if o.text not in used]
     if shadowed := [text for text in unmatched if text in hidden]:
-        raise InputError(f"--type {shadowed[0]}: all that it matches is taken by an earlier --type; put it first")
+        raise InputError(f"types: {shadowed[0]}: all that it matches is taken by an earlier pattern; put it first")
     if unmatched:
         raise InputError(
-            f"--type {', '.join(unmatched)}: matches no tensor of the text model that can change its type; "
-            "--dry-run --json lists the names"
+            f"types: {', '.join(unmatched)}: matches no tensor of the text model that can change its type; "
+            "dry_run=True lists the names"
         )
     return chosen
 

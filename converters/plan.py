@@ -161,4 +161,4 @@ def _check_importance(tensors: list[PlannedTensor]) -> None:
         if t.type not in FLOATS and t.importance is None and quantizer.requires_importance(t.type)
     ]
     if needy:
-        raise ConversionError(f"{listed(needy, 3)}: this type needs importance values; give an --imatrix that has them")
+        raise ConversionError(f"{listed(needy, 3)}: this type needs importance values; give an imatrix= that has them")

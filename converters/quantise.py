@@ -117,7 +117,7 @@ def _quantised(planned: PlannedTensor, rows: FloatArray) -> Bytes:
     try:
         return quantizer.quantize_rows(rows, planned.type, planned.importance).reshape(-1)
     except NativeError as error:
-        raise ConversionError(f"{planned.tensor.name}: {error}; choose another type for it with --type") from None
+        raise ConversionError(f"{planned.tensor.name}: {error}; choose another type for it with types=") from None
 
 
 def _check_copied(planned: PlannedTensor, stored: StoredTensor, raw: Bytes) -> None:

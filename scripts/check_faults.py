@@ -32,14 +32,14 @@ def main() -> int:
         with Faults() as faults:
             work()
         whole, seen = out.read_bytes(), faults.seen
-        print(f"{len(seen)} operations: {dict(Counter(seen))}", flush=True)
+        print(f"{len(seen)} operations: {dict(Counter(place.what for place in seen))}", flush=True)
         counts: Counter[str] = Counter()
         for kind in FAILURES:
-            for at, what in enumerate(seen):
-                if kind == "short" and what not in READS:
+            for at in seen:
+                if kind == "short" and at.what not in READS:
                     continue
                 out.unlink(missing_ok=True)
-                if at % 2:
+                if at.number % 2:
                     out.write_bytes(b"an older file")
                 found = outcome(work, out, at, kind, whole)
                 counts[f"{kind}, {found if found in ('whole', 'refused') else 'wrong'}"] += 1

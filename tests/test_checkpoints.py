@@ -248,3 +248,21 @@ def test_a_drafter_with_an_output_of_its_own_is_refused(tmp_path: Path) -> None:
     variants.save(folder / "model.safetensors", tensors | {"lm_head.weight": rolled(embedding)})
     with pytest.raises(ConversionError, match=r"drafter's lm_head\.weight differs"):
         convert(TINY, tmp_path / "other.gguf", quant="Q8_0", drafter=folder)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--type", "ffn_down"], "--type: 'ffn_down', expected PATTERN=TYPE"),
+        (["--type", "nothing=Q6_K"], "--type: nothing=Q6_K: matches no tensor"),
+        (["--quant", "Q9"], "--quant: unknown type 'Q9'"),
+        (["--threads", "5000"], "--threads is 5000"),
+        (["--drafter-quant", "Q9"], "--drafter-quant: unknown type 'Q9'"),
+        (["--text-only", "--dry-run"], "--text-only leaves it out"),
+    ],
+)
+def test_the_command_names_options_where_the_library_names_parameters(
+    tmp_path: Path, options: list[str], said: str
+) -> None:
+    found = CliRunner().invoke(command, [str(TINY), str(tmp_path / "out.gguf"), *options])
+    assert said in " ".join(found.output.split())

@@ -77,7 +77,7 @@ def test_values_too_large_for_the_type(folder: Path) -> None:
         return header, data[:at] + standin.bfloat16(np.array([1e30], np.float32)) + data[at + 2 :]
 
     edit_weights(folder, edit)
-    fails(folder, "blk.2.ffn_up.weight", "F16", "too large", "--type", quant="F16")
+    fails(folder, "blk.2.ffn_up.weight", "F16", "too large", "types=", quant="F16")
 
 
 # ── the wrong model ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -108,7 +108,7 @@ def test_relatives_are_named(folder: Path, change: dict[str, Any], word: str) ->
 
 
 def test_a_drafter_as_the_model_and_a_model_as_the_drafter(folder: Path, drafter: Path) -> None:
-    fails(drafter, "is the MTP drafter", "--drafter")
+    fails(drafter, "is the MTP drafter", "drafter=")
     fails(folder, "not a drafter", drafter=folder)
 
 
@@ -160,7 +160,7 @@ def test_a_model_that_lost_its_embedder(folder: Path) -> None:
         return {n: e for n, e in header.items() if "vision" not in n and "audio" not in n}, data
 
     edit_weights(folder, edit)
-    fails(folder, "no multimodal embedder", "--text-only")
+    fails(folder, "no multimodal embedder", "text_only=True")
     done = convert(folder, folder.parent / "out.gguf", quant="Q4_0", text_only=True)
     assert [s.architecture for s in done.plan.sections] == ["gemma4"]
 
@@ -176,7 +176,7 @@ def test_unknown_types_list_the_known(folder: Path) -> None:
 
 @pytest.mark.parametrize("override", ["ffn_down", "=Q6_K", "", "ffn_(=Q6_K"])
 def test_overrides_that_cannot_be_read(folder: Path, override: str) -> None:
-    fails(folder, "--type", types=[override])
+    fails(folder, "types: ", types=[override])
 
 
 @pytest.mark.parametrize("pattern", ["no_such_tensor", "output_norm", r"blk\.99\.", "v.patch_embd"])

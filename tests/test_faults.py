@@ -43,10 +43,10 @@ def every(work: Work, out: Path, step: int = 1) -> None:
     with Faults() as faults:
         work()
     whole, wrong, refused = out.read_bytes(), [], 0
-    for at in range(0, len(faults.seen), step):
-        for kind in ("error", *(["short"] if faults.seen[at] in READS else [])):
+    for at in faults.seen[::step]:
+        for kind in ("error", *(["short"] if at.what in READS else [])):
             out.unlink(missing_ok=True)
-            if at % 2:
+            if at.number % 2:
                 out.write_bytes(b"an older file")
             found = outcome(work, out, at, kind, whole)
             refused += found == "refused"

@@ -1,7 +1,8 @@
 """Faults of files, injected: the n-th operation on a file fails, as a bad disk, a full one or a lost mount make it.
 
 In: which operation fails and how. Counts every open, read, write, seek, truncation, sync and rename that Python code
-makes while the context is open, in the order they are made; with one thread, the order is the same each time.
+makes while the context is open: those of the main thread, and those of all others, each in their order. With one worker
+that order is the same each time.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import io
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock, current_thread, main_thread
 from types import TracebackType
 from typing import Any
 from unittest import mock
@@ -27,12 +30,22 @@ FAILURES: dict[str, OSError | None] = {
 READS, OTHERS = ("read", "readinto", "readline", "readlines"), ("write", "seek", "truncate", "flush")
 
 
-class Faults:
-    """A context in which operation number `at` (from 0) fails; None: none does. `seen` are the operations so far."""
+@dataclass(frozen=True)
+class Place:
+    """An operation: the `number`-th of the main thread or of the others, from 0."""
 
-    def __init__(self, at: int | None = None, kind: str = "error") -> None:
+    main: bool
+    number: int
+    what: str
+
+
+class Faults:
+    """A context in which the operation `at` fails; None: none does. `seen` are the operations so far."""
+
+    def __init__(self, at: Place | None = None, kind: str = "error") -> None:
         self.at, self.kind = at, kind
-        self.seen: list[str] = []
+        self.seen: list[Place] = []
+        self._lock = Lock()
         self._undo = ExitStack()
 
     def __enter__(self) -> Faults:
@@ -49,8 +62,11 @@ class Faults:
 
     def fails(self, what: str) -> bool:
         """Count an operation; whether it returns nothing. Raises its failure."""
-        self.seen.append(what)
-        if len(self.seen) - 1 != self.at:
+        main = current_thread() is main_thread()
+        with self._lock:
+            place = Place(main, sum(seen.main is main for seen in self.seen), what)
+            self.seen.append(place)
+        if place != self.at:
             return False
         failure = FAILURES[self.kind]
         if failure is not None:
@@ -99,7 +115,7 @@ class File:
         self._file.close()
 
 
-def outcome(work: Callable[[], object], out: Path, at: int, kind: str, whole: bytes) -> str:
+def outcome(work: Callable[[], object], out: Path, at: Place, kind: str, whole: bytes) -> str:
     """Run a conversion with one fault: "refused", "whole", or what went wrong.
 
     `out` may hold an older file, which must then survive. `whole` is what a conversion without a fault writes.
@@ -111,11 +127,12 @@ def outcome(work: Callable[[], object], out: Path, at: int, kind: str, whole: by
             work()
         except Exception as raised:
             error = raised
-    what = faults.seen[at] if at < len(faults.seen) else "nothing"
+    if at not in faults.seen:
+        return f"{at}: not there this time"
     after = {p.name: p.read_bytes() for p in out.parent.iterdir()}
     if error is None:
-        return "whole" if after == before | {out.name: whole} else f"{what} {at}: success, but not the whole file"
+        return "whole" if after == before | {out.name: whole} else f"{at}: success, but not the whole file"
     if not isinstance(error, Gemma4Error) or not str(error).isprintable():
-        return f"{what} {at}: {error!r}"
+        return f"{at}: {error!r}"
     left = sorted(name for name in after if after[name] != before.get(name))
-    return f"{what} {at}: {error}; left {left}" if left or before.keys() - after.keys() else "refused"
+    return f"{at}: {error}; left {left}" if left or before.keys() - after.keys() else "refused"
