@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
 from converters import Conversion, convert
 from converters.config import parse
 from gemma4gguf import Gemma4
 from gemma4gguf.bundle.reading import Bundle
 from gemma4gguf.bundle.settings import end_tokens
+from gemma4gguf.cli import run
 from gemma4gguf.cli.convert import convert as command
 from gemma4gguf.errors import ConversionError, InputError
 from tests.support import standin, variants
@@ -74,10 +74,9 @@ def test_a_wrong_argument_is_the_caller_s_error(tmp_path: Path, options: dict[st
     assert not list(tmp_path.iterdir())
 
 
-def test_the_converter_tells_its_version() -> None:
-    said = CliRunner().invoke(command, ["--version"])
-    assert said.exit_code == 0
-    assert said.output.startswith("convert-to-gguf, version ")
+def test_the_converter_tells_its_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(command, ["--version"]) == 0
+    assert capsys.readouterr().out.startswith("convert-to-gguf, version ")
 
 
 # ── end tokens and sampling ──────────────────────────────────────────────────────────────────────────────────────
@@ -262,7 +261,7 @@ def test_a_drafter_with_an_output_of_its_own_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_the_command_names_options_where_the_library_names_parameters(
-    tmp_path: Path, options: list[str], said: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], said: str
 ) -> None:
-    found = CliRunner().invoke(command, [str(TINY), str(tmp_path / "out.gguf"), *options])
-    assert said in " ".join(found.output.split())
+    run(command, [str(TINY), str(tmp_path / "out.gguf"), *options])
+    assert said in " ".join(capsys.readouterr().err.split())
