@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from types import TracebackType
-from typing import Literal, TypeAlias
+from typing import Literal, NoReturn, TypeAlias
 
 from typing_extensions import Unpack
 
@@ -30,6 +30,8 @@ from .runtime.engine import Engine, EngineOptions
 from .runtime.options import GenerateOptions, Options
 from .runtime.room import settled
 
+DEFAULT_CACHE_MEMORY = 1 << 30  # bytes
+MOST_PARALLEL = 16
 MIN_MICRO_BATCH = 512  # rows that are computed together
 MOST_DRAFTS = ContextOptions.outputs - 1  # tokens drafted in one step: they and the one before them need logits
 
@@ -61,6 +63,8 @@ class Gemma4:
         flash_attention: Literal["auto", "on", "off"] = "auto",
         image_tokens: int | None = None,
         draft: int | Literal["auto", "off"] = "auto",
+        parallel: int = 1,
+        cache_memory: int = DEFAULT_CACHE_MEMORY,
         debug: bool = False,
         force: bool = False,
     ) -> None:
@@ -77,6 +81,8 @@ class Gemma4:
             threads = whole(
                 "threads", threads, lambda v: 1 <= v <= MOST_THREADS, f"a whole number, 1 to {MOST_THREADS}"
             )
+        parallel = whole("parallel", parallel, lambda v: 1 <= v <= MOST_PARALLEL, f"1 to {MOST_PARALLEL}")
+        cache_memory = whole("cache_memory", cache_memory, lambda v: v >= 0, "bytes, at least 0")
         self.bundle = Bundle.open(path)
         check_text(self.bundle.text)
         metadata = self.bundle.text.metadata
@@ -93,8 +99,10 @@ class Gemma4:
         asked = EngineOptions(
             ContextOptions(
                 context=context or 0,  # the longest that fits
+                sequences=parallel,
                 batch=micro_batch,
                 micro_batch=micro_batch,
+                outputs=ContextOptions.outputs * parallel,
                 threads=threads,
                 kv_type=kv_type,
                 flash_attention=flash_attention,
@@ -103,6 +111,7 @@ class Gemma4:
             gpu_layers=gpu_layers,
             draft=0 if draft == "off" else draft,
             debug=debug,
+            cache_memory=cache_memory,
         )
         self._options = settled(self.bundle, asked, force=force)
         self._engine: Engine | None = None
@@ -132,6 +141,9 @@ class Gemma4:
             if self._engine is not None:
                 self._engine.close()
             self._engine = None
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a Gemma4 cannot be pickled: give other processes its path, and open it in each process")
 
     def __enter__(self) -> Gemma4:
         return self

@@ -46,6 +46,9 @@ def test_a_stop_string_inside_a_draft(bundle: Path) -> None:
         ids = [int(i) for i in held if not isinstance(i, tuple)]
 
         class Knowing:
+            def of(self, sequence: int) -> Knowing:
+                return self
+
             def guesses(self, token: int, hidden: Any, position: int) -> Iterator[tuple[int, float]]:
                 yield from ((i, 1.0) for i in [*ids[position - whole.tokens.prompt + 1 :], *[5] * 20])
 
@@ -63,7 +66,7 @@ def test_a_stop_string_inside_a_draft(bundle: Path) -> None:
 
 def test_many_prompts_leave_memory_flat(bundle: Path) -> None:
     """Media among them, streams left early, every other answer drafted."""
-    with Gemma4(bundle, context=1024, threads=1, image_tokens=70, draft=3) as model:
+    with Gemma4(bundle, context=1024, threads=1, image_tokens=70, draft=3, cache_memory=1 << 20) as model:
         used = []
         for i in range(60):
             prompt, how = ASKED[i % len(ASKED)]

@@ -98,7 +98,7 @@ def test_only_full_layers_grow_with_the_context(tiny_bundle: Path) -> None:
     full = sum(layer.kv_heads * layer.head for layer in facts.model.layers if not layer.sliding)
     short, long = (memory(facts, ContextOptions(n), repacked=AVX2).cache.private for n in (4096, 8192))
     assert long - short == 4096 * full * 2 * 2  # keys and values, two bytes each
-    three = memory(facts, ContextOptions(4096), repacked=AVX2, parallel=3).cache.private
+    three = memory(facts, ContextOptions(4096, sequences=3), repacked=AVX2).cache.private
     assert three == 3 * short
 
 

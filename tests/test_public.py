@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -72,8 +74,16 @@ def test_errors_are_told_apart_by_class(model: Gemma4) -> None:
     assert public == {name for name, error in vars(errors).items() if isinstance(error, type)}
     with pytest.raises(MissingPartError):
         model.bundle.require("nothing")
-    with model.engine.session.alone(), pytest.raises(BusyError, match="at work"):
-        model.generate("Hi", **GREEDY)
+    streams = [model.stream("word " * 1500, temperature=0)]
+    asking = threading.Thread(target=lambda: next(streams[0]))
+    asking.start()
+    while not model.engine.scheduler.live:
+        time.sleep(0.001)
+    with pytest.raises(BusyError, match="at work"):
+        model.generate("Hi", wait=False, temperature=0)
+    asking.join()
+    streams.clear()  # whoever leaves a stream frees its place
+    assert model.generate("Hi", **GREEDY).text
 
 
 def test_options_have_one_list() -> None:

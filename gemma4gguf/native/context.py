@@ -7,6 +7,7 @@ in order. A failure in C becomes a NativeError. This module does not know what t
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -35,12 +36,19 @@ class ContextOptions:
     """
 
     context: int
+    sequences: int = 1
     batch: int = 512
     micro_batch: int = 512
     outputs: int = 16
     threads: int | None = None
     kv_type: str = "f16"
     flash_attention: str = "auto"
+
+
+# Between the nodes of a graph, C asks whether to stop. It asks `strlen` of a text that is empty until `abort` writes
+# into it, because a callback of Python's own would take the interpreter's lock a thousand times a call.
+_LIBC = ctypes.CDLL(None) if os.name == "posix" else ctypes.cdll.msvcrt
+_NOT_EMPTY = ctypes.cast(_LIBC.strlen, C.ggml_abort_callback)
 
 
 class Context(Handle):
@@ -61,9 +69,17 @@ class Context(Handle):
         self._log = started()
         if options.kv_type in ("q8_0", "q4_0") and options.flash_attention == "off":
             raise InputError(f"a {options.kv_type} cache needs flash attention; leave it on auto or choose f16")
+        if options.outputs < options.sequences:  # llama.cpp would end the process
+            raise NativeError(
+                f"outputs is {options.outputs}, expected at least one for each of {options.sequences} sequences"
+            )
         params = C.llama_context_default_params()
         threads = options.threads or physical_cores()
-        params.n_ctx = max(options.context, options.batch)  # llama.cpp would shrink the batch to the context
+        # llama.cpp would shrink the batch to the context. It divides the positions among the sequences, and keeps each
+        # sequence's cells apart: cells of sliding layers that two sequences share would never be used again.
+        params.n_ctx = max(options.context, options.batch) * options.sequences
+        params.n_seq_max = options.sequences
+        params.kv_unified = False
         params.n_batch = options.batch
         params.n_ubatch = options.micro_batch
         params.n_outputs_max = options.outputs
@@ -82,12 +98,14 @@ class Context(Handle):
                 f"llama.cpp cannot make a context of {options.context:,} positions{self._log.last()}; try a smaller one"
             )
         super().__init__("context", pointer, C.llama_free)
+        self._abort = (ctypes.c_char * 2)()
+        C.llama_set_abort_callback(self.handle, _NOT_EMPTY, ctypes.addressof(self._abort))
         set_hidden = extension("llama_set_embeddings_nextn")
         self._get_hidden = extension("llama_get_embeddings_nextn_ith") if hidden and set_hidden else None
         if set_hidden:
             # Masked: only rows with logits get a hidden row, and only they go through the last layer's second half.
             set_hidden(self.handle, self._get_hidden is not None, True)
-        self._batch = _Batch(options.batch)
+        self._batch = _Batch(options.batch, options.sequences)
         self._width = int(C.llama_model_n_embd_inp(model.handle))
         self._rows = range(0)  # the rows of the last call that have logits
 
@@ -104,6 +122,7 @@ class Context(Handle):
         start: int,
         outputs: int = 1,
         causal: bool = True,
+        sequence: int = 0,
     ) -> None:
         """Evaluate token ids [n], embedding rows float32 [n, width], or for a drafter both, at positions from `start`.
 
@@ -119,8 +138,21 @@ class Context(Handle):
             raise NativeError(f"logits of {outputs} rows, expected at most {min(n, self.options.outputs)}")
         if rows is not None and rows.shape != (n, self._width):
             raise NativeError(f"embedding rows {list(rows.shape)}, expected {[n, self._width]}")
+        self._call(self._batch.fill(tokens, rows, n, start, outputs, sequence), n, outputs, start, causal)
+
+    def decode_several(self, parts: Sequence[tuple[Sequence[int], int, int]]) -> None:
+        """Evaluate token ids of several sequences in one call: (ids, start, sequence) each. All rows get logits.
+
+        The rows of the parts follow each other. Raises NativeError; every sequence must then be cleared.
+        """
+        n = sum(len(tokens) for tokens, _, _ in parts)
+        if n == 0 or n > min(self.options.batch, self.options.outputs):
+            raise NativeError(f"{n} rows with logits, expected 1 to {min(self.options.batch, self.options.outputs)}")
+        self._call(self._batch.fill_several(parts), n, n, parts[0][1], True)
+
+    def _call(self, batch: Any, n: int, outputs: int, start: int, causal: bool) -> None:
         self._rows = range(0)
-        batch = self._batch.fill(tokens, rows, n, start, outputs)
+        self._abort[0] = b"\0"
         if not causal:
             C.llama_set_causal_attn(self.handle, False)
         try:
@@ -129,9 +161,13 @@ class Context(Handle):
             if not causal:
                 C.llama_set_causal_attn(self.handle, True)
         if status != 0:
-            reason = "no room is left in the context" if status == 1 else f"status {status}"
+            reason = {1: "no room is left in the context", 2: "it was interrupted"}.get(status, f"status {status}")
             raise NativeError(f"llama.cpp could not evaluate {n} rows at position {start}: {reason}{self._log.last()}")
         self._rows = range(n - outputs, n)
+
+    def abort(self) -> None:
+        """End the call that another thread is in, between two nodes of its graph. That call raises NativeError."""
+        self._abort[0] = b"\1"
 
     def logits(self, row: int = -1) -> NDArray[np.float32]:
         """float32 [vocabulary] of batch row `row` of the last call (-1: the last one). A view."""
@@ -154,35 +190,56 @@ class Context(Handle):
     def _memory(self) -> Any:
         return C.llama_get_memory(self.handle)
 
-    def remove(self, start: int) -> bool:
-        """Forget every position from `start` on; False if the cache cannot."""
-        return bool(C.llama_memory_seq_rm(self._memory, 0, start, -1))
+    def remove(self, start: int, sequence: int = 0) -> bool:
+        """Forget every position of a sequence from `start` on; False if the cache cannot."""
+        return bool(C.llama_memory_seq_rm(self._memory, sequence, start, -1))
 
     def clear(self) -> None:
         C.llama_memory_clear(self._memory, False)
 
-    def first_position(self) -> int:
+    def first_position(self, sequence: int = 0) -> int:
         """The smallest position that every layer still holds (sliding layers forget old ones); -1 if empty."""
-        return int(C.llama_memory_seq_pos_min(self._memory, 0))
+        return int(C.llama_memory_seq_pos_min(self._memory, sequence))
+
+    def copy(self, source: int, target: int) -> None:
+        """Make sequence `target` hold what `source` holds. All of it: a partial copy would end the process."""
+        self.remove(-1, target)
+        C.llama_memory_seq_cp(self._memory, source, target, -1, -1)
+
+    def state(self, sequence: int, *, window: bool) -> bytes:
+        """A sequence's cache, to be restored later: only its sliding layers (`window`), or all of it."""
+        flags = C.LLAMA_STATE_SEQ_FLAGS_SWA_ONLY if window else 0
+        size = int(C.llama_state_seq_get_size_ext(self.handle, sequence, flags))
+        buffer = (ctypes.c_uint8 * size)()
+        written = int(C.llama_state_seq_get_data_ext(self.handle, buffer, size, sequence, flags))
+        return bytes(memoryview(buffer)[:written])
+
+    def restore(self, sequence: int, state: bytes, *, window: bool) -> bool:
+        """Put a state back; False where the cache has no room for it."""
+        flags = C.LLAMA_STATE_SEQ_FLAGS_SWA_ONLY if window else 0
+        buffer = (ctypes.c_uint8 * len(state)).from_buffer_copy(state)
+        return bool(C.llama_state_seq_set_data_ext(self.handle, buffer, len(state), sequence, flags))
 
 
 class _Batch:
-    """One `struct llama_batch` and the arrays that it points to, made once. All rows belong to sequence 0."""
+    """One `struct llama_batch` and the arrays that it points to, made once."""
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, sequences: int) -> None:
         self._tokens = np.zeros(capacity, np.int32)
         self._rows: NDArray[np.float32] | None = None
         self._positions = np.zeros(capacity, np.int32)
         self._ramp = np.arange(capacity, dtype=np.int32)
         self._wanted = np.zeros(capacity, np.int8)
         self._counts = np.ones(capacity, np.int32)
-        sequence = (C.llama_seq_id * 1)(0)
-        self._sequences = (ctypes.POINTER(C.llama_seq_id) * capacity)(*[sequence] * capacity)
+        self._ids = (C.llama_seq_id * sequences)(*range(sequences))  # each row points to one of these
+        size, first = ctypes.sizeof(C.llama_seq_id), ctypes.addressof(self._ids)
+        self._addresses = np.array([first + size * i for i in range(sequences)], np.uintp)
+        self._sequences = np.full(capacity, first, np.uintp)
         self._token_pointer = _pointer(self._tokens, C.llama_token)
         self._batch = C.llama_batch(
             pos=_pointer(self._positions, C.llama_pos),
             n_seq_id=_pointer(self._counts, ctypes.c_int32),
-            seq_id=ctypes.cast(self._sequences, ctypes.POINTER(ctypes.POINTER(C.llama_seq_id))),
+            seq_id=self._sequences.ctypes.data_as(ctypes.POINTER(ctypes.POINTER(C.llama_seq_id))),
             logits=_pointer(self._wanted, ctypes.c_int8),
         )
 
@@ -193,6 +250,7 @@ class _Batch:
         n: int,
         start: int,
         outputs: int,
+        sequence: int = 0,
     ) -> Any:
         """Fill the struct and return it. It is valid until the next call."""
         batch = self._batch
@@ -205,8 +263,23 @@ class _Batch:
             self._rows = np.ascontiguousarray(rows, np.float32)  # kept alive for the call
             batch.embd = _pointer(self._rows, ctypes.c_float)
         np.add(self._ramp[:n], start, out=self._positions[:n])
+        self._sequences[:n] = self._addresses[sequence]
         self._wanted[: n - outputs] = 0
         self._wanted[n - outputs : n] = 1
+        return batch
+
+    def fill_several(self, parts: Sequence[tuple[Sequence[int], int, int]]) -> Any:
+        """The same for rows of several sequences, all with logits."""
+        n = 0
+        for tokens, start, sequence in parts:
+            rows = slice(n, n + len(tokens))
+            self._tokens[rows] = tokens
+            self._positions[rows] = range(start, start + len(tokens))
+            self._sequences[rows] = self._addresses[sequence]
+            n = rows.stop
+        self._wanted[:n] = 1
+        batch = self._batch
+        batch.n_tokens, batch.token, batch.embd = n, self._token_pointer, None
         return batch
 
 

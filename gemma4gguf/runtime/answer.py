@@ -1,13 +1,13 @@
 """One answer: options in, chunks out, and at the end a result with its counts and times.
 
-In: a session and a prompt's spans. Out: whole characters as they become certain, thought and text apart, tool calls
-whole. Joins prefill, decoding, detokenising, stop strings and reply parsing; each is a module of its own.
+In: a session and a prompt's spans. Out: work for the scheduler; whole characters as they become certain, thought and
+text apart, tool calls whole. Joins prefill, decoding, detokenising, stop strings and reply parsing.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -18,15 +18,23 @@ from ..errors import ContextError
 from ..native.sampler import Sampler, SamplingOptions
 from ..native.vocabulary import Vocabulary
 from ..records import Chunk, DraftCounts, FinishReason, Result, Timings
-from .decode import Drafts, decode
+from .decode import Drafts, decoding
 from .prompt import PLACEHOLDERS, count, find_token, token_id
-from .session import Session, Span
+from .session import Session, Span, Step, Work
 
 # Control tokens that the reply parser reads; every other one stays invisible.
 VISIBLE = (
     *("<|tool>", "<tool|>", "<|tool_call>", "<tool_call|>", "<|tool_response>", "<tool_response|>"),
     *('<|"|>', "<|think|>", "<|channel>", "<channel|>"),
 )
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A prompt is being read: positions held, of how many."""
+
+    done: int
+    total: int
 
 
 @dataclass(frozen=True)
@@ -58,42 +66,52 @@ def answer(
     *,
     stream: ReplyStream,
     drafts: Drafts | None = None,
-    on_progress: Callable[[int, int], None] | None = None,
     load_s: float = 0.0,
     prepare_s: float = 0.0,
-) -> Iterator[Chunk]:
+) -> Iterator[Work | Progress | Chunk]:
     """Answer a prompt with at most `limit` tokens, which must fit (see `room`). `stream` takes the reply apart.
 
-    The last chunk has a finish reason and the result. A generator that is left early stops cleanly. `load_s` and
-    `prepare_s`: seconds that went before, the latter part of the time to the first token.
+    Yields work, to be evaluated before the next item, and what whoever asked is to be told. The last chunk has a finish
+    reason and the result. `load_s` and `prepare_s`: seconds that went before, the latter part of the time to the first
+    token.
     """
     begun = time.perf_counter()
-    tokens = replace(count(spans), reused=session.feed(spans, on_progress))
+    used, reading = count(spans), session.feeding(spans, limit)
+    while True:
+        try:
+            piece = next(reading)
+        except StopIteration as done:
+            tokens = replace(used, reused=done.value)
+            break
+        yield Progress(session.length, used.prompt)
+        yield piece
+    yield Progress(session.length, used.prompt)
     fed = time.perf_counter()
-    first = away = 0.0
-    turn = session.turn
+    first = 0.0
     reason: FinishReason = "length"
     chunks: list[Chunk] = []
     completion = 0
     history = [i for span in spans for i in span.ids] if sampling.repetition_penalty != 1 else ()
     with Sampler(sampling, rules.suppressed, history, limit) as sampler:
-        for token in decode(session, sampler, rules.end, limit, drafts):
-            completion += 1
+        for item in decoding(session, sampler, rules.end, limit, drafts):
+            if isinstance(item, Step):
+                yield item
+                continue
             first = first or time.perf_counter()
-            if token in rules.end:
-                reason = "stop"
+            for token in item:
+                completion += 1
+                if token in rules.end:
+                    reason = "stop"
+                    break
+                new = stream.feed(vocab.piece(token, special=token in rules.visible))
+                chunks += new
+                yield from new
+                if stream.stopped:
+                    reason = "stop"
+                    break
+            if reason == "stop":
                 break
-            with session.alone(turn):  # a drafted token was made in an earlier step: the model may be closed by now
-                piece = vocab.piece(token, special=token in rules.visible)
-            new = stream.feed(piece)
-            chunks += new
-            paused = time.perf_counter()
-            yield from new
-            away += time.perf_counter() - paused  # what the caller does with a chunk is not our time
-            if stream.stopped:
-                reason = "stop"
-                break
-    decode_s = time.perf_counter() - first - away
+    decode_s = time.perf_counter() - first
     *new, last = stream.finish(reason)
     yield from new
     chunks += [*new, last]

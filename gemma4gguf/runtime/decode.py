@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Protocol
 
 import numpy as np
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ..native.context import Context
 from ..records import DraftCounts
 from .pace import Pace
-from .session import Session
+from .session import Session, Step, evaluate
 
 
 class Samples(Protocol):
@@ -88,25 +88,45 @@ class Drafts:
 def decode(
     session: Session, sampler: Samples, end: frozenset[int], limit: int, drafts: Drafts | None = None
 ) -> Iterator[int]:
-    """Yield up to `limit` ids. Between them, the session holds the prompt and ids of the answer, never a guess.
+    """Yield up to `limit` ids, evaluating at once. Between them, the session holds the prompt and ids of the answer.
 
-    Raises InputError if another prompt was fed, or the session was closed, before the answer ended.
+    It never holds a guess. Raises InputError if another prompt was fed, or the session was closed, before the answer
+    ended.
     """
     turn = session.turn
-    with session.alone(turn):
-        token, row = sampler.sample(session.context), -1
-    left = limit - 1
-    yield token
-    while token not in end and left > 0 and session.room > 0:
+    making = decoding(session, sampler, end, limit, drafts)
+    while True:
         with session.alone(turn):
-            new = _advance(session, sampler, end, token, row, min(left, session.room), drafts)
-        token, row, left = new[-1], len(new) - 1, left - len(new)
-        yield from new
+            try:
+                item = next(making)
+                while not isinstance(item, list):
+                    evaluate(session.context, [item])
+                    item = next(making)
+            except StopIteration:
+                return
+            except BaseException:
+                session.clear()
+                raise
+        yield from item
+
+
+def decoding(
+    session: Session, sampler: Samples, end: frozenset[int], limit: int, drafts: Drafts | None = None
+) -> Iterator[Step | list[int]]:
+    """The work of decode(): yields steps, each to be evaluated before the next item, and lists of new ids."""
+    token, row = sampler.sample(session.context), -1
+    left = limit - 1
+    yield [token]
+    while token not in end and left > 0 and session.room > 0:
+        alone = None if session.shared else drafts  # with company, a row of another answer is worth more than a guess
+        new = yield from _advance(session, sampler, end, token, row, min(left, session.room), alone)
+        token, row, left = new[-1], session.base + len(new) - 1, left - len(new)
+        yield new
 
 
 def _advance(
     session: Session, sampler: Samples, end: frozenset[int], token: int, row: int, most: int, drafts: Drafts | None
-) -> list[int]:
+) -> Generator[Step, None, list[int]]:
     """Evaluate `token` and the guesses that follow it; return the ids sampled after them, from one to `most`.
 
     Every id is sampled from the target's own logits, so guesses change only the speed. The id after a position is
@@ -114,15 +134,16 @@ def _advance(
     """
     guesses = drafts.make(session, token, row, most - 1, end) if drafts else []
     begun = drafts.clock() if drafts else 0.0
-    session.step([token, *guesses])
-    new, accepted = [sampler.sample(session.context, 0)], 0
+    yield from session.stepping([token, *guesses])
+    context, base = session.context, session.base
+    new, accepted = [sampler.sample(context, base)], 0
     for guess in guesses:
         if new[-1] != guess:
             break
         accepted += 1
         if guess in end:
             break
-        new.append(sampler.sample(session.context, accepted))
+        new.append(sampler.sample(context, base + accepted))
     session.rewind(session.length - (len(guesses) - accepted))
     if drafts:
         drafts.settle(len(guesses), accepted, drafts.clock() - begun)

@@ -7,6 +7,7 @@ position. Guesses go out, each with the drafter's probability. This module does 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,9 +36,10 @@ class Drafter(Closing):
         try:
             one = ContextOptions(
                 context=options.context,
-                batch=1,
-                micro_batch=1,
-                outputs=1,
+                sequences=options.sequences,
+                batch=options.sequences,
+                micro_batch=options.sequences,
+                outputs=options.sequences,  # llama.cpp ends the process with fewer
                 threads=options.threads,
                 kv_type=options.kv_type,
                 flash_attention=options.flash_attention,
@@ -47,6 +49,27 @@ class Drafter(Closing):
             self._model.close()
             raise
 
+    def of(self, sequence: int) -> SequenceDrafter:
+        """Its guesses for one of the target's sequences."""
+        return SequenceDrafter(self._context, sequence)
+
+    def guesses(self, token: int, hidden: NDArray[np.float32], position: int) -> Iterator[tuple[int, float]]:
+        """The guesses for the first sequence."""
+        return self.of(0).guesses(token, hidden, position)
+
+    def close(self) -> None:
+        """Free the drafter. Must be called before the target's context is closed."""
+        self._context.close()
+        self._model.close()
+
+
+@dataclass(frozen=True)
+class SequenceDrafter:
+    """A drafter at work for one sequence."""
+
+    context: Context
+    sequence: int
+
     def guesses(self, token: int, hidden: NDArray[np.float32], position: int) -> Iterator[tuple[int, float]]:
         """Yield the likeliest next ids one after another, each with its probability, without end.
 
@@ -55,13 +78,8 @@ class Drafter(Closing):
         target's cache. All draft steps use this position.
         """
         while True:
-            self._context.decode([token], hidden[None].copy(), start=position)
-            logits = self._context.logits()
+            self.context.decode([token], hidden[None].copy(), start=position, sequence=self.sequence)
+            logits = self.context.logits()
             token = int(logits.argmax())
             yield token, float(1 / np.exp(logits - logits[token]).sum())
-            hidden = self._context.hidden()
-
-    def close(self) -> None:
-        """Free the drafter. Must be called before the target's context is closed."""
-        self._context.close()
-        self._model.close()
+            hidden = self.context.hidden()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 import warnings
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -24,25 +25,31 @@ from ..errors import ContextError, FormatError, NativeError
 from ..media.embedder import Embedder
 from ..native.context import Context, ContextOptions
 from ..records import Chunk, Evaluation
-from .answer import Rules, answer, room
+from .answer import Progress, Rules, answer, room
 from .decode import Drafts
 from .drafter import Drafter
+from .keeping import Keeper
 from .loading import load
 from .options import Options
 from .pace import Pace
 from .prompt import spans
+from .scheduler import Scheduler
 from .scoring import position_logits
-from .session import Session, Span
+from .session import Session, Span, Work
 
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """How a bundle is loaded. `draft`: "auto", or a number of tokens to draft at a time, 0 for none."""
+    """How a bundle is loaded. `draft`: "auto", or a number of tokens to draft at a time, 0 for none.
+
+    `cache_memory`: bytes for what is kept of caches that had to make room.
+    """
 
     context: ContextOptions
     image_tokens: int
     gpu_layers: int = -1
     draft: int | str = "auto"
+    cache_memory: int = 0
     debug: bool = False
 
 
@@ -58,10 +65,18 @@ class Engine:
             self.drafter = self._load_drafter(context) if options.draft else None
             self.rules = Rules.of(self.weights.vocab, bundle.text.metadata)
             undo.pop_all()
-        self.session = Session(context)
+        keeper = Keeper(options.cache_memory)
+        self.sessions = [Session(context, i, keeper) for i in range(options.context.sequences)]
+        self.scheduler = Scheduler(context, self.sessions, keeper)
+        self._stop = weakref.finalize(self, self.scheduler.close)  # also where nobody closes the model
         self._scorer: Session | None = None
         self._opening = threading.Lock()  # held while the scorer is made
         self.load_s = time.perf_counter() - started  # told once, in the first answer
+
+    @property
+    def session(self) -> Session:
+        """The first sequence: for tests and benchmarks that drive it themselves."""
+        return self.sessions[0]
 
     def _load_drafter(self, context: Context) -> Drafter | None:
         """The bundle's drafter. With "auto" one that cannot load causes a warning, with a number an error."""
@@ -79,9 +94,10 @@ class Engine:
             return None
 
     def close(self) -> None:
-        """Free everything, once whoever is at work has done a step. Open streams raise InputError from then on."""
+        """Free everything, once the call under way is done. Open streams raise InputError from then on."""
+        self._stop()
         with self._opening:
-            sessions = [session for session in (self._scorer, self.session) if session]
+            sessions = [*self.sessions, *filter(None, [self._scorer])]
             for session in sessions:
                 session.close()
             for owned in (self.drafter, *(session.context for session in sessions), self.weights):
@@ -106,21 +122,36 @@ class Engine:
         started = time.perf_counter()
         stream = ReplyStream(options.stop or (), ReplyParser(prompt.thinking_open))
         prepared = self.spans(prompt.segments)
-        limit = min(options.max_tokens or self.session.context.size, room(self.session, prepared))
+        limit = min(options.max_tokens or self.options.context.context, room(self.session, prepared))
+        sampling = options.sampling(self.bundle.text.metadata)
         load_s, self.load_s = self.load_s, 0.0
-        return answer(
-            self.session,
-            self.weights.vocab,
-            self.rules,
-            prepared,
-            options.sampling(self.bundle.text.metadata),
-            limit,
-            stream=stream,
-            drafts=Drafts(self.drafter, self.pace) if self.drafter else None,
-            on_progress=on_progress,
-            load_s=load_s,
-            prepare_s=time.perf_counter() - started,
-        )
+        prepare_s = time.perf_counter() - started
+
+        def begin(session: Session) -> Iterator[Work | Progress | Chunk]:
+            drafts = Drafts(self.drafter.of(session.sequence), self.pace) if self.drafter else None
+            return answer(
+                session,
+                self.weights.vocab,
+                self.rules,
+                prepared,
+                sampling,
+                limit,
+                stream=stream,
+                drafts=drafts,
+                load_s=load_s,
+                prepare_s=prepare_s,
+            )
+
+        return self._told(self.scheduler.run(prepared, begin, options.wait), on_progress)
+
+    def _told(
+        self, items: Iterator[Progress | Chunk], on_progress: Callable[[int, int], None] | None
+    ) -> Iterator[Chunk]:
+        for item in items:
+            if isinstance(item, Chunk):
+                yield item
+            elif on_progress:
+                on_progress(item.done, item.total)
 
     def evaluate(self, segments: Sequence[Segment]) -> Evaluation:
         """Ids and logits at every position of a prompt, in a cache of its own. Raises ContextError where it is full."""
@@ -139,6 +170,6 @@ class Engine:
         """A cache of its own, which gives logits at every position."""
         with self._opening:
             if self._scorer is None:
-                options = replace(self.options.context, outputs=self.options.context.batch)
+                options = replace(self.options.context, sequences=1, outputs=self.options.context.batch)
                 self._scorer = Session(Context(self.weights, options))
             return self._scorer

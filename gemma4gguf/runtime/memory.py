@@ -146,25 +146,23 @@ def memory(
     options: ContextOptions,
     *,
     repacked: Collection[str],
-    parallel: int = 1,
     media: bool = True,
     drafts: bool = True,
     image_tokens: int = DEFAULT_BUDGET,
 ) -> Memory:
     """What a model takes once it is loaded and has read a long prompt.
 
-    `options.context` positions for each of `parallel` conversations. `repacked`: types that
-    this processor has copied (`library.repacked_types`). `media`: the embedder is used, for pictures of up to
+    `options.context` positions for each of `options.sequences`. `repacked`: types that this processor has copied (`library.repacked_types`). `media`: the embedder is used, for pictures of up to
     `image_tokens`. `drafts`: the drafter is loaded, where there is one.
     """
     drafter = facts.drafter if drafts else None
     embedder = facts.embedder if media else None
     parts = [part for part in (facts.text, facts.embedder, facts.drafter) if part]
-    outputs = (options.outputs if drafter else 1) * parallel
+    outputs = options.outputs if drafter else options.sequences
     rows_of_logits = FLOAT * (facts.text.tokens + facts.model.width)
     return Memory(
         weights=_weights(facts.text, repacked),
-        cache=Bytes(parallel * _cache(facts, options)),
+        cache=Bytes(options.sequences * _cache(facts, options)),
         compute=Bytes(_compute(facts, options)),
         outputs=Bytes(outputs * rows_of_logits),
         vocabulary=Bytes(_vocabulary(facts.text)),

@@ -39,6 +39,7 @@ class GenerateOptions(TypedDict, total=False):
     repetition_penalty: float | None
     seed: int | None
     stop: str | Sequence[str] | None
+    wait: bool | float
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,8 @@ class Option:
     help: str
 
 
-def _option(check: Callable[[str, Any, str], Any], expected: str, help: str) -> Any:
-    return field(default=None, metadata={"option": Option(check, expected, help)})
+def _option(check: Callable[[str, Any, str], Any], expected: str, help: str, default: object = None) -> Any:
+    return field(default=default, metadata={"option": Option(check, expected, help)})
 
 
 def _whole(allowed: Callable[[int], bool]) -> Callable[[str, Any, str], int]:
@@ -68,6 +69,10 @@ def _texts(name: str, value: Any, expected: str) -> tuple[str, ...]:
         raise InputError(f"{name} is {value!r}, expected {expected}")
     StopStrings(texts)  # checks each of them
     return tuple(texts)
+
+
+def _waiting(name: str, value: Any, expected: str) -> bool | float:
+    return value if isinstance(value, bool) else real(name, value, lambda v: 0 <= v < float("inf"), expected)
 
 
 @dataclass(frozen=True)
@@ -105,6 +110,9 @@ class Options:
         _whole(lambda v: 0 <= v < 1 << 32), "a whole number, 0 to 4294967295", "The same seed gives the same answer."
     )
     stop: tuple[str, ...] | None = _option(_texts, "a text or a list of texts", "End before this text.")
+    wait: bool | float = _option(
+        _waiting, "true, false or seconds", "How long to wait while the model is at work for others.", True
+    )
 
     def __post_init__(self) -> None:
         for name, option in OPTIONS.items():

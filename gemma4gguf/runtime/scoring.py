@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..native.context import Context
-from .session import Span, evaluate, pieces
+from .session import Span, evaluate_rows
 
 
 def position_logits(context: Context, spans: Sequence[Span], *, first: int = 0) -> Iterator[NDArray[np.float32]]:
@@ -24,10 +24,18 @@ def position_logits(context: Context, spans: Sequence[Span], *, first: int = 0) 
     """
     context.clear()
     start = 0
-    for span, part in pieces(spans, min(context.options.batch, context.options.outputs)):
+    for span, part in _pieces(spans, min(context.options.batch, context.options.outputs)):
         stop = start + part.stop - part.start
         wanted = max(0, stop - max(start, first))
-        evaluate(context, span, part, start=start, outputs=wanted)
+        evaluate_rows(context, span, part, start=start, outputs=wanted)
         for position in range(stop - wanted, stop):
             yield context.logits(position - start)
         start = stop
+
+
+def _pieces(spans: Sequence[Span], size: int) -> Iterator[tuple[Span, slice]]:
+    """Cut `spans` into parts for one call each: at most `size` rows, but a span that is not causal stays whole."""
+    for span in spans:
+        step = size if span.causal else len(span)
+        for start in range(0, len(span), step):
+            yield span, slice(start, min(start + step, len(span)))

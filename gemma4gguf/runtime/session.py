@@ -1,23 +1,27 @@
-"""The owner of the KV cache: it knows what every position holds, reuses a shared prefix, and rewinds.
+"""The owner of one sequence of the KV cache: it knows what every position holds, reuses a shared prefix, and rewinds.
 
-A prompt comes in as spans of token ids or soft tokens. Then the context holds exactly that prompt, with logits for its
-last position. This module does not know sampling, text or files.
+A prompt comes in as spans of token ids or soft tokens. Then the sequence holds exactly that prompt, with logits for its
+last position. This module does not know sampling, text or files. What is to be evaluated goes out as `Work`, so that a
+scheduler can put the work of several sequences into one call; `feed` and `step` do it at once.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import BusyError, ContextError, InputError
 from ..native.context import Context
+from .keeping import Keeper, Kept
 
 Key = int | tuple[bytes, int]  # what one position holds: a token id, or (content, row) of a medium
+BESIDE_OTHERS = 256  # rows of a prompt that are read at a time while other answers wait for their next token
 
 
 @dataclass(frozen=True)
@@ -42,16 +46,55 @@ class Span:
         return [(self.content, i) for i in range(len(self.ids))]
 
 
-class Session:
-    """One conversation's cache in one context. After a failure, the cache is empty.
+@dataclass(frozen=True)
+class Piece:
+    """Rows of a prompt to be evaluated after what a session holds, in a call of their own."""
 
-    Each feed() increments `turn`; a stream passes its turn to alone(), which raises if another prompt was fed since.
+    session: Session
+    span: Span
+    part: slice
+    outputs: int
+
+    @property
+    def keys(self) -> list[Key]:
+        return self.span.entries()[self.part]
+
+
+@dataclass(frozen=True)
+class Step:
+    """Token ids to be evaluated after what a session holds, each with logits. Steps of sessions share a call."""
+
+    session: Session
+    tokens: Sequence[int]
+
+
+Work: TypeAlias = Piece | Step
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The sliding layers of a sequence that held `length` positions, kept. It can be continued from there only."""
+
+    length: int
+    kept: Kept
+
+
+class Session:
+    """One sequence's cache in a context. After a failure, it is empty.
+
+    Each prompt increments `turn`; a stream passes its turn to alone(), which raises if another prompt was fed since.
+    `base`: the row of the context's last call that holds the first logits of this session's step. `shared`: other
+    answers are being made in the same context.
     """
 
-    def __init__(self, context: Context) -> None:
-        self.context = context
-        self.turn = 0
+    def __init__(self, context: Context, sequence: int = 0, keeper: Keeper | None = None) -> None:
+        self.context, self.sequence = context, sequence
+        self.turn = self.base = 0
+        self.shared = False
+        self.checkpoints: list[Checkpoint] = []
+        self._keeper = keeper or Keeper(0)
         self._held: list[Key] = []
+        self.turn_end = 0  # the position that the next prompt will probably go back to
         self._busy = threading.Lock()
         self._closed = False
 
@@ -61,9 +104,16 @@ class Session:
         return len(self._held)
 
     @property
+    def held(self) -> Sequence[Key]:
+        """What each position holds."""
+        return self._held
+
+    @property
     def room(self) -> int:
         """Positions free."""
         return self.context.size - len(self._held)
+
+    # ── at once ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def feed(self, spans: Sequence[Span], on_progress: Callable[[int, int], None] | None = None) -> int:
         """Make the cache hold exactly `spans`, with logits for the last position. Returns the positions reused.
@@ -71,23 +121,28 @@ class Session:
         `on_progress` is called with (positions held, in all) before and after each piece. Raises ContextError if
         `spans` are empty or do not fit, and what alone() raises.
         """
-        wanted = [key for span in spans for key in span.entries()]
-        if not wanted:
-            raise ContextError("the prompt is empty")
-        if len(wanted) >= self.context.size:
-            raise ContextError(f"the prompt has {len(wanted):,} tokens and the context holds {self.context.size:,}")
+        total = sum(map(len, spans))
+        self._check_size(total)
         with self.alone(), self._emptied_on_failure():
-            self.turn += 1
-            reused = self._reuse(spans, wanted)
-            for span, part in pieces(spans, self.context.options.batch, reused):
-                if on_progress:
-                    on_progress(self.length, len(wanted))
-                done = self.length + part.stop - part.start
-                evaluate(self.context, span, part, start=self.length, outputs=int(done == len(wanted)))
-                self._held += span.entries()[part]
-            if on_progress:
-                on_progress(self.length, len(wanted))
+            reading = self.feeding(spans)
+            try:
+                while True:
+                    work = next(reading)
+                    if on_progress:
+                        on_progress(self.length, total)
+                    evaluate(self.context, [work])
+            except StopIteration as done:
+                reused: int = done.value
+        if on_progress:
+            on_progress(total, total)
         return reused
+
+    def step(self, tokens: Sequence[int]) -> None:
+        """Evaluate token ids after the held positions. Each gets logits: row i of the context's last call."""
+        self._check_room(tokens)
+        with self._emptied_on_failure():
+            for work in self.stepping(tokens):
+                evaluate(self.context, [work])
 
     @contextmanager
     def alone(self, turn: int | None = None) -> Iterator[None]:
@@ -114,47 +169,122 @@ class Session:
         with self._busy:
             pass
 
-    def step(self, tokens: Sequence[int]) -> None:
-        """Evaluate token ids after the held positions. Each gets logits: row i of the context's last call."""
+    # ── as work for a scheduler ──────────────────────────────────────────────────────────────────────────────────
+
+    def feeding(self, spans: Sequence[Span], limit: int = 0) -> Generator[Piece, None, int]:
+        """The work of feed(): yields pieces, each to be evaluated before the next; returns the positions reused.
+
+        `limit`: tokens that the answer may have.
+        """
+        wanted = [key for span in spans for key in span.entries()]
+        self._check_size(len(wanted))
+        self.turn += 1
+        reused = self._go_back(spans, wanted)
+        # The next prompt may end this turn in another way: a little before its end, the two still agree.
+        text = len(spans[-1]) if spans[-1].rows is None else 0
+        self.turn_end = end = len(wanted) - min(text, TURN_TAIL)
+        if end < WORTH_A_CHECKPOINT or len(wanted) + limit <= self._cells or not self._keeper.budget:
+            end = 0  # sliding layers will still hold what it takes to go back
+        at = 0
+        for span in spans:
+            start = min(len(span), max(0, self.length - at))
+            while start < len(span):
+                most = BESIDE_OTHERS if self.shared else self.context.options.batch
+                stop = min(len(span), start + most) if span.causal else len(span)
+                if at + start < end < at + stop:
+                    stop = end - at
+                elif at + start == end:
+                    self._keep_window()
+                piece = Piece(self, span, slice(start, stop), int(at + stop == len(wanted)))
+                yield piece
+                self._held += piece.keys
+                start = stop
+            at += len(span)
+        return reused
+
+    def stepping(self, tokens: Sequence[int]) -> Generator[Step, None, None]:
+        """The work of step()."""
+        self._check_room(tokens)
+        yield Step(self, tokens)
+        self._held += tokens
+
+    def _check_size(self, total: int) -> None:
+        if not total:
+            raise ContextError("the prompt is empty")
+        if total >= self.context.size:
+            raise ContextError(f"the prompt has {total:,} tokens and the context holds {self.context.size:,}")
+
+    def _check_room(self, tokens: Sequence[int]) -> None:
         if len(tokens) > self.room:
             raise ContextError(f"{len(tokens)} more tokens, and the context has room for {self.room}")
-        with self._emptied_on_failure():
-            self.context.decode(tokens, start=self.length, outputs=len(tokens))
-            self._held += tokens
+
+    # ── going back ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    def usable(self, spans: Sequence[Span], wanted: Sequence[Key]) -> int:
+        """How many positions of a prompt need not be evaluated here."""
+        return self._usable(shared_prefix(self._held, spans, wanted))[0]
+
+    def _usable(self, shared: int) -> tuple[int, Checkpoint | None]:
+        """The same for a shared prefix, and the checkpoint that must be restored for it."""
+        window = self.context.model.n_swa
+        # Sliding layers forget old positions. Without a full window before it, the next one cannot be computed.
+        if shared == 0 or self.context.first_position(self.sequence) <= max(0, shared - window + 1):
+            return shared, None
+        found = [(c.length, c) for c in self.checkpoints if c.length <= shared and c.kept.data is not None]
+        return max(found, key=lambda pair: pair[0], default=(0, None))
+
+    @property
+    def _cells(self) -> int:
+        """Positions that sliding layers have room for."""
+        return self.context.model.n_swa + self.context.options.micro_batch
+
+    def _go_back(self, spans: Sequence[Span], wanted: Sequence[Key]) -> int:
+        """Rewind to the longest usable prefix, and return its length."""
+        length, checkpoint = self._usable(shared_prefix(self._held, spans, wanted))
+        state = self._keeper.use(checkpoint.kept) if checkpoint else None
+        if length == 0:
+            self.clear()
+            return 0
+        if state is not None:
+            self.context.remove(length, self.sequence)
+            if not self.context.restore(self.sequence, state, window=True):
+                self.clear()
+                return 0
+        self.rewind(length)
+        return length
+
+    def _keep_window(self) -> None:
+        """Keep a checkpoint of what the sliding layers hold now."""
+        self.checkpoints = [c for c in self.checkpoints if c.kept.data is not None]
+        if all(c.length != self.length for c in self.checkpoints):
+            state = self.context.state(self.sequence, window=True)
+            if self._keeper.fits(len(state)):
+                self.checkpoints.append(Checkpoint(self.length, self._keeper.keep(state)))
+
+    def shorten_to_turn_end(self) -> None:
+        """Forget the answer, if the sliding layers can still go back that far. (A state holds only their window.)"""
+        if 0 < self.turn_end < self.length and self._usable(self.turn_end) == (self.turn_end, None):
+            self.rewind(self.turn_end)
 
     def rewind(self, length: int) -> None:
         """Forget the positions from `length` on."""
         with self._emptied_on_failure():
-            if length < self.length and not self.context.remove(length):
+            if length < self.length and not self.context.remove(length, self.sequence):
                 raise ContextError(f"the cache cannot go back from {self.length:,} to {length:,} positions")
-            del self._held[length:]
+            self._forget(length)
+
+    def adopt(self, held: Sequence[Key], checkpoints: Sequence[Checkpoint]) -> None:
+        """Take over what was put into this session's sequence from elsewhere."""
+        self._held, self.checkpoints, self.turn_end = list(held), list(checkpoints), 0
 
     def clear(self) -> None:
-        self.context.clear()
-        self._held = []
+        """Forget everything."""
+        self.context.remove(-1, self.sequence)
+        self._forget(0)
 
-    def _reuse(self, spans: Sequence[Span], wanted: list[Key]) -> int:
-        """Rewind to the longest prefix that the cache shares with `wanted`, and return its length."""
-        shared = 0
-        for held, key in zip(
-            self._held, wanted[:-1], strict=False
-        ):  # the last position is always evaluated, for its logits
-            if held != key:
-                break
-            shared += 1
-        start = 0
-        for span in spans:  # a medium is evaluated whole or not at all
-            if span.rows is not None and start < shared < start + len(span):
-                shared = start
-            start += len(span)
-        window = self.context.model.n_swa
-        # Sliding layers forget old positions. Without a full window before it, the next one cannot be computed.
-        forgotten = self.context.first_position() > max(0, shared - window + 1)
-        if shared == 0 or forgotten:
-            self.clear()
-            return 0
-        self.rewind(shared)
-        return shared
+    def _forget(self, length: int) -> None:
+        del self._held[length:]
+        self.checkpoints = [c for c in self.checkpoints if c.length <= length and length]
 
     @contextmanager
     def _emptied_on_failure(self) -> Iterator[None]:
@@ -165,20 +295,42 @@ class Session:
             raise
 
 
-def pieces(spans: Sequence[Span], size: int, skip: int = 0) -> Iterator[tuple[Span, slice]]:
-    """Cut `spans` into parts for one call each, in order, without the first `skip` positions.
+WORTH_A_CHECKPOINT = 128  # positions; fewer are read again
+TURN_TAIL = 16  # tokens of a prompt's end that its successor may not repeat: the opening of the model's turn
 
-    A part has at most `size` rows, but a span that is not causal stays whole.
-    """
+
+def shared_prefix(held: Sequence[Key], spans: Sequence[Span], wanted: Sequence[Key]) -> int:
+    """Positions that a cache and a prompt have in common: never all, and a medium whole or not at all."""
+    shared = 0
+    for have, key in zip(held, wanted[:-1], strict=False):  # the last position is always evaluated, for its logits
+        if have != key:
+            break
+        shared += 1
+    start = 0
     for span in spans:
-        step = size if span.causal else len(span)
-        for start in range(min(skip, len(span)), len(span), step):
-            yield span, slice(start, min(start + step, len(span)))
-        skip = max(0, skip - len(span))
+        if span.rows is not None and start < shared < start + len(span):
+            return start
+        start += len(span)
+    return shared
 
 
-def evaluate(context: Context, span: Span, part: slice, *, start: int, outputs: int) -> None:
-    """Evaluate one piece of a span at position `start`; its last `outputs` rows get logits."""
+def evaluate(context: Context, works: Sequence[Work]) -> None:
+    """Evaluate one piece, or the steps of several sessions in one call."""
+    first = works[0]
+    if isinstance(first, Piece):
+        at = first.session.length, first.session.sequence
+        evaluate_rows(context, first.span, first.part, start=at[0], outputs=first.outputs, sequence=at[1])
+        return
+    steps = [work for work in works if isinstance(work, Step)]
+    base = 0
+    for step in steps:
+        step.session.base = base
+        base += len(step.tokens)
+    context.decode_several([(step.tokens, step.session.length, step.session.sequence) for step in steps])
+
+
+def evaluate_rows(context: Context, span: Span, part: slice, *, start: int, outputs: int, sequence: int = 0) -> None:
+    """Evaluate some rows of a span at position `start`; the last `outputs` of them get logits."""
     rows = None if span.rows is None else span.rows()[part]
     tokens = span.ids[part] if rows is None else None
-    context.decode(tokens, rows, start=start, outputs=outputs, causal=span.causal)
+    context.decode(tokens, rows, start=start, outputs=outputs, causal=span.causal, sequence=sequence)

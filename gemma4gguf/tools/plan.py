@@ -119,7 +119,9 @@ def plan(
         facts = _retyped(model, name)
 
         def needs(context: int) -> Memory:
-            return memory(facts, ContextOptions(context, kv_type=kv_type), repacked=copied, parallel=parallel)
+            outputs = ContextOptions.outputs * parallel
+            options = ContextOptions(context, sequences=parallel, outputs=outputs, kv_type=kv_type)
+            return memory(facts, options, repacked=copied)
 
         length = first_that_fits(lengths, needs, room)
         needed = needs(length)

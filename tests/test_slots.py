@@ -1,0 +1,239 @@
+"""Several answers at once in one context: the same answers, shared work, places that are freed, nobody left waiting."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gemma4gguf import BusyError, Gemma4, InputError
+from gemma4gguf.runtime.session import Session, Span, Work, evaluate
+
+MODELS = Path(__file__).parents[1] / "models"
+DIGITS, NUMBER = MODELS / "demo" / "digits.png", MODELS / "demo" / "number.wav"
+ASKED: list[dict[str, Any]] = [
+    *({"prompt": f"What is {a} + {b}?"} for a, b in ((3, 4), (47, 38), (12, 9), (60, 25), (33, 44), (18, 18))),
+    {"prompt": "What number is this?", "images": DIGITS},
+    {"prompt": "What is said?", "audio": NUMBER},
+    {"prompt": "What is 47 + 38?", "thinking": True},
+    {"prompt": "Hello", "system": "Be brief. " * 60},
+]
+GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 24}
+
+
+@pytest.fixture(scope="module")
+def alone(tiny_bundle: Path) -> list[str]:
+    """Every answer, made by itself."""
+    with Gemma4(tiny_bundle, context=1024, threads=1, draft="off") as model:
+        return [model.generate(**asked, **GREEDY).text for asked in ASKED]
+
+
+@pytest.mark.parametrize("draft", ["off", 3, "auto"])
+def test_answers_do_not_depend_on_their_neighbours(tiny_bundle: Path, alone: list[str], draft: Any) -> None:
+    with Gemma4(tiny_bundle, context=1024, threads=1, draft=draft, parallel=4) as model:
+        most = 0
+
+        def ask(number: int) -> str:
+            nonlocal most
+            text = ""
+            for chunk in model.stream(**ASKED[number % len(ASKED)], **GREEDY):
+                text += chunk.text
+                most = max(most, len(model.engine.scheduler.live))
+            return text
+
+        with ThreadPoolExecutor(6) as pool:
+            found = list(pool.map(ask, range(3 * len(ASKED))))
+    assert found == alone * 3
+    assert most == 4, "all places were taken at some time"
+
+
+def endless(model: Gemma4) -> Iterator[int]:
+    """An answer that ends with the context, as the scheduler makes it."""
+    spans = [Span((2, 105, 400, 401))]
+
+    def begin(session: Session) -> Iterator[Work | int]:
+        yield from session.feeding(spans)
+        while session.room:
+            yield session.length
+            yield from session.stepping([400])
+
+    return model.engine.scheduler.run(spans, begin)
+
+
+def test_a_stream_that_is_left_frees_its_place(tiny_bundle: Path) -> None:
+    with Gemma4(tiny_bundle, context=4096, threads=1, parallel=2) as model:
+        left = [endless(model), endless(model)]
+        for stream in left:
+            next(stream)
+        with pytest.raises(BusyError):
+            model.generate("Hi", wait=False, **GREEDY)
+        with pytest.raises(BusyError, match="was not enough"):
+            model.generate("Hi", wait=0.01, **GREEDY)
+        left[0].close()  # type: ignore[attr-defined]
+        assert model.generate("What is 3 + 4?", **GREEDY).text
+        del left[0], stream
+        assert model.generate("What is 3 + 4?", **GREEDY).text
+
+
+def test_closing_ends_every_stream_and_whoever_waits(tiny_bundle: Path) -> None:
+    model = Gemma4(tiny_bundle, context=4096, threads=1)
+    stream = endless(model)
+    next(stream)
+    waiting: list[object] = []
+
+    def wait() -> None:
+        try:
+            waiting.append(model.generate("Hi", **GREEDY))
+        except InputError as error:
+            waiting.append(error)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    time.sleep(0.1)
+    model.close()
+    thread.join(20)
+    assert "closed" in str(waiting)
+    with pytest.raises(InputError, match="closed"):
+        list(stream)
+
+
+def test_what_others_hold_is_not_read_again(tiny_bundle: Path) -> None:
+    """A second chat about the same beginning copies it; a first one that had to make room comes back."""
+    beginning = "The quick brown fox jumps over the lazy dog. " * 12
+    with Gemma4(tiny_bundle, context=2048, threads=1, parallel=2) as model:
+        whole = model.generate(beginning + "One?", **GREEDY)
+        assert whole.tokens.reused == 0
+        with ThreadPoolExecutor(2) as pool:
+            both = list(pool.map(lambda end: model.generate(beginning + end, **GREEDY), ["Two?", "Three?"]))
+        assert min(result.tokens.reused for result in both) > 100
+    with Gemma4(tiny_bundle, context=2048, threads=1) as model:
+        first = model.generate(beginning + "One?", **GREEDY)
+        model.generate("Something else. " * 40, **GREEDY)
+        again = model.generate(beginning + "One?", **GREEDY)
+        assert again.tokens.reused > first.tokens.prompt - 20
+        assert again.text == first.text
+    with Gemma4(tiny_bundle, context=2048, threads=1, cache_memory=0) as model:
+        first = model.generate(beginning + "One?", **GREEDY)
+        model.generate("Something else. " * 40, **GREEDY)
+        assert model.generate(beginning + "One?", **GREEDY).tokens.reused < 20
+
+
+def test_going_back_past_the_window_costs_only_what_is_new(tiny_bundle: Path) -> None:
+    """What a long thought pushed out of the sliding layers comes back from a checkpoint: the logits of a cold run."""
+    rng = np.random.default_rng(0)
+    ids = [int(i) for i in rng.integers(300, 2000, 3000)]
+    new = [int(i) for i in rng.integers(300, 2000, 40)]
+    with Gemma4(tiny_bundle, context=4096, threads=1, draft="off", kv_type="f32", flash_attention="off") as model:
+        session = model.engine.session
+        for piece in session.feeding([Span(ids[:400])], limit=3000):
+            evaluate(session.context, [piece])
+        for start in range(400, 3000, 100):
+            session.step(ids[start : start + 10])
+            session.step(ids[start + 10 : start + 20])
+            for at in range(start + 20, start + 100, 16):
+                session.step(ids[at : at + 16])
+        assert session.context.first_position() > 400
+        assert session.checkpoints
+        assert session.feed([Span([*ids[:390], *new])]) == 384, "a little before the end of the turn"
+        warm = session.context.logits().copy()
+        session.clear()
+        session.feed([Span([*ids[:390], *new])])
+        assert np.abs(session.context.logits() - warm).max() < 1e-3
+
+
+def test_a_long_prompt_is_interrupted_and_no_other_answer_suffers(tiny_bundle: Path, alone: list[str]) -> None:
+    with Gemma4(tiny_bundle, context=4096, threads=1, parallel=2) as model:
+        told: list[int] = []
+
+        def leave(done: int, total: int) -> None:
+            told.append(done)
+            if done > 256:
+                raise KeyboardInterrupt
+
+        def read() -> None:
+            with pytest.raises(KeyboardInterrupt):
+                model.generate("word " * 3500, on_progress=leave, **GREEDY)
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        answers = [model.generate(**asked, **GREEDY).text for asked in ASKED[:6]]
+        reader.join(60)
+        assert answers == alone[:6]
+        assert told[-1] < 3000
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_child_after_a_fork_gets_an_error_at_once(tiny_bundle: Path) -> None:
+    with Gemma4(tiny_bundle, context=512, threads=1) as model:
+        model.generate("Hi", **GREEDY)
+        said = multiprocessing.get_context("fork").SimpleQueue()
+
+        def child() -> None:
+            try:
+                said.put(model.generate("Hi", **GREEDY).text)
+            except InputError as error:
+                said.put(str(error))
+            os._exit(0)
+
+        process = multiprocessing.get_context("fork").Process(target=child)
+        process.start()
+        process.join(20)
+        assert process.exitcode == 0
+        assert "forked" in said.get()
+
+
+def test_stress(tiny_bundle: Path, alone: list[str]) -> None:
+    """Threads that leave early, fail in the middle, give up waiting: every whole answer is right, and it ends."""
+    seed = random.randrange(1 << 32)
+    print("seed", seed)
+    with Gemma4(tiny_bundle, context=1024, threads=1, parallel=3, draft="auto") as model:
+
+        def work(number: int) -> int:
+            dice, right = random.Random(seed + number), 0
+            for _ in range(12):
+                which, fate = dice.randrange(len(ASKED)), dice.random()
+                try:
+                    stream: Iterator[Any] = model.stream(**ASKED[which], wait=0.05 if fate < 0.1 else True, **GREEDY)
+                    text = ""
+                    for count, chunk in enumerate(stream):
+                        text += chunk.text
+                        if fate > 0.7 and count == 2:
+                            break
+                        if 0.6 < fate < 0.7:
+                            raise ZeroDivisionError
+                    else:
+                        assert text == alone[which], ASKED[which]
+                        right += 1
+                except (BusyError, ZeroDivisionError):
+                    pass
+            return right
+
+        with ThreadPoolExecutor(8) as pool:
+            assert sum(pool.map(work, range(8))) > 30
+        until = time.monotonic() + 20
+        while model.engine.scheduler.live and time.monotonic() < until:
+            time.sleep(0.01)
+        assert not model.engine.scheduler.live
+        assert len(model.engine.scheduler.free) == 3
+
+
+def test_pickling_says_what_to_do(tiny_bundle: Path) -> None:
+    import pickle
+
+    with Gemma4(tiny_bundle) as model, pytest.raises(TypeError, match="open it in each process"):
+        pickle.dumps(model)
+
+
+def test_parallel_is_checked(tiny_bundle: Path) -> None:
+    for wrong in (0, 17, 1.5):
+        with pytest.raises(InputError, match="parallel"):
+            Gemma4(tiny_bundle, parallel=wrong)  # type: ignore[arg-type]
