@@ -30,19 +30,19 @@ FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}  # enum llama_flash_attn_type
 class ContextOptions:
     """A context's size and how it computes.
 
-    `context`: positions. `batch`: most rows per call, computed `micro_batch` at a time. `outputs`: most rows with
+    `context`: positions of each of `sequences`. `batch`: most rows per call, computed `micro_batch` at a time. `outputs`: most rows with
     logits per call. `threads` None: one per physical core. `kv_type` and `flash_attention`: keys of KV_TYPES and
     FLASH_ATTENTION.
     """
 
     context: int
-    sequences: int = 1
     batch: int = 512
     micro_batch: int = 512
     outputs: int = 16
     threads: int | None = None
     kv_type: str = "f16"
     flash_attention: str = "auto"
+    sequences: int = 1
 
 
 # Between the nodes of a graph, C asks whether to stop. It asks `strlen` of a text that is empty until `abort` writes

@@ -152,8 +152,9 @@ def memory(
 ) -> Memory:
     """What a model takes once it is loaded and has read a long prompt.
 
-    `options.context` positions for each of `options.sequences`. `repacked`: types that this processor has copied (`library.repacked_types`). `media`: the embedder is used, for pictures of up to
-    `image_tokens`. `drafts`: the drafter is loaded, where there is one.
+    `options.context` positions for each of `options.sequences`. `repacked`: types that this processor has copied
+    (`library.repacked_types`). `media`: the embedder is used, for pictures of up to `image_tokens`. `drafts`: the
+    drafter is loaded, where there is one.
     """
     drafter = facts.drafter if drafts else None
     embedder = facts.embedder if media else None

@@ -44,7 +44,7 @@ def main() -> None:
             reveal_type(model.stream_chat([{"role": "user", "content": "Hi"}], max_tokens=3))
             reveal_type(model.evaluate("Hi").logits)
             reveal_type(model.template)
-    except (g.BusyError, g.ContextError, g.InputError, g.FormatError, g.MissingPartError) as error:
+    except (g.BusyError, g.ContextError, g.InputError, g.FormatError, g.MissingPartError, g.MemoryLimitError) as error:
         reveal_type(error)
     except (g.NativeError, g.ConversionError, g.Gemma4Error):
         pass
