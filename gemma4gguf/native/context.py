@@ -30,9 +30,9 @@ FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}  # enum llama_flash_attn_type
 class ContextOptions:
     """A context's size and how it computes.
 
-    `context`: positions of each of `sequences`. `batch`: most rows per call, computed `micro_batch` at a time. `outputs`: most rows with
-    logits per call. `threads` None: one per physical core. `kv_type` and `flash_attention`: keys of KV_TYPES and
-    FLASH_ATTENTION.
+    `context`: positions of each of `sequences`. `batch`: most rows per call, computed `micro_batch` at a time.
+    `outputs`: most rows with logits per call. `threads` None: one per physical core. `kv_type` and `flash_attention`:
+    keys of KV_TYPES and FLASH_ATTENTION.
     """
 
     context: int
