@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import signal
 import subprocess
@@ -12,7 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from gemma4gguf.cli import cli, run
 from gemma4gguf.cli.chat.background import AbandonedError, Background
+from tests.support.hub import Hub
+from tests.support.published import Layout
 
 DEMO = Path(__file__).parent.parent / "models" / "demo"
 
@@ -68,6 +72,31 @@ def test_what_goes_wrong_is_told_and_the_chat_goes_on(tiny_bundle: Path, tmp_pat
 def test_run_is_chat(tiny_bundle: Path) -> None:
     shown = _chat(tiny_bundle, "What is 47 + 38?\n/exit\nWhat is 1 + 1?\n", name="run")
     assert (shown.stdout, shown.returncode) == ("47 + 38 = 85\n", 0)
+
+
+def test_run_pulls_a_repository_first_and_once(
+    layouts: dict[str, Layout],
+    models_folder: Path,
+    serve: Callable[[Layout], Hub],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    layout = layouts["prefixes, several types"]
+    hub = serve(layout)
+    for fetched in (True, False):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"/stats\n")))
+        sent = hub.sent
+        assert run(cli, ["run", layout.source, "--threads", "1", "--context", "256"]) == 0
+        assert (hub.sent > sent) == fetched
+        assert "0 questions so far" in capsys.readouterr().err
+
+
+def test_run_of_a_repository_that_is_not_there_fails_as_pull_does(
+    layouts: dict[str, Layout], models_folder: Path, serve: Callable[[Layout], Hub], capsys: pytest.CaptureFixture[str]
+) -> None:
+    serve(layouts["prefixes, several types"])
+    assert run(cli, ["run", "nobody/nothing"]) == 1
+    assert "nobody/nothing" in capsys.readouterr().err
 
 
 def test_background_gives_what_the_generator_gives() -> None:

@@ -7,6 +7,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import click
@@ -33,7 +34,7 @@ def found(*parameters: str) -> Callable[[Function], Function]:
     """For commands that take models: a path, a name in the models folder or a pulled Hub id becomes a path."""
 
     def paths(given: Any) -> Any:
-        return tuple(map(find_model, given)) if isinstance(given, tuple) else find_model(given)
+        return tuple(map(_model, given)) if isinstance(given, tuple) else _model(given)
 
     def decorate(function: Function) -> Function:
         @functools.wraps(function)
@@ -43,6 +44,13 @@ def found(*parameters: str) -> Callable[[Function], Function]:
         return command
 
     return decorate
+
+
+def _model(given: Path) -> Path:
+    path = find_model(given)
+    if (path / "config.json").is_file():
+        raise InputError(f"{path}: is a checkpoint; `gemma4gguf convert {path}` makes a bundle of it")
+    return path
 
 
 def one_line_errors(function: Function) -> Function:
