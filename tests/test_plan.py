@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shlex
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +18,11 @@ from gemma4gguf import cli
 from gemma4gguf.errors import ConversionError, InputError
 from gemma4gguf.native.library import repacked_types
 from gemma4gguf.runtime.memory import memory
+from gemma4gguf.tools.offer import look
 from gemma4gguf.tools.plan import plan
+from gemma4gguf.tools.pull import pull
+from tests.support.hub import Hub, Repository, serving
+from tests.support.published import Layout
 from tests.support.standin import write_checkpoint, write_drafter
 from tests.support.standin_config import REAL
 
@@ -124,7 +132,14 @@ def test_no_is_an_answer(real: tuple[Path, Path], run: Callable[..., tuple[int, 
 def test_what_it_prints(tiny_bundle: Path, run: Callable[..., tuple[int, str]]) -> None:
     status, said = run(tiny_bundle, "--memory", "1GB", "--context", 4096)
     assert status == 0
-    for wanted in ("1.00 GB of memory", "Q8_0", "4,096 (best)", "together", "run it:  gemma4gguf ", "--context 4096"):
+    for wanted in (
+        "1.00 GB of memory",
+        "Q8_0",
+        "4,096 (best)",
+        "together",
+        "run it:  gemma4gguf chat ",
+        "--context 4096",
+    ):
         assert wanted in said
     found = json.loads(run(tiny_bundle, "--memory", "1GB", "--json")[1])
     best: dict[str, Any] = found["best"]
@@ -145,6 +160,50 @@ def test_no_sizes(tiny_bundle: Path, run: Callable[..., tuple[int, str]], given:
     status, said = run(tiny_bundle, "--memory", given)
     assert status == 2
     assert "expected for example 16GB" in said
+
+
+def test_parts_on_the_hub(layouts: dict[str, Layout], models_folder: Path, serve: Callable[[Layout], Hub]) -> None:
+    """GGUF parts as publishers lay them out: the figures are those of the bundle that a pull makes of them."""
+    for name, layout in layouts.items():
+        hub = serve(layout)
+        found = plan(layout.source, limit=GB, drafter=layout.drafter_from)
+        assert found.best is not None, name
+        held = [file for repository in hub.repositories.values() for file in repository.files.values()]
+        assert hub.sent < sum(file.stat().st_size for file in held) / 4
+        assert found.get is not None
+        program, command, source, *more = shlex.split(found.get)
+        assert (program, command) == ("gemma4gguf", "pull")
+        assert more == (["--drafter", layout.drafter_from] if layout.drafter_from else [])
+        made = pull(look(source, drafter=layout.drafter_from))
+        assert found.run is not None
+        assert made.name in shlex.split(found.run)
+        pulled = plan(made.name, limit=GB).best  # by its name in the models folder
+        assert pulled is not None
+        assert pulled.memory.weights == found.best.memory.weights, name
+        assert pulled.memory.total == pytest.approx(found.best.memory.total, rel=0.001)
+        made.path.unlink()
+
+
+def test_a_checkpoint_on_the_hub(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a process of its own, since part of the Hub's client reads its settings when it is imported."""
+    files = {path.name: path for path in checkpoint.iterdir()}
+    with serving({"someone/standin": Repository(files)}, monkeypatch) as hub:
+        told = subprocess.run(
+            [sys.executable, "-m", "gemma4gguf", "plan", "someone/standin:Q4_0", "--memory", "1GB", "--json"],
+            env={**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path), "PYTHONPATH": str(PAGE.parents[1])},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=True,
+        )
+        weights = [wanted for path, wanted in hub.asked if path.endswith(".safetensors")]
+    found, here = json.loads(told.stdout), plan(f"{checkpoint}:Q4_0", limit=GB).best
+    assert here is not None
+    assert found["best"]["total"] == pytest.approx(here.memory.total, rel=0.001)
+    assert found["get"] == "convert-to-gguf someone/standin standin-Q4_0.gguf --quant Q4_0"
+    assert weights
+    assert None not in weights  # headers alone
 
 
 def test_what_cannot_be_planned(tiny_bundle: Path, checkpoint: Path, drafter: Path) -> None:

@@ -7,31 +7,22 @@ a type weighs is the converter's own mixture, what a context weighs is `runtime.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from converters import mixture
-from converters.checkpoint import read_checkpoint
-from converters.contents import Contents
-from converters.gguf_source import read_gguf
-from converters.mixture import FLOATS, MIXTURES, UNDER_FOUR_BITS
-from converters.origin import HUB_ID, Origin, locate
-from converters.plan import plan_section
+from converters.mixture import MIXTURES, UNDER_FOUR_BITS
 
-from ..bundle.reading import Bundle, Section
-from ..bundle.validation import check_text
-from ..bundle.writing import planned_section
 from ..errors import InputError
 from ..machine import memory_limit
 from ..native.context import KV_TYPES, ContextOptions
 from ..native.library import repacked_types
 from ..runtime.memory import Facts, Memory, memory
 from ..runtime.room import contexts, first_that_fits, usable
+from .plan_source import QUANTISED, Progress, Source, read_source
 
-TYPE, DRAFTER_TYPE = "Q4_K_M", "Q8_0"  # what a conversion makes where nobody asks for another
 ENOUGH = 8_192  # positions: a better type is not worth a shorter context
-Progress = Callable[[int, int], None]  # bytes so far, bytes in all
 
 
 @dataclass(frozen=True)
@@ -70,20 +61,6 @@ class Plan:
     run: str | None
 
 
-@dataclass(frozen=True)
-class _Model:
-    """A source's facts, for the type it has or is to get. `type` None: any may be chosen, `trained_for` first.
-
-    `path` is the bundle where there is one; `name` is what it would be called.
-    """
-
-    facts: Facts
-    name: str
-    type: str | None
-    trained_for: str | None = None
-    path: Path | None = None
-
-
 def plan(
     source: str | Path,
     *,
@@ -106,7 +83,7 @@ def plan(
     limit = memory_limit() if limit is None else limit
     if limit is None:
         raise InputError("limit: this system does not tell how much memory it has; give it")
-    model = _read(source, drafter, progress)
+    model = read_source(source, drafter, progress)
     longest = model.facts.limit
     if context is not None and context > longest:
         raise InputError(f"context is {context:,}, the model was made for at most {longest:,}")
@@ -127,12 +104,13 @@ def plan(
         needed = needs(length)
         return Choice(name, _size(facts), length, needed, needed.total <= room)
 
-    every = [choice(name) for name, kind in MIXTURES.items() if kind.default not in FLOATS]
-    choices = [choice(model.type)] if model.type else every
-    best = _best([c for c in choices if model.type or c.type not in UNDER_FOUR_BITS], enough, model.trained_for)
-    instead = None if best else _best(every, enough, None)
+    choices = [choice(name) for name in model.types]
+    good = [c for c in choices if len(choices) == 1 or c.type not in UNDER_FOUR_BITS]
+    best = _best(good, enough, model.trained_for)
+    every = choices if model.types == QUANTISED else [choice(name) for name in QUANTISED]
+    instead = None if best else _best(choices, enough, None) or _best(every, enough, None)
     least = min(every, key=lambda c: c.memory.total)
-    get, run = _commands(str(source), model, best or instead, drafter, kv_type)
+    get, run = _commands(model, best or instead, kv_type)
     return Plan(str(source), limit, room, parallel, kv_type, tuple(choices), best, instead, least, get, run)
 
 
@@ -147,7 +125,7 @@ def _size(facts: Facts) -> int:
     return sum(part.header + part.size for part in (facts.text, facts.embedder, facts.drafter) if part)
 
 
-def _retyped(model: _Model, name: str) -> Facts:
+def _retyped(model: Source, name: str) -> Facts:
     """The facts of the same model with its text matrices in a mixture's types."""
     if name == model.type:
         return model.facts
@@ -158,63 +136,11 @@ def _retyped(model: _Model, name: str) -> Facts:
     return replace(facts, text=replace(facts.text, tensors=tensors))
 
 
-# ── sources ──────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _read(source: str | Path, drafter: str | Path | None, progress: Progress) -> _Model:
-    path = Path(source).expanduser()
-    if path.is_file():
-        if drafter is not None:
-            raise InputError(f"drafter: {path} is a finished bundle; add one with `gemma4gguf pack`")
-        bundle = Bundle.open(path)
-        check_text(bundle.text)
-        return _Model(Facts.of(bundle.sections), path.name, _stored(bundle.text), path=path)
-    name, asked = _split(str(source))
-    origin = locate(name, progress, plan_only=True)
-    contents = _contents(origin)
-    sections = [_planned(origin, contents, i, asked or TYPE) for i in range(len(contents.sections))]
-    if drafter is not None:
-        other = locate(drafter, progress, plan_only=True)
-        sections.append(_planned(other, _contents(other, drafter=True), 0, DRAFTER_TYPE))
-    return _Model(Facts.of(sections), origin.name, asked, contents.trained_for)
-
-
-def _split(source: str) -> tuple[str, str | None]:
-    """A source and the type after its colon, if there is one."""
-    name, colon, kind = source.rpartition(":")
-    if not colon or Path(source).expanduser().exists() or not (HUB_ID.fullmatch(name) or Path(name).is_dir()):
-        return source, None
-    return name, mixture.mixture("source", kind).name
-
-
-def _contents(origin: Origin, *, drafter: bool = False) -> Contents:
-    return (read_gguf if origin.is_gguf else read_checkpoint)(origin, drafter=drafter)
-
-
-def _planned(origin: Origin, contents: Contents, index: int, kind: str) -> Section:
-    part = plan_section(contents.sections[index], MIXTURES[kind]).part(threads=1)
-    return planned_section(part, origin.path)
-
-
-def _stored(text: Section) -> str:
-    """The name of a text section's mixture."""
-    number = text.metadata.get("general.file_type")
-    return next((name for name, kind in MIXTURES.items() if kind.file_type == number), "its types")
-
-
-# ── commands ─────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _commands(
-    source: str, model: _Model, choice: Choice | None, drafter: str | Path | None, kv_type: str
-) -> tuple[str | None, str | None]:
-    """What makes the bundle, where it is not there, and what runs it."""
-    if choice is None or (model.path and choice.type != model.type):
+def _commands(source: Source, choice: Choice | None, kv_type: str) -> tuple[str | None, str | None]:
+    """What gets a bundle, where it is not there, and what runs it."""
+    get = source.get(choice.type) if choice else None
+    if choice is None or (get is None and choice.type != source.type):  # not to be had from there
         return None, None
-    out = str(model.path) if model.path else f"{model.name}-{choice.type}.gguf"
-    get = None
-    if not model.path:
-        words = ["convert-to-gguf", _split(source)[0], out, "--quant", choice.type]
-        get = shlex.join([*words, *(["--drafter", str(drafter)] if drafter is not None else [])])
     more = ["--kv-type", kv_type] if kv_type != "f16" else []
-    return get, shlex.join(["gemma4gguf", "generate", out, "-p", "Hello", "--context", str(choice.context), *more])
+    run = ["gemma4gguf", "chat", source.named(choice.type), "--context", str(choice.context), *more]
+    return shlex.join(get) if get else None, shlex.join(run)
