@@ -16,6 +16,7 @@ from typing import Literal, NoReturn, TypeAlias
 from typing_extensions import Unpack
 
 from .arguments import MOST_THREADS, one_of, several, whole
+from .bundle.finding import find_model
 from .bundle.reading import DRAFTER, EMBEDDER, Bundle
 from .bundle.settings import image_budget, special_tokens
 from .bundle.validation import check_text
@@ -42,14 +43,16 @@ KVType: TypeAlias = Literal["f32", "f16", "bf16", "q8_0", "q4_0"]
 
 
 class Gemma4:
-    """A bundle, ready to answer. Close it, or use it in a `with` block. One question at a time.
+    """A bundle, ready to answer from any thread. Close it, or use it in a `with` block.
 
-    `context`: positions that prompt and answer may have together; None: as many as fit this machine's memory, up to
-    32,768. `threads`: one per physical core. `gpu_layers`: a number, or auto (the default), all of them where there is
-    a GPU. `kv_type`: f32, f16, bf16, q8_0, q4_0. `flash_attention`: auto, on, off. `image_tokens`: soft tokens a
-    picture may take (70, 140, 280, 560, 1120). `draft`: tokens that a bundle's drafter proposes at a time, auto (as
-    many as pay), off, or a number; it changes the speed, not the answer. `force`: open a bundle whose memory cannot
-    fit. Raises InputError, FormatError and MemoryLimitError at once, NativeError when the weights load.
+    `path`: a file, or a name in the models folder. `context`: positions that prompt and answer may have together;
+    None: as many as fit this machine's memory, up to 32,768. `parallel`: answers that may be made at once; further
+    ones wait in a queue. `cache_memory`: bytes for what is kept of conversations that had to make room. `threads`:
+    one per physical core. `gpu_layers`: a number, or auto (the default), all of them where there is a GPU.
+    `kv_type`: f32, f16, bf16, q8_0, q4_0. `flash_attention`: auto, on, off. `image_tokens`: soft tokens a picture
+    may take (70, 140, 280, 560, 1120). `draft`: tokens that a bundle's drafter proposes at a time, auto (as many as
+    pay), off, or a number; it changes the speed, not the answer. `force`: open a bundle whose memory cannot fit.
+    Raises InputError, FormatError and MemoryLimitError at once, NativeError when the weights load.
     """
 
     def __init__(
@@ -83,7 +86,7 @@ class Gemma4:
             )
         parallel = whole("parallel", parallel, lambda v: 1 <= v <= MOST_PARALLEL, f"1 to {MOST_PARALLEL}")
         cache_memory = whole("cache_memory", cache_memory, lambda v: v >= 0, "bytes, at least 0")
-        self.bundle = Bundle.open(path)
+        self.bundle = Bundle.open(find_model(path))
         check_text(self.bundle.text)
         metadata = self.bundle.text.metadata
         if image_tokens is None:
