@@ -210,11 +210,25 @@ class Gemma4:
         *,
         tools: Sequence[Mapping[str, object]] | None = None,
         thinking: bool = False,
+        local_files: bool = False,
         on_progress: Progress | None = None,
         **options: Unpack[GenerateOptions],
     ) -> Result:
-        """Answer a conversation; messages and tools as the OpenAI API has them. Options as for `generate`."""
-        return _last(self.stream_chat(messages, tools=tools, thinking=thinking, on_progress=on_progress, **options))
+        """Answer a conversation; messages and tools as the OpenAI API has them. Options as for `generate`.
+
+        Media in messages are bytes, data: URLs, arrays, pictures, open files. `local_files`: paths are opened too;
+        only for messages whose author may read this machine's files.
+        """
+        return _last(
+            self.stream_chat(
+                messages,
+                tools=tools,
+                thinking=thinking,
+                local_files=local_files,
+                on_progress=on_progress,
+                **options,
+            )
+        )
 
     def stream_chat(
         self,
@@ -222,13 +236,12 @@ class Gemma4:
         *,
         tools: Sequence[Mapping[str, object]] | None = None,
         thinking: bool = False,
+        local_files: bool = False,
         on_progress: Progress | None = None,
         **options: Unpack[GenerateOptions],
     ) -> Iterator[Chunk]:
         """`chat`, piece by piece."""
-        return self._answer(
-            compose(messages, tools, thinking, self.template, special_tokens=self.special_tokens), options, on_progress
-        )
+        return self._answer(self._chat(messages, tools, thinking, local_files), options, on_progress)
 
     def evaluate(self, prompt: str, *, images: Images = (), audio: Clips = (), raw: bool = False) -> Evaluation:
         """Ids and logits at every position of a prompt, for scoring. Leaves the conversation's cache alone."""
@@ -252,6 +265,16 @@ class Gemma4:
     def _turn(self, prompt: str, images: Images, audio: Clips, system: str | None, thinking: bool) -> Prompt:
         media = several(images), several(audio)
         return compose_turn(prompt, *media, system, thinking, self.template, self.special_tokens)
+
+    def _chat(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, object]] | None,
+        thinking: bool,
+        local_files: bool,
+    ) -> Prompt:
+        template, special = self.template, self.special_tokens
+        return compose(messages, tools, thinking, template, local_files=local_files, special_tokens=special)
 
     def _raw(self, prompt: str, images: Images, audio: Clips) -> Prompt:
         parts = raw_segments(prompt, several(images), several(audio))

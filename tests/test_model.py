@@ -63,8 +63,8 @@ def test_counts(model: Gemma4) -> None:
 
 def test_a_second_turn_reuses_the_cache(model: Gemma4) -> None:
     history = [{"role": "user", "content": [{"type": "image", "image": CAT}, {"type": "text", "text": "What?"}]}]
-    first = model.chat(history, **GREEDY)
-    again = model.chat(history, **GREEDY)
+    first = model.chat(history, local_files=True, **GREEDY)
+    again = model.chat(history, local_files=True, **GREEDY)
     assert again.tokens.reused == first.tokens.prompt - 1
     assert again.text == first.text
     other = model.chat([{"role": "user", "content": "What?"}], **GREEDY)

@@ -57,7 +57,7 @@ def prepare_messages(
     """Checked copies of `messages` for a chat template, and their media in the template's order.
 
     `need_media` False lets `{"type": "image"}` stand without a picture, for rendering alone. `local_files` False
-    refuses paths, for messages that came over a network: their sender must not read this machine's files. Raises
+    refuses paths, for messages that somebody else wrote: they must not choose files of this machine. Raises
     InputError that says where: an unknown role, part or key, a missing text, arguments that are no JSON object.
     """
     if isinstance(messages, (str, bytes, Mapping)) or not isinstance(messages, Sequence):
@@ -261,19 +261,23 @@ def _payload(kind: str, value: Any, where: str, local_files: bool) -> Any:
         return bytes(value)
     if not isinstance(value, str):
         if hasattr(value, "__fspath__") and not local_files:
-            raise InputError(f"{where}: a path is not accepted here; send the {kind} itself, as a data: URL")
+            raise InputError(_no_path(kind, where))
         return value
     scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*):(//)?", value)
     name = scheme[1].lower() if scheme else ""
     if name == "data":
         return _data_url(kind, value, where)
     if name in ("http", "https") or (scheme and scheme[2] and name != "file"):
-        raise InputError(f"{where}: {name}: addresses are not fetched; give a path, bytes, or a data: URL")
+        raise InputError(f"{where}: {name}: addresses are not fetched; give bytes or a data: URL")
     if not local_files:
-        raise InputError(f"{where}: a path is not accepted here; send the {kind} itself, as a data: URL")
+        raise InputError(_no_path(kind, where))
     if not value:
         raise InputError(f"{where}: the {kind}'s path is empty")
     return unquote(urlsplit(value).path) if name == "file" else value
+
+
+def _no_path(kind: str, where: str) -> str:
+    return f"{where}: a path is not accepted here (local_files is False); give the {kind} itself: bytes or a data: URL"
 
 
 def _data_url(kind: str, url: str, where: str) -> bytes:

@@ -89,7 +89,11 @@ def demo(checkpoint: Path | None, as_json: bool, debug: bool) -> None:
         with Gemma4(done.path, context=4096, debug=debug) as model:
             for question in QUESTIONS:
                 result = model.chat(
-                    question.messages(MODELS / "demo"), tools=question.tools or None, temperature=0, max_tokens=64
+                    question.messages(MODELS / "demo"),
+                    tools=question.tools or None,
+                    local_files=True,
+                    temperature=0,
+                    max_tokens=64,
                 )
                 report.append({"question": asdict(question), "result": asdict(result)})
                 if as_json:

@@ -41,7 +41,7 @@ def main() -> None:
                 reveal_type(chunk.text)
                 reveal_type(chunk.result)
             reveal_type(model.chat([result.message()], thinking=True, min_p=0.1))
-            reveal_type(model.stream_chat([{"role": "user", "content": "Hi"}], max_tokens=3))
+            reveal_type(model.stream_chat([{"role": "user", "content": "Hi"}], max_tokens=3, local_files=True))
             reveal_type(model.evaluate("Hi").logits)
             reveal_type(model.template)
     except (g.BusyError, g.ContextError, g.InputError, g.FormatError, g.MissingPartError, g.MemoryLimitError) as error:
