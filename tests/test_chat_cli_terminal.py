@@ -12,7 +12,7 @@ import pytest
 from tests.support.terminal import Terminal
 
 DEMO = Path(__file__).parent.parent / "models" / "demo"
-ASK = ["--temperature", "0", "--threads", "1"]  # other programs at work must not slow it down
+ASK = ["--temperature", "0", "--threads", "1", "--draft", "3"]  # other programs at work must not slow it down
 CTRL_C, CTRL_D, CTRL_U, ALT_ENTER, ENTER, TAB, BACKSPACE = "\x03", "\x04", "\x15", "\x1b\r", "\r", "\t", "\x7f"
 NARROW_HELP = """\
 /image PATH     Show it a picture.
