@@ -81,9 +81,7 @@ class DraftCounts:
 
 @dataclass(frozen=True)
 class Result:
-    """A whole answer. `seed` repeats it. `unreadable_calls`: the parts of `text` that are tool calls by their marks and
-    could not be read; ask again, or read them yourself.
-    """
+    """A whole answer. `seed` repeats it."""
 
     text: str
     thought: str
@@ -93,7 +91,6 @@ class Result:
     timings: Timings
     seed: int
     draft: DraftCounts = DraftCounts()
-    unreadable_calls: tuple[str, ...] = ()
 
     def message(self) -> dict[str, object]:
         """The answer as an assistant message: append it to the messages, then tool messages or the next question."""
