@@ -81,7 +81,9 @@ class DraftCounts:
 
 @dataclass(frozen=True)
 class Result:
-    """A whole answer. `seed` repeats it."""
+    """A whole answer. `seed` repeats it. `unreadable_calls`: the parts of `text` that are tool calls by their marks and
+    could not be read; ask again, or read them yourself.
+    """
 
     text: str
     thought: str
@@ -91,6 +93,7 @@ class Result:
     timings: Timings
     seed: int
     draft: DraftCounts = DraftCounts()
+    unreadable_calls: tuple[str, ...] = ()
 
     def message(self) -> dict[str, object]:
         """The answer as an assistant message: append it to the messages, then tool messages or the next question."""

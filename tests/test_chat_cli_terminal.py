@@ -12,7 +12,7 @@ import pytest
 from tests.support.terminal import Terminal
 
 DEMO = Path(__file__).parent.parent / "models" / "demo"
-ASK = ["--temperature", "0", "--threads", "1"]  # other programs at work must not slow it down
+ASK = ["--temperature", "0", "--threads", "1", "--draft", "3"]  # other programs at work must not slow it down
 CTRL_C, CTRL_D, CTRL_U, ALT_ENTER, ENTER, TAB, BACKSPACE = "\x03", "\x04", "\x15", "\x1b\r", "\r", "\t", "\x7f"
 NARROW_HELP = """\
 /image PATH     Show it a picture.
@@ -32,7 +32,7 @@ another line. Ctrl-C: stop the answer;
 twice: leave."""
 
 
-ANSWERING = rb"\r +\r[^\r]"  # the status is gone, the first characters are there
+ANSWERING = rb"(?s)loading.*\r +\r[^\r]"  # the status is gone, the first characters are there
 
 
 def _since(screen: str, line: str) -> str:
@@ -143,7 +143,9 @@ def test_ctrl_c_stops_the_answer_and_keeps_the_chat(bundle: Path, tmp_path: Path
     assert answered["content"]
     terminal.type("/undo" + ENTER)
     terminal.until("0 questions so far\n>")
-    terminal.type(f"/load {saved}" + ENTER + "/retry" + ENTER)
+    terminal.type(f"/load {saved}" + ENTER)
+    terminal.until("1 question so far\n>", count=2)
+    terminal.type("/retry" + ENTER)
     terminal.until_sent(ANSWERING)
     terminal.type(CTRL_C)
     terminal.until_sent(b"stopped")

@@ -6,8 +6,11 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import IO
 
 import pytest
+
+from gemma4gguf.bundle import newfile
 
 MODELS = Path(__file__).parent.parent / "models"
 POINTS = 10
@@ -61,6 +64,21 @@ def test_a_signal_from_outside(tmp_path: Path) -> None:
     assert b"Traceback" not in errors
     left = [path.name for path in tmp_path.iterdir()]
     assert (process.returncode, left) in [(143, []), (0, ["x.gguf"])]  # it may have been quicker
+
+
+def test_a_signal_before_the_new_file_is_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, lock = [], newfile.lock
+
+    def interrupted(file: IO[bytes], out: Path) -> None:
+        calls.append(out)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        lock(file, out)
+
+    monkeypatch.setattr(newfile, "lock", interrupted)
+    with pytest.raises(KeyboardInterrupt), newfile.new_file(tmp_path / "x.gguf", 1, force=False):
+        pass
+    assert not list(tmp_path.iterdir())
 
 
 def test_under_nohup_a_hangup_is_ignored(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.terminal import Terminal
 
-ASK = ["--temperature", "0", "--threads", "1"]
+ASK = ["--temperature", "0", "--threads", "1", "--draft", "3"]
 STATISTICS = "N tokens read in N s, N written at N a second, N of N drafts accepted (stop)"
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from gemma4gguf.chat.messages import MAX_DEPTH, prepare_messages, prepare_tools
+from gemma4gguf.chat.rendering import render
 from gemma4gguf.errors import InputError
 
 PNG = b"\x89PNG\r\n\x1a\n and so on"
@@ -80,6 +81,36 @@ def test_arguments_become_mappings_and_the_callers_messages_stay_as_they_were() 
     assert "refusal" in messages[1]
 
 
+CACHED = {"cache_control": {"type": "ephemeral"}}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        CACHED,
+        {"id": "msg_1", "status": "completed", "created": 5},
+        {"annotations": [{"type": "url_citation"}], "provider_specific_fields": {"a": object()}},
+        {"refusal": None, "function_call": None, "audio": None, "images": []},
+        {"prefix": True, "weight": 1, 5: 6},
+    ],
+)
+def test_what_other_vendors_add_is_ignored(fields: dict[Any, Any]) -> None:
+    part: dict[str, Any] = {"type": "text", "text": "a"}
+    picture = {"url": "data:image/png;base64," + B64}
+    function = {"name": "f", "arguments": "{}"}
+
+    def conversation(more: dict[Any, Any]) -> list[dict[str, Any]]:
+        extra = {key: value for key, value in more.items() if key != "id"}
+        return [
+            {"role": "system", "content": "s", **more},
+            {**user({**part, **CACHED, **extra}, {"type": "image_url", "image_url": {**picture, **extra}}), **more},
+            {"role": "assistant", "tool_calls": [{"function": {**function, **extra}, **extra}], **more},
+            {"role": "tool", "content": [{**part, **extra}], **more},
+        ]
+
+    assert prepare_messages(conversation(fields)) == prepare_messages(conversation({}))
+
+
 @pytest.mark.parametrize("arguments", ["", "{}", None, {}])
 def test_no_arguments(arguments: Any) -> None:
     call = {"function": {"name": "f", "arguments": arguments}}
@@ -111,7 +142,9 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "part": ([user("hi")], r"messages\[0\]\.content\[0\]: expected a mapping"),
     "part type": ([user({"type": "file"})], r"content\[0\]\.type: expected one of text, image, .*found 'file'"),
     "video": ([user({"type": "video", "video": "a.mp4"})], "video is not supported; give its frames as images"),
-    "part key": ([user({"type": "text", "text": "a", "cache": 1})], "found 'text', 'cache'"),
+    "part key": ([user({"type": "text", "text": "a", "image": "b"})], "found 'text', 'image'"),
+    "pictures beside the content": ([{"role": "user", "content": "a", "images": ["b"]}], "unknown key 'images'"),
+    "an older call": ([{"role": "assistant", "function_call": {"name": "f"}}], "unknown key 'function_call'"),
     "no text": ([user({"type": "text"})], r"content\[0\]\.text: expected a text"),
     "two pictures in a part": ([user({"type": "image", "image": "a", "path": "b"})], "expected one of the keys"),
     "no picture": ([user({"type": "image"})], "no image given"),
@@ -172,6 +205,42 @@ def test_data_from_a_network_is_taken() -> None:
     assert prepare_messages([user(part)], local_files=False)[1] == [("image", PNG)]
 
 
+def declared(schema: Any) -> list[dict[str, Any]]:
+    return [{"type": "function", "function": {"name": "f", "parameters": schema}}]
+
+
+TINY = (Path(__file__).parents[1] / "models" / "tiny" / "chat_template.jinja").read_text("utf-8")
+
+
+@pytest.mark.parametrize("template", [None, TINY], ids=["ours", "tiny"])
+@pytest.mark.parametrize(
+    ("schema", "same"),
+    [
+        ({"q": True}, {"q": True}),
+        ({"type": "object", "properties": {"q": True}}, {"type": "object", "properties": {"q": {}}}),
+        ({"properties": {"q": False, "r": {}}}, {"properties": {"q": {"not": {}}, "r": {}}}),
+        (
+            {"properties": {"l": {"type": "array", "items": {"type": "object", "properties": {"q": True}}}}},
+            {"properties": {"l": {"type": "array", "items": {"type": "object", "properties": {"q": {}}}}}},
+        ),
+        (
+            {"properties": {"l": {"type": "array", "items": True}}},
+            {"properties": {"l": {"type": "array", "items": {}}}},
+        ),
+        ({"type": "object", "properties": [], "additionalProperties": False}, {"type": "object"}),
+        ({"properties": {"q": {"description": None, "type": ["string", "null"]}}}, None),
+    ],
+)
+def test_schemas_of_true_and_false_render(template: str | None, schema: Any, same: Any) -> None:
+    """JSON schema's `true` and `false`, for which a template would find no fields, become mappings of that meaning."""
+
+    def rendered(parameters: Any) -> str:
+        return render([{"role": "user", "content": "a"}], declared(parameters), template=template)
+
+    assert "declaration:f{" in rendered(schema)
+    assert rendered(schema) == rendered(schema if same is None else same)
+
+
 @pytest.mark.parametrize(
     ("tools", "expected"),
     [
@@ -181,6 +250,10 @@ def test_data_from_a_network_is_taken() -> None:
         ([{"function": {"name": ""}}], r"tools\[0\]\.function\.name"),
         ([{"function": {"name": "f", "parameters": "none"}}], r"parameters: expected a JSON schema"),
         ([{"function": {"name": "f", "parameters": {"x": PICTURE}}}], r"tools\[0\]: expected JSON"),
+        (declared({"properties": True}), r"parameters\.properties: expected a mapping of JSON schemas, found True"),
+        (declared({"properties": {"q": 5}}), r"parameters\.properties\.q: expected a JSON schema, found 5"),
+        (declared({"items": {"properties": {"q": "text"}}}), r"\.items\.properties\.q: expected a JSON schema"),
+        (declared({"properties": {"q": {"description": 5}}}), r"properties\.q\.description: expected a text, found 5"),
     ],
 )
 def test_refused_tools(tools: Any, expected: str) -> None:

@@ -312,3 +312,14 @@ def test_default_template_turns() -> None:
     assert "<|channel>thought\nr1\n<channel|>" in render(asked, preserve_thinking=True)
     apart = [*in_user("q"), {"role": "assistant", "content": "a"}, {"role": "assistant", "content": "b"}]
     assert render(apart, add_generation_prompt=False) == "<bos><|turn>user\nq<turn|>\n<|turn>model\nab<turn|>\n"
+
+
+@pytest.mark.parametrize("template", [None, "{{ bos_token }}{% for m in messages %}{{ m.content }}{% endfor %}"])
+@pytest.mark.parametrize("said", ["It is", "", None, [{"type": "text", "text": "It is"}]])
+def test_an_answer_is_not_continued(said: Any, template: str | None) -> None:
+    messages = [*in_user("Is it?"), {"role": "assistant", "content": said}]
+    with pytest.raises(InputError, match=r"messages\[1\]: the last message is the assistant's") as caught:
+        compose(messages, template=template)
+    assert "\n" not in str(caught.value)
+    assert compose(messages, template=template, add_generation_prompt=False).segments
+    assert compose([*messages, *in_user("So?")], template=template).segments

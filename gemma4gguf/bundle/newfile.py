@@ -27,7 +27,14 @@ def new_file(out: Path, size: int, *, force: bool) -> Iterator[IO[bytes]]:
     out = out.resolve() if out.is_symlink() else out
     check_output(out, size, force=force)
     partial = out.with_name(f".{out.name}.partial")  # a fixed name: the next run reuses what a killed one left
-    file = _opened(partial, out)
+    try:
+        file = _opened(partial, out)
+    except ConversionError:
+        raise
+    except BaseException:  # a signal came after the file was made and before it was ours
+        with suppress(ConversionError, OSError), _opened(partial, out):
+            partial.unlink()
+        raise
     try:
         file.truncate(0)
         yield file

@@ -29,8 +29,13 @@ _KEYS = {
     "assistant": _COMMON | {"tool_calls", "reasoning", "reasoning_content"},
     "tool": _COMMON | {"tool_call_id"},
 }
-# Keys of an API's reply that people send back as they got it: nothing is lost while they are empty.
-_EMPTY_ONLY = frozenset({"refusal", "annotations", "audio", "function_call"})
+_ANY_ROLE = frozenset[str]().union(*_KEYS.values())
+# Where other APIs put content: something would be lost unless they are empty. Every other key that is not known
+# (`cache_control`, `annotations`, `metadata`, …) belongs to another vendor, says nothing to the model and is ignored.
+_EMPTY_ONLY = frozenset(
+    {"audio", "attachments", "contents", "documents", "file", "files", "function_call", "image", "images", "parts"}
+    | {"refusal", "text", "video", "videos"}
+)
 _MEDIA_ROLES = frozenset({"user", "tool"})
 
 
@@ -46,6 +51,7 @@ _PARTS = {
     "audio": _Part("audio", ("audio", "path", "url")),
     "input_audio": _Part("audio", ("input_audio",)),
 }
+_PART_KEYS = frozenset(key for part in _PARTS.values() for key in part.keys)
 
 Media = tuple[str, Any]
 """A kind, "image" or "audio", and what to load: a path, bytes, or an object as the caller gave it."""
@@ -115,8 +121,29 @@ def prepare_tools(tools: Sequence[Mapping[str, Any]] | None) -> list[dict[str, A
         parameters = function.get("parameters")
         if parameters is not None and not isinstance(parameters, Mapping):
             raise InputError(f"{where}.function.parameters: expected a JSON schema, found {type(parameters).__name__}")
-        prepared.append(_plain(tool, where))
+        copy = _plain(tool, where)
+        if parameters is not None:
+            copy["function"]["parameters"] = _schema(copy["function"]["parameters"], f"{where}.function.parameters")
+        prepared.append(copy)
     return prepared or None
+
+
+def _schema(node: Any, where: str) -> dict[str, Any]:
+    """A JSON schema as templates expect it: a mapping at each place, where the standard also has true and false."""
+    if isinstance(node, bool):
+        return {} if node else {"not": {}}
+    if not isinstance(node, dict):
+        raise InputError(f"{where}: expected a JSON schema, found {_shown(node)}")
+    if not isinstance(node.get("description") or "", str):
+        raise InputError(f"{where}.description: expected a text, found {_shown(node['description'])}")
+    out, properties = dict(node), node.get("properties") or {}
+    if not isinstance(properties, dict):
+        raise InputError(f"{where}.properties: expected a mapping of JSON schemas, found {_shown(properties)}")
+    if properties:
+        out["properties"] = {key: _schema(item, f"{where}.properties.{key}") for key, item in properties.items()}
+    if isinstance(node.get("items"), (bool, dict)):
+        out["items"] = _schema(node["items"], f"{where}.items")
+    return out
 
 
 def _message(message: Any, where: str) -> dict[str, Any]:
@@ -128,13 +155,11 @@ def _message(message: Any, where: str) -> dict[str, Any]:
         raise InputError(f"{where}.role: expected one of {', '.join(_KEYS)}, found {_shown(role)}")
     out: dict[str, Any] = {"role": role, "content": message.get("content")}
     for key, value in message.items():
-        if key in _EMPTY_ONLY and not value:
-            continue
-        if key not in _KEYS[role]:
+        if key in _EMPTY_ONLY | _ANY_ROLE and key not in _KEYS[role] and value:
             raise InputError(
                 f"{where}: unknown key {_shown(key)} for role {role}; known: {', '.join(sorted(_KEYS[role]))}"
             )
-        if key in ("role", "content") or value is None:
+        if key in ("role", "content") or key not in _KEYS[role] or value is None:
             continue
         if key == "tool_calls":
             out[key] = _tool_calls(value, f"{where}.tool_calls")
@@ -153,9 +178,8 @@ def _tool_call(call: Any, where: str) -> dict[str, Any]:
     function = call.get("function") if isinstance(call, Mapping) else None
     if not isinstance(function, Mapping) or call.get("type", "function") != "function":
         raise InputError(f'{where}: expected {{"type": "function", "function": {{"name": …, "arguments": …}}}}')
-    unknown = ({*call} - {"id", "type", "function", "index"}) | ({*function} - {"name", "arguments"})
-    if unknown:
-        raise InputError(f"{where}: unknown key {_shown(min(map(str, unknown)))}")
+    if unknown := {*function} - {"name", "arguments"} if "arguments" not in function else set():
+        raise InputError(f"{where}: unknown key {_shown(min(map(str, unknown)))} and no arguments")
     name = _text(function.get("name"), f"{where}.function.name")
     if not name:
         raise InputError(f"{where}.function.name: expected a name")
@@ -227,9 +251,8 @@ def _part(part: Any, where: str) -> tuple[str, Any]:
     if not isinstance(name, str) or name not in _PARTS:
         raise InputError(f"{where}.type: expected one of {', '.join(_PARTS)}, found {_shown(name)}")
     kind, keys = _PARTS[name]
-    given = [key for key in part if key != "type"]
-    unknown = [key for key in given if key not in keys]
-    if unknown or len(given) > 1:
+    given = [key for key, value in part.items() if key in _PART_KEYS and (value is not None or key in keys)]
+    if len(given) > 1 or not {*given} <= {*keys}:
         raise InputError(f"{where}: expected one of the keys {', '.join(keys)}, found {', '.join(map(_shown, given))}")
     value = part[given[0]] if given else None
     if name == "image_url" and isinstance(value, Mapping):
@@ -248,8 +271,7 @@ def _part(part: Any, where: str) -> tuple[str, Any]:
 
 
 def _only(mapping: Mapping[str, Any], key: str, known: tuple[str, ...], where: str) -> Any:
-    unknown = [str(name) for name in mapping if name not in known]
-    if unknown or mapping.get(key) is None:
+    if mapping.get(key) is None:
         raise InputError(
             f"{where}: expected the keys {', '.join(known)}, found {', '.join(map(_shown, mapping)) or 'none'}"
         )

@@ -116,12 +116,19 @@ def compose(
     """Messages to a prompt that can be fed: checked, guarded, rendered and cut into segments.
 
     Parameters as for `render`; `local_files` False refuses paths to media, for messages from a network;
-    `special_tokens` are a vocabulary's own, which nobody's text may become, besides Gemma 4's. One departure
+    `special_tokens` are a vocabulary's own, which nobody's text may become, besides Gemma 4's. An assistant's message
+    at the end is refused where a generation prompt is asked for: the template would begin a new turn. One departure
     from the reference: where the template leaves the prompt behind the end of a turn (it does after words beside an
     answered tool call), the model's turn is opened as after a user's message, so that there is something to go on
     from.
     """
     prepared, media = prepare_messages(messages, local_files=local_files)
+    last = prepared[-1]
+    if add_generation_prompt and last["role"] == "assistant" and not last.get("tool_calls"):
+        raise InputError(
+            f"messages[{len(prepared) - 1}]: the last message is the assistant's, and an answer is not continued; "
+            "leave it out, or append a user message"
+        )
     arguments = (prepare_tools(tools), thinking, template, add_generation_prompt, special_tokens, template_options)
     return _composed(prepared, media, *arguments)
 

@@ -4,9 +4,9 @@ Text comes in, in which Gemma 4's marks are visible (`<|channel>thought … <cha
 `<|tool_call>call:NAME{…}<tool_call|>`). Deltas go out as soon as they are certain. They add up to the same reply
 however the text was cut into pieces.
 
-No readable text is lost: a tool call that cannot be parsed stays in the text, with its marks. All other marks are
-removed. So are the stray ones that the model is known to write: empty thought blocks, a trailing `<channel|>`, an extra
-`<tool_call|>`.
+No readable text is lost: a tool call that cannot be parsed stays in the text, with its marks, and is listed as such.
+All other marks are removed. So are the stray ones that the model is known to write: empty thought blocks, a trailing
+`<channel|>`, an extra `<tool_call|>`.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from ..records import ToolCall
-from .calls import QUOTE, read_call
+from .calls import QUOTE, Call, read_calls
 
 CHANNEL, CHANNEL_END = "<|channel>", "<channel|>"
 CALL, CALL_END = "<|tool_call>", "<tool_call|>"
@@ -33,20 +33,24 @@ _ANY_CALL_MARK = re.compile("|".join(map(re.escape, _CALL_MARKS)))
 
 @dataclass(frozen=True)
 class Delta:
-    """A new part of a reply: a piece of text or of a thought, or one complete tool call."""
+    """A new part of a reply: a piece of text or of a thought, one complete tool call, or text that should be one."""
 
-    kind: Literal["text", "thought", "tool_call"]
+    kind: Literal["text", "thought", "tool_call", "unreadable_call"]
     text: str = ""
     call: ToolCall | None = None
 
 
 @dataclass(frozen=True)
 class Reply:
-    """A complete reply, split. Thought blocks are stripped of the white space around them and joined by line breaks."""
+    """A complete reply, split. Thought blocks are stripped of the white space around them and joined by line breaks.
+
+    `unreadable_calls`: the parts of `text` that are calls by their marks and could not be parsed.
+    """
 
     text: str
     thought: str = ""
     tool_calls: tuple[ToolCall, ...] = field(default=())
+    unreadable_calls: tuple[str, ...] = field(default=())
 
 
 def parse_reply(text: str, thinking_open: bool = False) -> Reply:
@@ -58,9 +62,10 @@ def parse_reply(text: str, thinking_open: bool = False) -> Reply:
 def gather(deltas: Sequence[Delta]) -> Reply:
     """The reply that these deltas add up to."""
     return Reply(
-        text="".join(delta.text for delta in deltas if delta.kind == "text"),
+        text="".join(delta.text for delta in deltas if delta.kind in ("text", "unreadable_call")),
         thought="".join(delta.text for delta in deltas if delta.kind == "thought"),
         tool_calls=tuple(delta.call for delta in deltas if delta.call is not None),
+        unreadable_calls=tuple(delta.text for delta in deltas if delta.kind == "unreadable_call"),
     )
 
 
@@ -157,20 +162,21 @@ class ReplyParser:
             self._scanned = max(self._scanned, len(self._buffer) - max(map(len, _CALL_MARKS)) + 1)
             return False
         if not self._quoted:  # only the end mark may be missing: parse the call
-            self._end_call(len(self._buffer), len(self._buffer))
-        else:  # a string is not closed: the call becomes text, up to the first end mark if there is one
-            closed = self._buffer.find(CALL_END)
-            self._leave_call(None, 0 if closed < 0 else closed + len(CALL_END))
+            self._end_call(len(self._buffer), len(self._buffer), closed=False)
+        else:  # a string is not closed: the call becomes text, up to the first end mark, or else to the first mark
+            closed, mark = self._buffer.find(CALL_END), _ANY_MARK.search(self._buffer)
+            stop = mark.start() if mark else len(self._buffer)
+            self._leave_call(None, stop if closed < 0 else closed + len(CALL_END))
         return True
 
-    def _end_call(self, end: int, behind: int) -> None:
+    def _end_call(self, end: int, behind: int, closed: bool = True) -> None:
         """The call is `buffer[:end]`; parsing continues at `behind`."""
-        self._leave_call(read_call(self._buffer[:end]), behind)
+        self._leave_call(read_calls(self._buffer[:end], closed), behind)
 
-    def _leave_call(self, call: tuple[str, dict[str, Any]] | None, behind: int) -> None:
-        if call is None:
-            self._emit_text(CALL + self._buffer[:behind])
-        else:
+    def _leave_call(self, calls: Sequence[Call] | None, behind: int) -> None:
+        if calls is None:
+            self._deltas.append(Delta("unreadable_call", CALL + self._buffer[:behind]))
+        for call in calls or ():
             self._deltas.append(Delta("tool_call", call=ToolCall(*call, id=self._call_id(self._calls))))
             self._calls += 1
         self._buffer = self._buffer[behind:]

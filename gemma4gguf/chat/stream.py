@@ -65,7 +65,8 @@ class StopStrings:
 class ReplyStream:
     """Bytes to chunks: decodes characters, splits off thoughts and tool calls, looks for stop strings in the text.
 
-    A stop string inside a thought is ignored. `parser`: a new parser, which splits this reply.
+    A stop string inside a thought is ignored. `parser`: a new parser, which splits this reply. `unreadable_calls`: the
+    parts of the text so far that are tool calls by their marks and could not be parsed.
     """
 
     def __init__(self, stop: str | Iterable[str] = (), parser: ReplyParser | None = None) -> None:
@@ -73,6 +74,7 @@ class ReplyStream:
         self._parser = parser or ReplyParser()
         self._stops = StopStrings(stop)
         self._called = False
+        self.unreadable_calls: tuple[str, ...] = ()
 
     @property
     def stopped(self) -> bool:
@@ -96,8 +98,10 @@ class ReplyStream:
         for delta in deltas:
             if self._stops.stopped:
                 break
-            if delta.kind == "text":
+            if delta.kind in ("text", "unreadable_call"):
                 chunks.append(Chunk(text=self._stops.feed(delta.text)))
+                if delta.kind == "unreadable_call" and not self._stops.stopped:
+                    self.unreadable_calls += (delta.text,)
                 continue
             chunks.append(Chunk(text=self._stops.finish()))  # no stop string spans a thought or a call
             if delta.kind == "thought":

@@ -131,6 +131,7 @@ def answer(
         timings=timings,
         seed=sampling.seed,
         draft=drafts.counts() if drafts else DraftCounts(),
+        unreadable_calls=stream.unreadable_calls,
     )
     yield replace(last, result=result)
 

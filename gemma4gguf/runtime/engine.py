@@ -10,8 +10,8 @@ import threading
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -114,7 +114,7 @@ class Engine:
 
     def answer(
         self, prompt: Prompt, options: Options, on_progress: Callable[[int, int], None] | None = None
-    ) -> Iterator[Chunk]:
+    ) -> Generator[Chunk, None, None]:
         """Answer a prompt. A prompt that does not fit, or media that cannot be read, raise before the first chunk.
 
         `on_progress` is told (positions read, of how many) while the prompt is read.
@@ -145,13 +145,14 @@ class Engine:
         return self._told(self.scheduler.run(prepared, begin, options.wait), on_progress)
 
     def _told(
-        self, items: Iterator[Progress | Chunk], on_progress: Callable[[int, int], None] | None
-    ) -> Iterator[Chunk]:
-        for item in items:
-            if isinstance(item, Chunk):
-                yield item
-            elif on_progress:
-                on_progress(item.done, item.total)
+        self, items: Generator[Progress | Chunk, None, None], on_progress: Callable[[int, int], None] | None
+    ) -> Generator[Chunk, None, None]:
+        with closing(items):  # whoever leaves this generator ends the job at once
+            for item in items:
+                if isinstance(item, Chunk):
+                    yield item
+                elif on_progress:
+                    on_progress(item.done, item.total)
 
     def evaluate(self, segments: Sequence[Segment]) -> Evaluation:
         """Ids and logits at every position of a prompt, in a cache of its own. Raises ContextError where it is full."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -73,7 +73,7 @@ class Scheduler:
 
     def run(
         self, spans: Sequence[Span], begin: Callable[[Session], Iterator[Work | Item]], wait: bool | float = True
-    ) -> Iterator[Item]:
+    ) -> Generator[Item, None, None]:
         """Yield the items that `begin(session)` makes, once a session is free for the prompt `spans`.
 
         `wait` False, or seconds: raises BusyError if none is free at once, or by then. Leaving the generator early
@@ -176,7 +176,7 @@ class Scheduler:
         self._running = works[0]
         try:
             evaluate(self._context, works)
-        except Gemma4Error as error:
+        except Exception as error:
             for job in jobs:  # what their sequences hold is uncertain now
                 assert job.session
                 job.session.clear()
@@ -245,7 +245,7 @@ class Scheduler:
         self._parked = [parked for parked in self._parked if parked.kept.data is not None]
         parked = max(self._parked, key=lambda p: p.usable(spans, wanted), default=None)
         stored = parked.usable(spans, wanted) if parked else 0
-        if session.length - here > WORTH_KEEPING:
+        if session.turn_end - here > WORTH_KEEPING:  # another conversation's
             self._park(session)
         if max(there, stored) - here <= WORTH_KEEPING:
             pass

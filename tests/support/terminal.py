@@ -45,8 +45,11 @@ class Terminal:
         self._child.send(keys)
 
     def read(self) -> None:
-        """Wait for something new, and show it."""
-        data = self._child.read_nonblocking(4096, timeout=PATIENCE_S)
+        """Wait for something new, and show it. Raises EOF at the end, AssertionError with the screen for a hang."""
+        try:
+            data = self._child.read_nonblocking(4096, timeout=PATIENCE_S)
+        except pexpect.TIMEOUT:
+            raise AssertionError(f"nothing new for {PATIENCE_S} s:\n{self.screen}") from None
         self.raw += data
         self._stream.feed(data)
 
@@ -55,8 +58,8 @@ class Terminal:
         while self.screen.count(text) < count:
             try:
                 self.read()
-            except (pexpect.EOF, pexpect.TIMEOUT) as error:
-                raise AssertionError(f"{type(error).__name__} before {text!r}:\n{self.screen}") from None
+            except pexpect.EOF:
+                raise AssertionError(f"ended before {text!r}:\n{self.screen}") from None
         return self.screen
 
     def until_sent(self, pattern: bytes) -> None:
