@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property
+from dataclasses import replace
 from types import TracebackType
 from typing import Literal, NoReturn, TypeAlias
 
@@ -18,16 +18,21 @@ from typing_extensions import Unpack
 from .arguments import MOST_THREADS, one_of, several, whole
 from .bundle.finding import find_model
 from .bundle.reading import DRAFTER, EMBEDDER, Bundle
-from .bundle.settings import image_budget, special_tokens
+from .bundle.settings import image_budget
 from .bundle.validation import check_text
-from .chat.rendering import THOUGHT_OPEN, Prompt, TextSegment, compose, compose_turn, raw_segments
+from .chat.rendering import Prompt
 from .errors import InputError
-from .media.audio import AudioInput
+from .media.audio import Clips
+from .media.embedder import Embedder
 from .media.image import check_budget
-from .media.rgb import ImageInput
+from .media.rgb import Images
 from .native.context import FLASH_ATTENTION, KV_TYPES, ContextOptions
-from .records import Chunk, Evaluation, Message, Result
+from .native.vocabulary import Vocabulary
+from .native.weights import Weights
+from .records import Chunk, Evaluation, Message, Result, Tokens
+from .runtime.composer import Composer
 from .runtime.engine import Engine, EngineOptions
+from .runtime.loading import load
 from .runtime.options import GenerateOptions, Options
 from .runtime.room import settled
 
@@ -36,10 +41,9 @@ MOST_PARALLEL = 16
 MIN_MICRO_BATCH = 512  # rows that are computed together
 MOST_DRAFTS = ContextOptions.outputs - 1  # tokens drafted in one step: they and the one before them need logits
 
-Images: TypeAlias = ImageInput | Sequence[ImageInput] | None
-Clips: TypeAlias = AudioInput | Sequence[AudioInput] | None
 Progress: TypeAlias = Callable[[int, int], None]
 KVType: TypeAlias = Literal["f32", "f16", "bf16", "q8_0", "q4_0"]
+OnFull: TypeAlias = Literal["error", "drop"]
 
 
 class Gemma4:
@@ -117,7 +121,9 @@ class Gemma4:
             cache_memory=cache_memory,
         )
         self._options = settled(self.bundle, asked, force=force)
+        self._composer = Composer(self.bundle, self.image_tokens)
         self._engine: Engine | None = None
+        self._words: Weights | None = None  # a vocabulary without weights, where tokens are counted before loading
         self._opening = threading.Lock()  # held while the engine is made or freed
         self._closed = False
 
@@ -144,6 +150,8 @@ class Gemma4:
             if self._engine is not None:
                 self._engine.close()
             self._engine = None
+            if self._words is not None:
+                self._words.close()
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a Gemma4 cannot be pickled: give other processes its path, and open it in each process")
@@ -201,8 +209,14 @@ class Gemma4:
         """`generate`, piece by piece: whole characters; the last chunk has `finish_reason` and `result`."""
         if raw and (system is not None or thinking):
             raise InputError("a raw prompt has no template for system or thinking; write them into the prompt")
-        composed = self._raw(prompt, images, audio) if raw else self._turn(prompt, images, audio, system, thinking)
-        return self._answer(composed, options, on_progress)
+        checked = Options.of(options)
+        self._load_for(audio)
+        composed = (
+            self._composer.raw(prompt, images, audio)
+            if raw
+            else self._composer.turn(self._parts, prompt, images, audio, system, thinking)
+        )
+        return self._answer(composed, checked, on_progress)
 
     def chat(
         self,
@@ -211,13 +225,17 @@ class Gemma4:
         tools: Sequence[Mapping[str, object]] | None = None,
         thinking: bool = False,
         local_files: bool = False,
+        on_full: OnFull = "error",
         on_progress: Progress | None = None,
         **options: Unpack[GenerateOptions],
     ) -> Result:
         """Answer a conversation; messages and tools as the OpenAI API has them. Options as for `generate`.
 
         Media in messages are bytes, data: URLs, arrays, pictures, open files. `local_files`: paths are opened too;
-        only for messages whose author may read this machine's files.
+        only for messages whose author may read this machine's files. `on_full`: where messages and answer do not fit
+        the context, "error" raises ContextError, "drop" leaves out the oldest whole turns, never the system's text or
+        the tools, and `result.dropped_turns` says how many. An answer may need `max_tokens`, at most half of the
+        context; by default an eighth.
         """
         return _last(
             self.stream_chat(
@@ -225,6 +243,7 @@ class Gemma4:
                 tools=tools,
                 thinking=thinking,
                 local_files=local_files,
+                on_full=on_full,
                 on_progress=on_progress,
                 **options,
             )
@@ -237,61 +256,122 @@ class Gemma4:
         tools: Sequence[Mapping[str, object]] | None = None,
         thinking: bool = False,
         local_files: bool = False,
+        on_full: OnFull = "error",
         on_progress: Progress | None = None,
         **options: Unpack[GenerateOptions],
     ) -> Iterator[Chunk]:
         """`chat`, piece by piece."""
-        return self._answer(self._chat(messages, tools, thinking, local_files), options, on_progress)
+        one_of("on_full", on_full, ("error", "drop"))
+
+        checked, given, dropped = Options.of(options), (messages, tools, thinking, local_files), 0
+        prompt = self._composer.chat(*given)
+        if on_full == "drop":
+            self._composer.check_media(prompt)
+            self.load()  # turns are counted by its vocabulary, which need not load twice
+            size = self._options.context.context
+            room = size - min(checked.max_tokens or size // 8, size // 2)
+            prompt, dropped = self._composer.fitting_chat(self._parts, *given, room)
+        return _telling(self._answer(prompt, checked, on_progress), dropped)
 
     def evaluate(self, prompt: str, *, images: Images = (), audio: Clips = (), raw: bool = False) -> Evaluation:
         """Ids and logits at every position of a prompt, for scoring. Leaves the conversation's cache alone."""
-        composed = self._raw(prompt, images, audio) if raw else self._turn(prompt, images, audio, None, False)
-        self._check_media(composed)
+        self._load_for(audio)
+        composed = (
+            self._composer.raw(prompt, images, audio)
+            if raw
+            else self._composer.turn(self._parts, prompt, images, audio, None, False)
+        )
+        self._composer.check_media(composed)
         return self.engine.evaluate(composed.segments)
+
+    # ── without weights ──────────────────────────────────────────────────────────────────────────────────────────
+
+    def tokenize(self, text: str) -> list[int]:
+        """The ids of a text, as prompts have it: no BOS, and what looks like a special token stays text.
+
+        Loads the vocabulary, no weights.
+        """
+        return self._composer.tokenize(self._parts, text)
+
+    def count_tokens(
+        self,
+        prompt: str | Sequence[Message],
+        *,
+        images: Images = (),
+        audio: Clips = (),
+        system: str | None = None,
+        tools: Sequence[Mapping[str, object]] | None = None,
+        thinking: bool = False,
+        raw: bool = False,
+        local_files: bool = False,
+    ) -> Tokens:
+        """The positions that a prompt takes, and the soft tokens among them.
+
+        A text counts as `generate` would ask it, with `images`, `audio`, `system` and `raw`; messages as `chat` would,
+        with `tools` and `local_files`. Reads pictures and sound; loads the vocabulary, no weights.
+        """
+        if isinstance(prompt, str):
+            _unused("a text", tools=tools, local_files=local_files)
+            composed = (
+                self._composer.raw(prompt, images, audio)
+                if raw
+                else self._composer.turn(self._parts, prompt, images, audio, system, thinking)
+            )
+        else:
+            _unused("messages", images=several(images), audio=several(audio), system=system, raw=raw)
+            composed = self._composer.chat(prompt, tools, thinking, local_files)
+        return self._composer.count(self._parts, composed)
 
     # ── the way there ────────────────────────────────────────────────────────────────────────────────────────────
 
-    @cached_property
+    @property
     def template(self) -> str | None:
         """The bundle's own chat template; None where it has none, for gemma4gguf's."""
-        own = self.bundle.text.metadata.get("tokenizer.chat_template")
-        return own if isinstance(own, str) else None
+        return self._composer.template
 
-    @cached_property
+    @property
     def special_tokens(self) -> tuple[str, ...]:
         """The vocabulary's control and user-defined tokens. Nobody's text becomes one of them."""
-        return special_tokens(self.bundle.text.metadata)
+        return self._composer.special_tokens
 
-    def _turn(self, prompt: str, images: Images, audio: Clips, system: str | None, thinking: bool) -> Prompt:
-        media = several(images), several(audio)
-        return compose_turn(prompt, *media, system, thinking, self.template, self.special_tokens)
-
-    def _chat(
-        self,
-        messages: Sequence[Message],
-        tools: Sequence[Mapping[str, object]] | None,
-        thinking: bool,
-        local_files: bool,
-    ) -> Prompt:
-        template, special = self.template, self.special_tokens
-        return compose(messages, tools, thinking, template, local_files=local_files, special_tokens=special)
-
-    def _raw(self, prompt: str, images: Images, audio: Clips) -> Prompt:
-        parts = raw_segments(prompt, several(images), several(audio))
-        return Prompt(prompt, tuple(parts), prompt.endswith(THOUGHT_OPEN))
-
-    def _answer(self, prompt: Prompt, given: GenerateOptions, on_progress: Progress | None) -> Iterator[Chunk]:
+    def _answer(self, prompt: Prompt, options: Options, on_progress: Progress | None) -> Iterator[Chunk]:
         """Everything that can be wrong is told here, before the first chunk is asked for."""
-        options = Options.of(given)
-        self._check_media(prompt)
+        self._composer.check_media(prompt)
         return self.engine.answer(prompt, options, on_progress)
 
-    def _check_media(self, prompt: Prompt) -> None:
-        if any(not isinstance(part, TextSegment) for part in prompt.segments):
+    def _load_for(self, audio: Clips) -> None:
+        """Load before a question with sound is put in order: that takes a vocabulary, which need not load twice."""
+        if several(audio):
             self.bundle.require(EMBEDDER)
+            self.load()
+
+    def _parts(self) -> tuple[Vocabulary, Callable[[], Embedder]]:
+        """The vocabulary, of the engine or without weights, and the embedder."""
+        with self._opening:
+            if self._closed:
+                raise InputError("this model is closed; open it again")
+            engine = self._engine
+            if engine is not None:
+                return engine.weights.vocab, lambda: engine.embedder
+            if self._words is None:
+                self._words = load(self.bundle.text, vocab_only=True)
+            return self._words.vocab, lambda: Embedder(self.bundle)
 
 
 def _last(chunks: Iterator[Chunk]) -> Result:
     *_, last = chunks
     assert last.result is not None
     return last.result
+
+
+def _telling(chunks: Iterator[Chunk], dropped: int) -> Iterator[Chunk]:
+    """The chunks of an answer, whose result says how many turns went."""
+    for chunk in chunks:
+        yield replace(chunk, result=chunk.result and replace(chunk.result, dropped_turns=dropped))
+
+
+def _unused(what: str, **given: object) -> None:
+    """Raise InputError where something is given that `what` has no use for."""
+    for name, value in given.items():
+        if value:
+            raise InputError(f"{name} is of no use with {what}; see count_tokens")

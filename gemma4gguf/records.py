@@ -82,7 +82,8 @@ class DraftCounts:
 @dataclass(frozen=True)
 class Result:
     """A whole answer. `seed` repeats it. `unreadable_calls`: the parts of `text` that are tool calls by their marks and
-    could not be read; ask again, or read them yourself.
+    could not be read; ask again, or read them yourself. `dropped_turns`: the oldest turns that went to make room
+    (`on_full`).
     """
 
     text: str
@@ -94,6 +95,7 @@ class Result:
     seed: int
     draft: DraftCounts = DraftCounts()
     unreadable_calls: tuple[str, ...] = ()
+    dropped_turns: int = 0
 
     def message(self) -> dict[str, object]:
         """The answer as an assistant message: append it to the messages, then tool messages or the next question."""

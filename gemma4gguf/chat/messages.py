@@ -87,18 +87,19 @@ def prepare_messages(
 
 
 def prepare_turn(
-    text: str, images: Sequence[object], audio: Sequence[object], system: str | None
+    text: str, images: Sequence[object], audio: Sequence[object], system: str | None, *, sound_first: bool = False
 ) -> tuple[list[dict[str, Any]], list[Media]]:
-    """One question as `prepare_messages` would give it: pictures, text, sound. Paths are the caller's own."""
+    """One question as `prepare_messages` would give it: pictures, text, sound, or sound, pictures, text.
+
+    Paths are the caller's own.
+    """
     pictures = [("image", _payload("image", image, f"images[{i}]", True)) for i, image in enumerate(images)]
     clips = [("audio", _payload("audio", clip, f"audio[{i}]", True)) for i, clip in enumerate(audio)]
-    content = [
-        *({"type": kind} for kind, _ in pictures),
-        {"type": "text", "text": _text(text, "prompt")},
-        *({"type": kind} for kind, _ in clips),
-    ]
+    words = [{"type": "text", "text": _text(text, "prompt")}]
+    seen, heard = ([{"type": kind} for kind, _ in media] for media in (pictures, clips))
+    content = [*heard, *seen, *words] if sound_first else [*seen, *words, *heard]
     head = [] if system is None else [{"role": "system", "content": _text(system, "system")}]
-    return [*head, {"role": "user", "content": content}], [*pictures, *clips]
+    return [*head, {"role": "user", "content": content}], [*clips, *pictures] if sound_first else [*pictures, *clips]
 
 
 def prepare_tools(tools: Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]] | None:

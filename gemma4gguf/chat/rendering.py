@@ -141,9 +141,14 @@ def compose_turn(
     thinking: bool = False,
     template: str | None = None,
     special_tokens: tuple[str, ...] = (),
+    *,
+    sound_first: bool = False,
 ) -> Prompt:
-    """One question to a prompt that can be fed, media where the model card advises: pictures, text, sound."""
-    prepared, media = prepare_turn(text, images, audio, system)
+    """One question to a prompt that can be fed, media where the model card advises: pictures, text, sound.
+
+    `sound_first`: sound, pictures, text.
+    """
+    prepared, media = prepare_turn(text, images, audio, system, sound_first=sound_first)
     return _composed(prepared, media, None, thinking, template, True, special_tokens, {})
 
 
@@ -222,6 +227,14 @@ def raw_segments(prompt: str, images: Iterable[object] = (), audio: Iterable[obj
         raise InputError(f"the prompt is not Unicode: half a surrogate pair at character {error.start}") from error
     left = {kind: iter(sources) for kind, sources in given.items()}
     return segments(prompt, [(kind, next(left[kind])) for kind in wanted])
+
+
+def text_segments(text: str, special_tokens: tuple[str, ...] = ()) -> list[str]:
+    """Cut a text where it looks like a special token, so that its pieces can be tokenised apart. Raises InputError."""
+    if not isinstance(text, str):
+        raise InputError(f"text: expected a text, found {type(text).__name__}")
+    guard, known = free_character(text), guards(special_tokens)
+    return known.cut(known.guarded(text, guard), guard)
 
 
 def _render(

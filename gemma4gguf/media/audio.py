@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import os
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from numbers import Real
 from typing import IO, Any, TypeAlias
@@ -32,6 +32,7 @@ LOUDEST = 16.0  # times full scale; louder floats are taken for integer samples 
 BLOCK_SAMPLES = 1 << 18  # decoded and resampled at a time: memory use follows the data, not the length in the header
 
 AudioInput: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | tuple[ArrayLike, float]
+Clips: TypeAlias = AudioInput | Sequence[AudioInput] | None
 
 _Samples: TypeAlias = "NDArray[np.float32]"
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import IO, Any, TypeAlias
 
@@ -19,6 +19,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from ..errors import InputError
 
 ImageInput: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Image.Image | NDArray[Any]
+Images: TypeAlias = ImageInput | Sequence[ImageInput] | None
 
 # Formats that Pillow may read from untrusted bytes: raster images only. Left out on purpose: EPS runs Ghostscript, WMF
 # calls the operating system, and TGA and others have no signature, so they would match files that are not pictures.

@@ -28,6 +28,7 @@ from ..records import Chunk, Evaluation
 from .answer import Progress, Rules, answer, room
 from .decode import Drafts
 from .drafter import Drafter
+from .fitting import warn_of_late_sound
 from .keeping import Keeper
 from .loading import load
 from .options import Options
@@ -122,6 +123,7 @@ class Engine:
         started = time.perf_counter()
         stream = ReplyStream(options.stop or (), ReplyParser(prompt.thinking_open))
         prepared = self.spans(prompt.segments)
+        warn_of_late_sound(prepared)
         limit = min(options.max_tokens or self.options.context.context, room(self.session, prepared))
         sampling = options.sampling(self.bundle.text.metadata)
         load_s, self.load_s = self.load_s, 0.0

@@ -75,6 +75,8 @@ def spans(
 def _medium(
     part: ImageSegment | AudioSegment, vocab: Vocabulary, embedder: Callable[[], Embedder], image_tokens: int
 ) -> Span:
+    if isinstance(part.medium, Span):  # read already
+        return part.medium
     kind = "image" if isinstance(part, ImageSegment) else "audio"
     if isinstance(part, ImageSegment):
         patches = patchify(part.medium, image_tokens)

@@ -44,6 +44,9 @@ def main() -> None:
             reveal_type(model.stream_chat([{"role": "user", "content": "Hi"}], max_tokens=3, local_files=True))
             reveal_type(model.evaluate("Hi").logits)
             reveal_type(model.template)
+            reveal_type(model.tokenize("Hi"))
+            reveal_type(model.count_tokens("Hi", images=b"b"))
+            reveal_type(model.chat([{"role": "user", "content": "Hi"}], on_full="drop").dropped_turns)
     except (g.BusyError, g.ContextError, g.InputError, g.FormatError, g.MissingPartError, g.MemoryLimitError) as error:
         reveal_type(error)
     except (g.NativeError, g.ConversionError, g.Gemma4Error):
