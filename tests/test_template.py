@@ -1,14 +1,17 @@
-"""Templates are untrusted: what they may use, and that none escapes, hangs or floods."""
+"""Templates are untrusted: what they may use, and that none escapes, hangs or floods. Here: the sandbox alone."""
 
 from __future__ import annotations
 
 import pytest
 
-from gemma4gguf.chat import template as template_module
-from gemma4gguf.chat.template import render_template
+from gemma4gguf.chat import sandbox
 from gemma4gguf.errors import FormatError, InputError
 
 HI = [{"role": "user", "content": "Hi"}]
+
+
+def render(source: str, **variables: object) -> str:
+    return sandbox.render(source, {"messages": HI, "tools": None, "documents": None, **variables})
 
 
 @pytest.mark.parametrize(
@@ -29,7 +32,7 @@ HI = [{"role": "user", "content": "Hi"}]
     ],
 )
 def test_what_chat_templates_use(source: str, expected: str) -> None:
-    assert render_template(source, HI, mood="calm") == expected
+    assert render(source, mood="calm") == expected
 
 
 HOSTILE = {
@@ -62,41 +65,41 @@ HOSTILE = {
     "syntax": "{% if %}",
     "unknown filter": "{{ 1 | nonsense }}",
     "undefined": "{{ messages[0].content.nothing.more }}",
-    "too long": "x" * (template_module.MAX_TEMPLATE_CHARS + 1),
+    "too long": "x" * (sandbox.MAX_TEMPLATE_CHARS + 1),
 }
 
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_template_ends_in_one_line(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(template_module, "MAX_STEPS", 50_000)
-    monkeypatch.setattr(template_module, "MAX_TEXT_CHARS", 100_000)
+    monkeypatch.setattr(sandbox, "MAX_STEPS", 50_000)
+    monkeypatch.setattr(sandbox, "MAX_TEXT_CHARS", 100_000)
     with pytest.raises(FormatError) as caught:
-        render_template(HOSTILE[name], HI)
+        render(HOSTILE[name])
     assert str(caught.value).startswith("the chat template ")
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 400
 
 
 def test_output_is_capped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(template_module, "MAX_TEXT_CHARS", 1000)
+    monkeypatch.setattr(sandbox, "MAX_TEXT_CHARS", 1000)
     source = "{% for i in range(n) %}0123456789{% endfor %}"
-    assert len(render_template(source, HI, n=100)) == 1000
+    assert len(render(source, n=100)) == 1000
     with pytest.raises(FormatError, match="more than 1000 characters"):
-        render_template(source, HI, n=101)
+        render(source, n=101)
 
 
 def test_a_budget_is_for_one_rendering(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(template_module, "MAX_STEPS", 1000)
+    monkeypatch.setattr(sandbox, "MAX_STEPS", 1000)
     for _ in range(5):
-        assert render_template("{% for i in range(600) %}{% endfor %}done", HI) == "done"
+        assert render("{% for i in range(600) %}{% endfor %}done") == "done"
 
 
 def test_refusal_is_the_callers_to_mend() -> None:
     with pytest.raises(InputError) as caught:
-        render_template("{{ raise_exception('roles must\\n\x1b[31malternate') }}", HI)
+        render("{{ raise_exception('roles must\\n\x1b[31malternate') }}")
     assert str(caught.value) == "the chat template refuses these messages: roles must [31malternate"
 
 
 def test_syntax_error_names_the_line() -> None:
     with pytest.raises(FormatError, match="does not compile: line 3: "):
-        render_template("a\nb\n{% endfor %}", HI)
+        render("a\nb\n{% endfor %}")

@@ -147,6 +147,11 @@ def _schema(node: Any, where: str) -> dict[str, Any]:
     return out
 
 
+def prepare_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """A checked copy of further names for a template: plain data, as a template can call methods of what it gets."""
+    return {name: _plain(value, f"template_options[{name!r}]") for name, value in options.items()}
+
+
 def _message(message: Any, where: str) -> dict[str, Any]:
     """Everything but the content, checked and copied; the content as it came."""
     if not isinstance(message, Mapping):

@@ -30,7 +30,7 @@ from typing import Any
 
 from ..errors import InputError
 from .guards import free_character, guards
-from .messages import Media, prepare_messages, prepare_tools, prepare_turn
+from .messages import Media, prepare_messages, prepare_options, prepare_tools, prepare_turn
 from .reply import CHANNEL, CHANNEL_END, THOUGHT
 from .template import render_template
 
@@ -249,7 +249,7 @@ def _render(
     if reserved:
         raise InputError(f"{min(reserved)} is no template option; use the parameters messages and thinking")
     source = default_template() if template is None else template
-    names = {**options, "enable_thinking": thinking, "add_generation_prompt": add_generation_prompt}
+    names = {**prepare_options(options), "enable_thinking": thinking, "add_generation_prompt": add_generation_prompt}
     return render_template(source, messages, tools, **names)
 
 
