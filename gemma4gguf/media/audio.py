@@ -21,6 +21,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..bundle.projector import FRAME_SAMPLES
 from ..errors import InputError
+from .kinds import HEAD_BYTES, recognised
+from .promise import promise
 
 SAMPLE_RATE = 16_000  # Hz
 FRAME_SECONDS = FRAME_SAMPLES / SAMPLE_RATE  # 0.04 s
@@ -29,6 +31,7 @@ MAX_FRAMES = 262_144  # the model's whole context; a longer clip cannot fit
 SOURCE_RATES = (1_000, 1_000_000)  # Hz; any other rate is taken for an error in a header or an argument
 MAX_CHANNELS = 64  # an array with more is taken for a transposed one
 LOUDEST = 16.0  # times full scale; louder floats are taken for integer samples that were not scaled
+_NO_LENGTH = 1 << 62  # libsndfile's `frames` of a file whose length is unknown are above it
 BLOCK_SAMPLES = 1 << 18  # decoded and resampled at a time: memory use follows the data, not the length in the header
 
 AudioInput: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | tuple[ArrayLike, float]
@@ -49,7 +52,8 @@ def frame(audio: AudioInput) -> NDArray[np.float32]:
     Channels are averaged, other rates resampled (soxr HQ) to ceil(n * 16000 / rate) samples.
 
     Raises InputError if the clip is unreadable, empty, not finite, or longer than the model's whole context.
-    Warns with AudioWarning over 30 s (nothing is cut), and if a file is shorter than its header says.
+    Warns with AudioWarning over 30 s (nothing is cut), if a file is shorter than its header says, and if a WAV, AIFF or
+    AU header does not say how long it is, as a recorder leaves it that was stopped early.
     Source: transformers 5.24 Gemma4UnifiedAudioFeatureExtractor and load_audio.
     """
     samples = _read(audio)
@@ -88,12 +92,28 @@ def _read(audio: AudioInput) -> _Samples:
 class _Seekable:
     """A file for libsndfile: a pipe is buffered so that it can be rewound, and an invalid seek does nothing.
 
-    Damaged headers cause invalid seeks. soundfile would print a traceback for each of them and go on.
+    Damaged headers cause invalid seeks. soundfile would print a traceback for each of them and go on. A length that a
+    recorder left at 0 is read as the largest one, which libsndfile takes for "up to the end".
     """
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file if file.seekable() else io.BytesIO(file.read())
-        self.read, self.tell = self._file.read, self._file.tell
+        self.tell = self._file.tell
+        self.head = self._file.read(HEAD_BYTES)
+        self.promise = promise(self._file)
+        self.size = self._file.seek(0, os.SEEK_END)
+        self._file.seek(0)
+
+    def read(self, count: int) -> bytes:
+        start = self._file.tell()
+        data = self._file.read(count)
+        at = self.promise.length_at - start if self.promise and self.promise.stated is None else -4
+        if not -4 < at < len(data):
+            return data
+        patched = bytearray(data)
+        for index in range(max(at, 0), min(at + 4, len(data))):
+            patched[index] = 0xFF
+        return bytes(patched)
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         with suppress(OSError, ValueError):
@@ -101,14 +121,23 @@ class _Seekable:
         return self._file.tell()
 
 
+class _FrontToEnd(soundfile.SoundFile):  # type: ignore[misc]  # soundfile has no types
+    """A sound file that is only read on. soundfile would seek after each block; a FLAC of unknown length cannot."""
+
+    def seekable(self) -> bool:
+        return False
+
+
 def _decode(file: IO[bytes], name: str) -> _Samples:
     with _decoding(name):
-        sound = soundfile.SoundFile(_Seekable(file))
+        source = _Seekable(file)
+    with _decoding(name, source.head):
+        sound = _FrontToEnd(source)
     with sound:
-        return _to_model_rate(_blocks(sound, name), sound.samplerate, name)
+        return _to_model_rate(_blocks(sound, name, source), sound.samplerate, name)
 
 
-def _blocks(sound: Any, name: str) -> Iterator[_Samples]:
+def _blocks(sound: Any, name: str, source: _Seekable) -> Iterator[_Samples]:
     """Mono blocks, up to the end of the data. The length in the header may be wrong."""
     done = 0
     while True:
@@ -118,14 +147,25 @@ def _blocks(sound: Any, name: str) -> Iterator[_Samples]:
             break
         done += len(block)
         yield _mono(block)
-    if (sound.frames - done) > sound.samplerate * FRAME_SECONDS:
-        seconds, promised = done / sound.samplerate, sound.frames / sound.samplerate
+    seconds, promised = done / sound.samplerate, _promised(sound.frames, done, source) / sound.samplerate
+    if done and source.promise and source.promise.stated is None:
+        _warn(f"{name}: its header does not say how long it is; all {seconds:.2f} s were read, it may be cut off")
+    elif promised - seconds > FRAME_SECONDS and sound.frames < _NO_LENGTH:
         _warn(f"{name}: ends after {seconds:.2f} s, its header says {promised:.2f} s: it may be cut off")
 
 
+def _promised(frames: int, done: int, source: _Seekable) -> float:
+    """The samples per channel that the header states. libsndfile's `frames` are those that the file has room for."""
+    if not source.promise or source.promise.stated is None or source.size <= source.promise.start:
+        return frames
+    return max(frames, done * source.promise.stated / (source.size - source.promise.start))
+
+
 @contextmanager
-def _decoding(name: str) -> Iterator[None]:
+def _decoding(name: str, head: bytes | None = None) -> Iterator[None]:
     """Turn what opening and decoding a file raises into an InputError that begins with its name.
+
+    `head`: the file's first bytes, by which its kind can be told.
 
     Nothing but libsndfile's binding may run inside: an error of our own is not damage.
     """
@@ -134,6 +174,8 @@ def _decoding(name: str) -> Iterator[None]:
     except OSError as error:
         raise InputError(f"{name}: {error.strerror or error}") from error
     except (soundfile.SoundFileError, TypeError, ValueError, RuntimeError) as error:
+        if head is not None and (kind := recognised(head, "sound")):
+            raise InputError(f"{name}: cannot be read as sound: {kind}") from error
         reason = getattr(error, "error_string", None) or f"{error}"
         reason = " ".join(reason.split()).rstrip(".") or "damaged or incomplete"
         raise InputError(f"{name}: cannot be read as sound ({reason}); WAV, FLAC, OGG or MP3 works") from error
