@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from gemma4gguf.arguments import MOST_THREADS, whole
+from gemma4gguf.arguments import MOST_THREADS, local_path, whole
 from gemma4gguf.bundle import newfile
 from gemma4gguf.bundle.projector import check_embedder
 from gemma4gguf.bundle.reading import DRAFTER, EMBEDDER, TEXT
@@ -95,8 +95,8 @@ def convert(
     if threads is not None:
         threads = whole("threads", threads, lambda v: 1 <= v <= MOST_THREADS, f"a whole number, 1 to {MOST_THREADS:,}")
     importance = None if imatrix is None else read_imatrix(imatrix)
-    if out is not None and not dry_run and not Path(out).expanduser().is_dir():
-        newfile.check_output(Path(out).expanduser(), 0, force=force)  # before anything is downloaded
+    if out is not None and not dry_run and not local_path(out).is_dir():
+        newfile.check_output(local_path(out), 0, force=force)  # before anything is downloaded
 
     def fetched(done: int, total: int) -> None:
         report(done, total, "download")
@@ -104,7 +104,7 @@ def convert(
     origin = locate(source, fetched, plan_only=dry_run)
     if lora is not None and origin.is_gguf:
         raise InputError("lora is for a checkpoint as the source; a GGUF's weights may be rounded already")
-    model = _read(origin, text_only=text_only, lora=None if lora is None else Path(lora).expanduser())
+    model = _read(origin, text_only=text_only, lora=None if lora is None else local_path(lora))
     chosen = asked or MIXTURES[model.trained_for or DEFAULT]
     notes = [*model.notes, *_advice(origin, model, asked, chosen), *_uncovered(model, importance)]
     sections = [plan_section(m, chosen, overrides=overrides, imatrix=importance) for m in model.sections]
@@ -191,5 +191,5 @@ def _out_path(out: str | Path | None, origin: Origin, chosen: Mixture) -> Path:
     name = f"{origin.name}-{chosen.name}.gguf"
     if out is None:
         return Path(name)
-    path = Path(out).expanduser()
+    path = local_path(out)
     return path / name if path.is_dir() else path

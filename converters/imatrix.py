@@ -16,6 +16,7 @@ import numpy as np
 from gguf import GGMLQuantizationType, GGUFValueType
 from numpy.typing import NDArray
 
+from gemma4gguf.arguments import local_path
 from gemma4gguf.bundle.container import encode_pair, read_header
 from gemma4gguf.errors import ConversionError, FormatError, InputError
 
@@ -75,7 +76,7 @@ class ImportanceMatrix:
 
 def read_imatrix(path: str | Path) -> ImportanceMatrix:
     """Read an importance matrix. Raises InputError (no such file) or ConversionError (damaged or another kind)."""
-    path = Path(path).expanduser()
+    path = local_path(path)
     try:
         with open(path, "rb") as file:
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)

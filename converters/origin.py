@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gemma4gguf.arguments import local_path
 from gemma4gguf.errors import ConversionError, InputError
 
 from .safetensors import StoredTensor, described
@@ -63,7 +64,7 @@ def locate(source: str | Path, report: Report = lambda done, total: None, *, pla
     `plan_only` downloads the small files and the headers of the weights only, a few megabytes.
     Raises InputError when there is no such source, ConversionError when it is incomplete or cannot be downloaded.
     """
-    path = Path(source).expanduser()
+    path = local_path(source)
     if path.is_file():
         with open(path, "rb") as file:
             if file.read(4) == b"GGUF":

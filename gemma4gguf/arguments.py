@@ -1,12 +1,14 @@
 """What callers give, checked by one rule: numbers of any library count, texts and fractions do not become numbers.
 
-In: an argument's name and value. Out: a plain int, float, text or list. Raises InputError.
+In: an argument's name and value. Out: a plain int, float, text, list or path. Raises InputError.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from numbers import Integral, Real
+from pathlib import Path
 
 from .errors import InputError
 
@@ -32,6 +34,11 @@ def one_of(name: str, value: object, known: Sequence[str]) -> str:
     if not isinstance(value, str) or value not in known:
         raise InputError(f"{name} is {value!r}, expected one of {', '.join(known)}")
     return value
+
+
+def local_path(given: str | os.PathLike[str]) -> Path:
+    """A path with `~` and `~name` at its beginning replaced; as it is where there is no such home."""
+    return Path(os.path.expanduser(given))  # noqa: PTH111 (raises nothing)
 
 
 def several(value: object) -> list[object]:

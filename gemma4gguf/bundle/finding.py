@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..arguments import local_path
 from ..errors import InputError
 
 VARIABLE = "GEMMA4GGUF_MODELS"
@@ -39,7 +40,7 @@ def models_folder() -> Path:
     variable, default = _DATA.get(sys.platform, ("XDG_DATA_HOME", "~/.local/share"))
     data = os.environ.get(variable) or default
     given = os.environ.get(VARIABLE) or f"{data}/gemma4gguf/models"
-    return Path(os.path.expanduser(given)).absolute()  # noqa: PTH111 (raises nothing where there is no home)
+    return local_path(given).absolute()
 
 
 def model_names() -> list[str]:
@@ -81,8 +82,7 @@ def find_model(given: str | os.PathLike[str]) -> Path:
 
     A path that leads nowhere comes back as it is. Raises InputError for names, addresses and Hub ids of no model here.
     """
-    text = os.fspath(given)
-    path = Path(text)
+    path, text = local_path(given), os.path.expanduser(given)  # noqa: PTH111 (a Path would lose "./")
     if _is_file(path):
         return path
     text = re.sub(r"^(\w{2,}):/+", r"\1://", text)  # a Path keeps one slash of an address

@@ -21,6 +21,7 @@ import numpy as np
 from gguf import GGMLQuantizationType
 from numpy.typing import NDArray
 
+from ..arguments import local_path
 from ..errors import FormatError, InputError, MissingPartError
 from .container import Allowance, Header, LazyStrings, TensorInfo, padded, read_header
 from .limits import LIMITS, Limits
@@ -88,6 +89,10 @@ class Section:
     def tensors(self) -> Mapping[str, TensorInfo]:
         return self.header.tensors
 
+    def check_unchanged(self) -> None:
+        """Raise as `open` does, where the file has changed: a memory-mapped one ends the process if it has shrunk."""
+        self.open().close()
+
     def raw(self, name: str) -> NDArray[np.uint8]:
         """The tensor's stored bytes, uint8 [nbytes], memory-mapped read-only."""
         info = self.tensors[name]
@@ -133,7 +138,7 @@ class Bundle:
     @classmethod
     def open(cls, path: str | os.PathLike[str], limits: Limits = LIMITS) -> Bundle:
         """Read the header of every section. Raises InputError (no such file) or FormatError (not a Gemma 4 bundle)."""
-        path = Path(path)
+        path = local_path(path)
         sections = read_sections(path, limits)
         found = [s.architecture for s in sections]
         expect_text(path, found[0])
@@ -194,7 +199,7 @@ def read_sections(path: str | os.PathLike[str], limits: Limits = LIMITS) -> list
 
     Raises InputError if the file cannot be opened, FormatError if it is not a series of GGUFs.
     """
-    path, allowance = Path(path), Allowance(limits)
+    path, allowance = local_path(path), Allowance(limits)
     with open_file(path) as file:
         identity = FileIdentity.of(file)
         if not identity.size:

@@ -9,10 +9,10 @@ import os
 import stat
 import sys
 import threading
-from pathlib import Path
 
 import click
 
+from ..arguments import local_path
 from ..errors import InputError
 from .common import standard_input
 from .show import warn
@@ -44,7 +44,7 @@ def joined(given: str | None, piped: str) -> str:
 def _read(option: str) -> str:
     if not option.startswith(FILE):
         return option
-    path = Path(option[len(FILE) :]).expanduser()
+    path = local_path(option[len(FILE) :])
     if not path.is_file():
         raise InputError(f"{path}: no such file; a question that begins with {FILE} goes after FILE, without -p")
     return _text(path.read_bytes())

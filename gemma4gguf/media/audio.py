@@ -19,6 +19,7 @@ import soundfile
 import soxr
 from numpy.typing import ArrayLike, NDArray
 
+from ..arguments import local_path
 from ..bundle.projector import FRAME_SAMPLES
 from ..errors import InputError
 from .kinds import HEAD_BYTES, recognised
@@ -74,7 +75,7 @@ def _read(audio: AudioInput) -> _Samples:
     if isinstance(audio, (str, os.PathLike)):
         name = os.fspath(audio)
         with _decoding(name):
-            file = open(audio, "rb")  # noqa: SIM115 (closed below)
+            file = open(local_path(audio), "rb")  # noqa: SIM115 (closed below)
         with file:
             return _decode(file, name)
     if isinstance(audio, tuple) and len(audio) == 2:

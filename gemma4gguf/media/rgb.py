@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from ..arguments import local_path
 from ..errors import InputError
 from .kinds import HEAD_BYTES, recognised
 from .png import SIGNATURE, without_large_texts
@@ -82,7 +83,7 @@ def _loaded(
     if isinstance(image, (str, os.PathLike)):
         name = os.fspath(image)
         with _decoding(name):
-            file = open(image, "rb")  # noqa: SIM115 (closed below)
+            file = open(local_path(image), "rb")  # noqa: SIM115 (closed below)
         with file:
             return name, _decode(file if file.seekable() else io.BytesIO(file.read()), name)
     if hasattr(image, "read"):

@@ -21,8 +21,7 @@ except (ImportError, OSError, RuntimeError) as error:  # not installed, built fo
 
 __all__ = ["C", "repacked_types", "started", "supports_gpu", "system_info", "version"]
 
-_ERROR = 3  # enum ggml_log_level
-_CONTINUED = 5
+_ERROR, _CONTINUED = 4, 5  # enum ggml_log_level; a warning is 3
 
 
 class _Log:

@@ -121,6 +121,7 @@ class Engine:
         `on_progress` is told (positions read, of how many) while the prompt is read.
         """
         started = time.perf_counter()
+        self.bundle.text.check_unchanged()
         stream = ReplyStream(options.stop or (), ReplyParser(prompt.thinking_open))
         prepared = self.spans(prompt.segments)
         warn_of_late_sound(prepared)
@@ -158,6 +159,7 @@ class Engine:
 
     def evaluate(self, segments: Sequence[Segment]) -> Evaluation:
         """Ids and logits at every position of a prompt, in a cache of its own. Raises ContextError where it is full."""
+        self.bundle.text.check_unchanged()
         prepared = self.spans(segments)
         total, held = sum(map(len, prepared)), self.options.context.context
         if total > held:

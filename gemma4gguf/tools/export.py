@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from ..arguments import local_path
 from ..bundle.container import padded
 from ..bundle.newfile import new_file
 from ..bundle.reading import COPY_BYTES, NAMES, SECTION_ALIGNMENT, Bundle, Section
@@ -72,7 +73,7 @@ def export(
         raise FormatError(f"{bundle.path}: {bundle.absence(bundle.missing[0])}")
     budget = image_budget(bundle.text.metadata) if image_tokens is None else image_tokens
     check_budget(budget)
-    job = Job(bundle, safe(bundle.path.stem), Path(folder), budget, link)
+    job = Job(bundle, safe(bundle.path.stem), local_path(folder), budget, link)
     orders, commands, notes = LAYOUTS[target](job)
     todo = [order for order in orders if not _is_there(order, bundle.path)]
     _check(todo, force=force)
@@ -90,7 +91,7 @@ def export(
             done += order.size
         what = NAMES[order.content.architecture] if isinstance(order.content, Section) else "set-up"
         made.append(File(order.path, what, order.path.stat().st_size, how))
-    return Exported(target, Path(folder), tuple(made), tuple(commands), tuple(notes))
+    return Exported(target, job.folder, tuple(made), tuple(commands), tuple(notes))
 
 
 # ── files ────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ..arguments import local_path
 from ..bundle import split
 from ..bundle.projector import check_embedder
 from ..bundle.reading import (
@@ -58,16 +59,17 @@ def pack(
     Raises InputError (no such file), FormatError (a wrong kind of file, or parts of different models) and
     ConversionError (the output cannot be written). Then nothing new appears under the output's name.
     """
-    bundle, joined = _opened(Path(text))
+    bundle, joined = _opened(local_path(text))
     sections = {s.architecture: s for s in bundle.sections}
     for architecture, given in ((EMBEDDER, embedder), (DRAFTER, drafter)):
         if given is not None:
             sections[architecture] = only(given, architecture)
     parts = checked_parts(sections, joined)
     total = place_sections(parts).total
+    out = local_path(out)
     layout = write_bundle(out, parts, force=force, progress=lambda done: progress(done, total))
     names = tuple(part.architecture for part in parts)
-    return Packed(Path(out), names, layout.sizes, layout.total, tuple(_notes(bundle, names)))
+    return Packed(out, names, layout.sizes, layout.total, tuple(_notes(bundle, names)))
 
 
 def _opened(text: Path) -> tuple[Bundle, Part | None]:

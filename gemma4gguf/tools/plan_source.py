@@ -18,6 +18,7 @@ from converters.mixture import FLOATS, MIXTURES
 from converters.origin import Origin, locate
 from converters.plan import plan_section
 
+from ..arguments import local_path
 from ..bundle.finding import HUB_ID, find_model
 from ..bundle.reading import Bundle, Section
 from ..bundle.validation import check_text
@@ -53,9 +54,9 @@ def read_source(source: str | Path, drafter: str | Path | None, progress: Progre
     """Read a source, perhaps with a type after a colon. Raises InputError, FormatError and ConversionError."""
     text = str(source)
     name, colon, kind = text.rpartition(":")
-    if Path(text).expanduser().is_dir():
+    if local_path(text).is_dir():
         return _checkpoint(text, None, drafter, progress)
-    if colon and Path(name).expanduser().is_dir():
+    if colon and local_path(name).is_dir():
         return _checkpoint(name, kind, drafter, progress)
     hub_id = HUB_ID.fullmatch(text)
     if hub_id and not Path(text).exists() and not Path(hub_id["repo"]).parent.exists():

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from ...arguments import local_path
 from .conversation import Kind
 
 SUFFIXES: dict[Kind, tuple[str, ...]] = {
@@ -34,14 +35,14 @@ class Mention:
 def as_path(text: str) -> Path:
     """The file that a text names, be it plain, quoted, escaped or a file: address."""
     text = text.strip()
-    plain = _expanded(text)
+    plain = local_path(text)
     if _exists(plain):
         return plain
     if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
-        return _expanded(text[1:-1])
+        return local_path(text[1:-1])
     if text.startswith("file://"):
         return Path(unquote(urlsplit(text).path))
-    return _expanded(re.sub(r"\\(.)", r"\1", text)) if ESCAPES else plain
+    return local_path(re.sub(r"\\(.)", r"\1", text)) if ESCAPES else plain
 
 
 def mentions(line: str) -> list[Mention]:
@@ -62,13 +63,6 @@ def _mention(word: str) -> Mention | None:
         if path.suffix.lower() in suffixes and _exists(path) and path.is_file():
             return Mention(word, path, kind)
     return None
-
-
-def _expanded(text: str) -> Path:
-    try:
-        return Path(text).expanduser()
-    except RuntimeError:  # a home that is not known
-        return Path(text)
 
 
 def _exists(path: Path) -> bool:
