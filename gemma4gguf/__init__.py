@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from .bundle.reading import Bundle as Bundle
     from .chat.rendering import render as render
+    from .conversation import Conversation as Conversation
     from .errors import BusyError as BusyError
     from .errors import ContextError as ContextError
     from .errors import ConversionError as ConversionError
@@ -53,6 +54,7 @@ _HOME = {
     "BusyError": ".errors",
     "Chunk": ".records",
     "ContextError": ".errors",
+    "Conversation": ".conversation",
     "ConversionError": ".errors",
     "DraftCounts": ".records",
     "Embedder": ".media.embedder",

@@ -21,6 +21,7 @@ from .bundle.reading import DRAFTER, EMBEDDER, Bundle
 from .bundle.settings import image_budget
 from .bundle.validation import check_text
 from .chat.rendering import Prompt
+from .conversation import Allow, Conversation, OnFull, Progress, Tool
 from .errors import InputError
 from .media.audio import Clips
 from .media.embedder import Embedder
@@ -41,9 +42,7 @@ MOST_PARALLEL = 16
 MIN_MICRO_BATCH = 512  # rows that are computed together
 MOST_DRAFTS = ContextOptions.outputs - 1  # tokens drafted in one step: they and the one before them need logits
 
-Progress: TypeAlias = Callable[[int, int], None]
 KVType: TypeAlias = Literal["f32", "f16", "bf16", "q8_0", "q4_0"]
-OnFull: TypeAlias = Literal["error", "drop"]
 
 
 class Gemma4:
@@ -283,6 +282,27 @@ class Gemma4:
         )
         self._composer.check_media(composed)
         return self.engine.evaluate(composed.segments)
+
+    def conversation(
+        self,
+        *,
+        system: str | None = None,
+        tools: Sequence[Tool] = (),
+        thinking: bool = False,
+        on_full: OnFull = "drop",
+        most_calls: int = 8,
+        allow: Allow | None = None,
+    ) -> Conversation:
+        """A chat that keeps its messages and media, and calls functions given as tools; see Conversation."""
+        return Conversation(
+            self,
+            system=system,
+            tools=tools,
+            thinking=thinking,
+            on_full=on_full,
+            most_calls=most_calls,
+            allow=allow,
+        )
 
     # ── without weights ──────────────────────────────────────────────────────────────────────────────────────────
 

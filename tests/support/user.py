@@ -44,6 +44,16 @@ def main() -> None:
             reveal_type(model.stream_chat([{"role": "user", "content": "Hi"}], max_tokens=3, local_files=True))
             reveal_type(model.evaluate("Hi").logits)
             reveal_type(model.template)
+            chat: g.Conversation = model.conversation(system="Be brief.", tools=[weather], on_full="drop")
+            reveal_type(chat.say("What?", images="cat.jpg", temperature=0))
+            reveal_type(chat.stream("What?", max_tokens=3))
+            reveal_type(chat.messages)
+            reveal_type(chat.fork().dropped)
+            chat.tool_result(result.tool_calls[0], "4")
+            chat.save("chat.json")
+            reveal_type(
+                g.Conversation.open(model, "chat.json", tools=[weather], allow=lambda call: call.name == "weather")
+            )
             reveal_type(model.tokenize("Hi"))
             reveal_type(model.count_tokens("Hi", images=b"b"))
             reveal_type(model.chat([{"role": "user", "content": "Hi"}], on_full="drop").dropped_turns)
@@ -63,6 +73,11 @@ def main() -> None:
     )
     message: g.Message = {"role": "user", "content": "Hi"}
     print(made, message)
+
+
+def weather(city: str) -> str:
+    """Current weather for a city."""
+    return city
 
 
 def wrong(model: g.Gemma4) -> None:

@@ -1,0 +1,335 @@
+"""`Conversation`: the messages and media of a chat, and the loop that calls its tools until there is an answer.
+
+Questions come in; answers go out, and the conversation as one JSON file. Every answer makes new messages of the old
+ones, so that a question that fails or is interrupted loses nothing. Does not know templates, tokens or llama.cpp.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar
+
+from typing_extensions import Unpack
+
+from .arguments import several, whole
+from .bundle.newfile import new_file
+from .chat.functions import Function
+from .chat.messages import prepare_messages, prepare_tools
+from .chat.turns import starts, without_oldest
+from .errors import InputError
+from .media.audio import Clips
+from .media.encoded import clip_bytes, clip_format, picture_bytes, picture_type
+from .media.rgb import Images
+from .records import Chunk, Message, Result, Tokens, ToolCall
+from .runtime.fitting import LATEST_SOUND
+from .runtime.options import GenerateOptions
+
+OnFull: TypeAlias = Literal["error", "drop"]
+Progress: TypeAlias = Callable[[int, int], None]
+Tool: TypeAlias = "Mapping[str, object] | Callable[..., object]"
+Allow: TypeAlias = Callable[[ToolCall], "bool | str"]
+
+Value = TypeVar("Value")
+FORMAT, VERSION = "gemma4gguf chat", 1
+MAX_FILE_BYTES = 1 << 30
+
+
+class Model(Protocol):
+    """What a conversation needs of a model."""
+
+    def stream_chat(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Mapping[str, object]] | None = None,
+        thinking: bool = False,
+        local_files: bool = False,
+        on_full: OnFull = "error",
+        on_progress: Progress | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> Iterator[Chunk]: ...
+
+    def count_tokens(
+        self, prompt: str | Sequence[Message], *, tools: Sequence[Mapping[str, object]] | None = None
+    ) -> Tokens: ...
+
+
+class Conversation:
+    """A chat that keeps its messages and media. Made by `model.conversation()`.
+
+    `system`: told first. `tools`: declarations as the OpenAI API has them, or Python functions, which are called with
+    what the model asks for: at most `most_calls` times in a row, and only where `allow(call)` gives True; False or a
+    text, the reason, refuses, and the model is told. `thinking`: think before each answer. `on_full`: "drop" leaves
+    the oldest whole turns out where the context is full, and counts them in `dropped`; "error" raises ContextError.
+    A question that fails, or a stream that is closed before its end, leaves the conversation as it was.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        system: str | None = None,
+        tools: Sequence[Tool] = (),
+        thinking: bool = False,
+        on_full: OnFull = "drop",
+        most_calls: int = 8,
+        allow: Allow | None = None,
+    ) -> None:
+        self._model, self._thinking, self._on_full, self._allow = model, thinking, on_full, allow
+        self._most_calls = whole("most_calls", most_calls, lambda v: v >= 1, "a whole number, at least 1")
+        self._functions: dict[str, Function] = {}
+        self._tools = self._declared(tools)
+        self._messages: list[Message] = [] if system is None else [{"role": "system", "content": system}]
+        self.dropped = 0
+        if self._messages:
+            prepare_messages(self._messages, local_files=False)
+
+    def _declared(self, tools: Sequence[Tool]) -> list[Mapping[str, object]]:
+        declared: list[Mapping[str, object]] = []
+        for tool in tools:
+            if not isinstance(tool, Mapping):
+                function = Function(tool)
+                if function.name in self._functions:
+                    raise InputError(f"tools: two functions are called {function.name}")
+                self._functions[function.name] = function
+                tool = function.declaration
+            declared.append(tool)
+        prepare_tools(declared)
+        return declared
+
+    @property
+    def messages(self) -> list[Message]:
+        """The conversation as messages of the OpenAI API: plain JSON, media as data: URLs and base64."""
+        return list(self._messages)
+
+    # ── questions ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def say(
+        self,
+        text: str | None = None,
+        *,
+        images: Images = (),
+        audio: Clips = (),
+        on_progress: Progress | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> Result:
+        """Ask, with pictures and sound, and return the answer. Without a text, go on after `tool_result`.
+
+        `images` and `audio` as for `generate`: their bytes are kept. The result has `finish_reason` "tool_calls" where
+        the model asks for a tool that is no function, or `most_calls` is reached.
+        """
+        *_, last = self.stream(text, images=images, audio=audio, on_progress=on_progress, **options)
+        assert last.result is not None
+        return last.result
+
+    def stream(
+        self,
+        text: str | None = None,
+        *,
+        images: Images = (),
+        audio: Clips = (),
+        on_progress: Progress | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> Iterator[Chunk]:
+        """`say`, piece by piece. Before each call of a function there is a chunk with its `tool_calls` and `result`."""
+        before = self._messages
+        asked = [*before, *self._question(text, images, audio)]
+
+        def ask(messages: Sequence[Message]) -> Iterator[Chunk]:
+            return self._model.stream_chat(
+                messages,
+                tools=self._tools or None,
+                thinking=self._thinking,
+                on_full=self._on_full,
+                on_progress=on_progress,
+                **options,
+            )
+
+        return self._answering(before, asked, ask, ask(asked))
+
+    def _answering(
+        self,
+        before: list[Message],
+        messages: list[Message],
+        ask: Callable[[Sequence[Message]], Iterator[Chunk]],
+        chunks: Iterator[Chunk],
+    ) -> Iterator[Chunk]:
+        """Answers, and calls between them. The conversation changes once, before the last chunk is given out."""
+        dropped = 0
+        for calls_made in range(self._most_calls + 1):
+            calls: tuple[ToolCall, ...] = ()
+            for chunk in chunks:
+                if chunk.result is not None:
+                    if chunk.result.dropped_turns:
+                        messages = without_oldest(messages, chunk.result.dropped_turns)
+                        dropped += chunk.result.dropped_turns
+                    messages = [*messages, chunk.result.message()]
+                    if calls_made < self._most_calls and all(
+                        c.name in self._functions for c in chunk.result.tool_calls
+                    ):
+                        calls = chunk.result.tool_calls
+                    if not calls:
+                        self._go_on(before, messages, dropped)
+                yield chunk
+            if not calls:
+                return
+            messages = [*messages, *map(self._called, calls)]
+            chunks = ask(messages)
+
+    def _called(self, call: ToolCall) -> dict[str, object]:
+        allowed = True if self._allow is None else self._allow(call)
+        if allowed is not True:
+            return call.answer(f"error: this call was refused{f': {allowed}' if allowed else ''}")
+        return self._functions[call.name].answer(call)
+
+    def _go_on(self, before: list[Message], messages: list[Message], dropped: int) -> None:
+        if self._messages is not before:
+            raise InputError("the conversation went on before this answer ended; one question at a time, or fork() it")
+        self._messages = messages
+        self.dropped += dropped
+
+    def tool_result(self, call: ToolCall, content: str) -> None:
+        """Answer a call that the last answer asks for. When all are answered, `say()` lets the model go on."""
+        if call.id not in self._open_calls():
+            raise InputError(f"call: {call.name} with id {call.id!a} does not wait for an answer")
+        self._messages = [*self._messages, call.answer(content)]
+
+    def _open_calls(self) -> list[object]:
+        """Ids of calls that have no answer yet."""
+        answered: list[object] = []
+        for message in reversed(self._messages):
+            if message["role"] != "tool":
+                calls = message.get("tool_calls") or []
+                assert isinstance(calls, list)
+                return [call["id"] for call in calls if call.get("id") not in answered]
+            answered.append(message.get("tool_call_id"))
+        return []
+
+    def _question(self, text: str | None, images: Images, audio: Clips) -> list[Message]:
+        if waiting := self._open_calls():
+            raise InputError(f"{len(waiting)} tool calls wait for an answer: give each a tool_result, then say()")
+        if text is None:
+            if several(images) or several(audio) or self._messages[-1:] == [] or self._messages[-1]["role"] != "tool":
+                raise InputError("text: expected a question; only after tool_result is there something to go on from")
+            return []
+        seen = [_picture(picture_bytes(image)) for image in several(images)]  # type: ignore[arg-type]
+        heard = [_clip(clip_bytes(clip)) for clip in several(audio)]  # type: ignore[arg-type]
+        if not seen and not heard:
+            return [{"role": "user", "content": text}]
+        parts: list[object] = [*seen, {"type": "text", "text": text}]
+        late = heard and self._positions([{"role": "user", "content": parts}]) > LATEST_SOUND
+        return [{"role": "user", "content": [*heard, *parts] if late else [*parts, *heard]}]
+
+    def _positions(self, more: Sequence[Message]) -> int:
+        return self._model.count_tokens([*self._messages, *more], tools=self._tools or None).prompt
+
+    # ── what becomes of it ───────────────────────────────────────────────────────────────────────────────────────
+
+    def undo(self) -> None:
+        """Take back the last question, with its pictures, calls and answers. Raises InputError where there is none."""
+        turns = starts(self._messages)
+        if not turns:
+            raise InputError("there is no question to take back")
+        self._messages = self._messages[: turns[-1]]
+
+    def fork(self) -> Conversation:
+        """A conversation that begins as this one; what is said in one of them does not reach the other."""
+        twin = Conversation.__new__(Conversation)
+        twin.__dict__.update(self.__dict__)
+        return twin
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the conversation to one JSON file, whole or not at all; a file of that name is replaced.
+
+        Functions are written as declarations. `open` and the command line's /load read it. Raises ConversionError.
+        """
+        saved = {
+            "format": FORMAT,
+            "version": VERSION,
+            "thinking": self._thinking,
+            "tools": self._tools,
+            "dropped": self.dropped,
+            "messages": self._messages,
+            "attached": [],
+        }
+        data = (json.dumps(saved, ensure_ascii=False, indent=1) + "\n").encode()
+        with new_file(Path(path), len(data), force=True) as file:
+            file.write(data)
+
+    @classmethod
+    def open(
+        cls,
+        model: Model,
+        path: str | os.PathLike[str],
+        *,
+        tools: Sequence[Tool] | None = None,
+        on_full: OnFull = "drop",
+        most_calls: int = 8,
+        allow: Allow | None = None,
+    ) -> Conversation:
+        """What `save` wrote. `tools`: functions cannot be saved; give them again. None: the saved declarations.
+
+        Nothing that the file names is opened. Raises InputError for any other file.
+        """
+        where, saved = Path(path), _read(Path(path))
+        try:
+            declared = _field(saved, "tools", list, [])
+            prepare_tools(declared)
+            found = cls(
+                model,
+                tools=declared if tools is None else tools,
+                thinking=_field(saved, "thinking", bool, False),
+                on_full=on_full,
+                most_calls=most_calls,
+                allow=allow,
+            )
+            found.dropped = _field(saved, "dropped", int, 0)
+            found._messages = _field(saved, "messages", list, [])
+            if found._messages:
+                prepare_messages(found._messages, local_files=False)
+            if _field(saved, "attached", list, []):
+                raise InputError("it has attachments whose question was not asked; ask it in the command line's chat")
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from error
+        return found
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A saved conversation's JSON object, of which nothing is known yet."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise InputError(f"{path}: longer than {MAX_FILE_BYTES:,} bytes; this is no saved conversation")
+    try:
+        saved = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: cannot be read as a saved conversation ({error})") from error
+    if not isinstance(saved, dict) or saved.get("format") != FORMAT:
+        raise InputError(f"{path}: no saved conversation; Conversation.save writes one")
+    if saved.get("version") != VERSION:
+        raise InputError(f"{path}: version {saved.get('version')!a:.40} of the format, expected {VERSION}")
+    return saved
+
+
+def _field(saved: Mapping[str, Any], name: str, kind: type[Value], default: Value) -> Value:
+    """A field of a saved conversation. Raises InputError where it is of another kind."""
+    value = saved.get(name, default)
+    if type(value) is not kind:
+        raise InputError(f"{name}: expected {kind.__name__}, found {type(value).__name__}")
+    return value
+
+
+def _picture(data: bytes) -> dict[str, object]:
+    return {"type": "image_url", "image_url": {"url": f"data:{picture_type(data)};base64,{_base64(data)}"}}
+
+
+def _clip(data: bytes) -> dict[str, object]:
+    return {"type": "input_audio", "input_audio": {"data": _base64(data), "format": clip_format(data)}}
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")
