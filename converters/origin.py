@@ -137,7 +137,7 @@ def hub_errors(name: str, revision: str, *, looked_here: bool = True, missing: s
 
     `looked_here`: the name might have been a folder's. `missing`: what to say where the repository lacks a file.
     """
-    from huggingface_hub import errors
+    from huggingface_hub import constants, errors
 
     broken = errors.HTTPError  # type: ignore[attr-defined]  # of the connection; its module differs by version
     try:
@@ -157,9 +157,11 @@ def hub_errors(name: str, revision: str, *, looked_here: bool = True, missing: s
         raise ConversionError(f"{name}: {missing}") from None
     except (OSError, broken, errors.SafetensorsParsingError, ValueError) as error:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
+        cure = "run the same command again, it goes on where it stopped"
+        if constants.HF_HUB_OFFLINE:
+            reason, cure = "offline mode is enabled", "unset HF_HUB_OFFLINE, or give a folder or file that is here"
         raise ConversionError(
-            f"{name}: {'no such folder here, and it ' if looked_here else ''}cannot be downloaded ({reason}); "
-            "run the same command again, it goes on where it stopped"
+            f"{name}: {'no such folder here, and it ' if looked_here else ''}cannot be downloaded ({reason}); {cure}"
         ) from None
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:  # `gemma4gguf doctor` also starts where numpy does not
+    import numpy as np
+    from numpy.typing import NDArray
 
 FinishReason: TypeAlias = Literal["stop", "length", "tool_calls"]
 Message: TypeAlias = Mapping[str, object]

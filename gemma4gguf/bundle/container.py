@@ -20,6 +20,14 @@ from .limits import LIMITS, Limits
 
 MAGIC = b"GGUF"
 VERSION = 3
+_OTHERS = {  # what people take for a GGUF, by its first 4 bytes
+    b"vers": "perhaps a Git LFS pointer; get the file itself with `git lfs pull`",
+    b"<": "perhaps a web page in place of a download; get the file again",
+    b"PK\x03\x04": "a ZIP archive, perhaps PyTorch weights; convert a checkpoint in safetensors",
+    b"lmgg": "an old GGML file; get the model as GGUF",
+    b"fmgg": "an old GGML file; get the model as GGUF",
+    b"tjgg": "an old GGML file; get the model as GGUF",
+}
 DEFAULT_ALIGNMENT = 32  # bytes
 MAX_DIMENSIONS = 4
 _SCALARS: dict[GGUFValueType, struct.Struct] = {
@@ -223,6 +231,16 @@ class _Cursor:
             raise self.fail(f"an array of {count:,} values, more than the {left:,} that a file may still have")
 
 
+def _other_version(version: int) -> str:
+    """Why a file of this version is not read, and what to do."""
+    if version & 0xFFFF == 0:
+        return "is a big-endian GGUF, expected little-endian; turn it around with `gguf-convert-endian FILE little`"
+    cure = (
+        "a newer gemma4gguf may read it" if version > VERSION else "convert its checkpoint again, or get a newer file"
+    )
+    return f"GGUF version {version} is not supported (expected {VERSION}); {cure}"
+
+
 def read_header(data: Any, start: int, where: str, allowance: Allowance | None = None) -> Header:
     """Parse the GGUF that begins at byte `start` of `data` (bytes or mmap). `where` names the file in errors.
 
@@ -233,11 +251,12 @@ def read_header(data: Any, start: int, where: str, allowance: Allowance | None =
     at = _Cursor(data, start, where, left)
     if len(data) - start < 24 or data[start : start + 4] != MAGIC:
         found = bytes(data[start : start + 4])
-        raise FormatError(f"{where}: not a GGUF file (it starts with {found!r}, expected {MAGIC!r})")
+        kind = next((f": {what}" for begin, what in _OTHERS.items() if found.startswith(begin)), "")
+        raise FormatError(f"{where}: not a GGUF file (it starts with {found!r}, expected {MAGIC!r}){kind}")
     at.pos += 4
     version = at.number(_U32)
     if version != VERSION:
-        raise FormatError(f"{where}: GGUF version {version} is not supported (expected {VERSION}); convert it again")
+        raise FormatError(f"{where}: {_other_version(version)}")
     tensor_count, pair_count = at.number(_U64), at.number(_U64)
     if tensor_count > left.tensors or pair_count > left.keys:
         raise at.fail(f"{tensor_count:,} tensors and {pair_count:,} keys (at most {left.limits.entries:,} of each)")

@@ -93,8 +93,8 @@ def prepare_turn(
 
     Paths are the caller's own.
     """
-    pictures = [("image", _payload("image", image, f"images[{i}]", True)) for i, image in enumerate(images)]
-    clips = [("audio", _payload("audio", clip, f"audio[{i}]", True)) for i, clip in enumerate(audio)]
+    pictures = [("image", payload("image", image, f"images[{i}]")) for i, image in enumerate(images)]
+    clips = [("audio", payload("audio", clip, f"audio[{i}]")) for i, clip in enumerate(audio)]
     words = [{"type": "text", "text": _text(text, "prompt")}]
     seen, heard = ([{"type": kind} for kind, _ in media] for media in (pictures, clips))
     content = [*heard, *seen, *words] if sound_first else [*seen, *words, *heard]
@@ -243,7 +243,7 @@ def _content(
         # Rendered from here on by its kind: templates know "image" and "audio" longer than the API's own names.
         parts.append({"type": kind})
         if need_media:
-            media.append((kind, _payload(kind, value, spot, local_files)))
+            media.append((kind, payload(kind, value, spot, local_files)))
     return parts, media
 
 
@@ -284,7 +284,8 @@ def _only(mapping: Mapping[str, Any], key: str, known: tuple[str, ...], where: s
     return mapping[key]
 
 
-def _payload(kind: str, value: Any, where: str, local_files: bool) -> Any:
+def payload(kind: str, value: Any, where: str, local_files: bool = True) -> Any:
+    """A picture or clip as it is loaded: a path, bytes, or the caller's object; from a string, what it stands for."""
     if isinstance(value, (bytes, bytearray, memoryview)):
         return bytes(value)
     if not isinstance(value, str):
@@ -296,7 +297,8 @@ def _payload(kind: str, value: Any, where: str, local_files: bool) -> Any:
     if name == "data":
         return _data_url(kind, value, where)
     if name in ("http", "https") or (scheme and scheme[2] and name != "file"):
-        raise InputError(f"{where}: {name}: addresses are not fetched; give bytes or a data: URL")
+        cure = "download it first and give its path" if local_files else f"send the {kind} itself, as a data: URL"
+        raise InputError(f"{where}: {name}: addresses are not fetched; {cure}")
     if not local_files:
         raise InputError(_no_path(kind, where))
     if not value:

@@ -30,7 +30,7 @@ from typing import Any
 
 from ..errors import InputError
 from .guards import free_character, guards
-from .messages import Media, prepare_messages, prepare_options, prepare_tools, prepare_turn
+from .messages import Media, payload, prepare_messages, prepare_options, prepare_tools, prepare_turn
 from .reply import CHANNEL, CHANNEL_END, THOUGHT
 from .template import render_template
 
@@ -211,7 +211,10 @@ def raw_segments(prompt: str, images: Iterable[object] = (), audio: Iterable[obj
 
     Raises InputError unless there are as many placeholders as media of each kind.
     """
-    given = {"image": list(images), "audio": list(audio)}
+    given = {
+        "image": [payload("image", image, f"images[{i}]") for i, image in enumerate(images)],
+        "audio": [payload("audio", clip, f"audio[{i}]") for i, clip in enumerate(audio)],
+    }
     wanted = _PLACEHOLDER.findall(prompt)
     for kind, sources in given.items():
         if wanted.count(kind) != len(sources):

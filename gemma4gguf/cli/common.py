@@ -62,7 +62,7 @@ def one_line_errors(function: Function) -> Function:
             return function(*args, **options)
         except BrokenPipeError:  # the reader of our output went away; click ends the program quietly
             raise
-        except (Gemma4Error, OSError) as error:
+        except (Gemma4Error, OSError, ImportError) as error:
             context = click.get_current_context()
             if context.params.get("debug"):
                 raise
@@ -77,8 +77,10 @@ def one_line_errors(function: Function) -> Function:
     return command
 
 
-def told(error: Gemma4Error | OSError, options: Mapping[str, str]) -> str:
+def told(error: Gemma4Error | OSError | ImportError, options: Mapping[str, str]) -> str:
     """One line, in the command line's words; of the system's errors, such as a full disk, with the file's name."""
+    if isinstance(error, ImportError) or (isinstance(error, OSError) and error.errno is None):  # a package's library
+        return f"{' '.join(str(error).split())}; `gemma4gguf doctor` looks at the installation"
     if isinstance(error, OSError):
         reason = error.strerror or str(error)
         return f"{error.filename}: {reason}" if error.filename else reason

@@ -10,6 +10,7 @@ import platform
 import shutil
 import sys
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -17,16 +18,16 @@ from ..bundle.finding import model_names, models_folder
 from ..errors import Gemma4Error
 from ..machine import physical_cores
 
-PACKAGES = {  # required package -> the beginning of the version it was tested with
-    "llama-cpp-python": "0.3.36",
-    "gguf": "0.19",
-    "numpy": "",
-    "pillow": "",
-    "soundfile": "",
-    "soxr": "",
-    "huggingface-hub": "",
-    "click": "",
-    "jinja2": "",
+PACKAGES = {  # required package -> (the beginning of the version it was tested with, its module)
+    "llama-cpp-python": ("0.3.36", ""),  # `_llama` loads it
+    "gguf": ("0.19", "gguf"),
+    "numpy": ("", "numpy"),
+    "pillow": ("", "PIL.Image"),
+    "soundfile": ("", "soundfile"),
+    "soxr": ("", "soxr"),
+    "huggingface-hub": ("", "huggingface_hub"),
+    "click": ("", "click"),
+    "jinja2": ("", "jinja2"),
 }
 
 
@@ -57,14 +58,29 @@ def _models() -> str:
 
 def _packages() -> list[Finding]:
     out = [Finding("gemma4gguf", version("gemma4gguf"))]
-    for name, tested in PACKAGES.items():
+    for name, (tested, module) in PACKAGES.items():
         try:
             have = version(name)
         except PackageNotFoundError:
             out.append(Finding(name, "not installed", f"install it: {sys.executable} -m pip install {name}"))
             continue
-        out.append(Finding(name, have, "" if have.startswith(tested) else f"gemma4gguf was tested with {tested}"))
+        problem = "" if have.startswith(tested) else f"gemma4gguf was tested with {tested}"
+        out.append(Finding(name, have, _load(name, module) or problem))
     return out
+
+
+def _load(name: str, module: str) -> str:
+    """Import a package's module, if one is named. The problem, where it cannot be."""
+    try:
+        if module:
+            import_module(module)
+    except Exception as error:  # of any type: whatever is broken there
+        return f"does not load ({' '.join(str(error).split())}); {_again(name)}"
+    return ""
+
+
+def _again(name: str) -> str:
+    return f"install it again: {sys.executable} -m pip install --force-reinstall --no-cache-dir {name}"
 
 
 def _llama() -> list[Finding]:
@@ -81,7 +97,8 @@ def _llama() -> list[Finding]:
             Finding("threads", f"{physical_cores()} of {os.cpu_count()} logical processors"),
         ]
     except (Gemma4Error, ImportError, OSError, RuntimeError) as error:
-        return [Finding("llama.cpp", "does not start", str(error))]
+        reason = " ".join(str(error.__cause__ or error).split())
+        return [Finding("llama.cpp", "does not start", f"{reason}; {_again('llama-cpp-python')}")]
 
 
 def _memory() -> str:
