@@ -29,6 +29,8 @@ def render(source: str, **variables: object) -> str:
         ("{{ strftime_now('%Y') | length }}", "4"),
         ("{{ tools is none and documents is none }}", "True"),
         ("{{ mood }}", "calm"),
+        ("{% macro f(n) %}{{ n }}{% endmacro %}{{ f(1764000000123) }}", "1764000000123"),
+        ("{% set n = namespace(i=99999999) %}{{ n.i }}{{ dict(a=99999999) }}", "99999999{'a': 99999999}"),
     ],
 )
 def test_what_chat_templates_use(source: str, expected: str) -> None:
@@ -86,6 +88,12 @@ def test_output_is_capped(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(render(source, n=100)) == 1000
     with pytest.raises(FormatError, match="more than 1000 characters"):
         render(source, n=101)
+
+
+def test_time_is_capped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "MAX_SECONDS", -1)
+    with pytest.raises(FormatError, match="more than -1 seconds"):
+        render("{% for i in range(1) %}{% endfor %}")
 
 
 def test_a_budget_is_for_one_rendering(monkeypatch: pytest.MonkeyPatch) -> None:

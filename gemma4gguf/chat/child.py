@@ -35,7 +35,7 @@ class Limits:
     address space, for all of it. Windows holds a process to the clock alone, macOS not to memory.
     """
 
-    seconds: float = 10.0
+    seconds: float = 20.0
     memory: int = 1 << 29
 
 

@@ -20,6 +20,8 @@ from urllib.parse import unquote, unquote_to_bytes, urlsplit
 from ..errors import InputError
 
 MAX_DEPTH = 64  # of lists and mappings in tool arguments and declarations
+MAX_MESSAGES = 10_000  # templates, the official one too, take time by the square of their number
+MAX_NUMBER_BITS = 4096  # 1,233 digits: Python writes and reads no number above 4,300
 
 _COMMON = frozenset({"role", "content", "name"})
 _KEYS = {
@@ -70,6 +72,8 @@ def prepare_messages(
         raise InputError(f"messages: expected a list of messages, found {type(messages).__name__}")
     if not messages:
         raise InputError("messages: the list is empty; give at least one message")
+    if len(messages) > MAX_MESSAGES:
+        raise InputError(f"messages: expected at most {MAX_MESSAGES:,}, found {len(messages):,}; leave out old ones")
     prepared: list[dict[str, Any]] = []
     media: list[Media] = []
     open_calls: list[dict[str, Any]] = []  # those that a tool message may answer here
@@ -337,6 +341,8 @@ def _plain(value: Any, where: str, depth: int = 0) -> Any:
     """A deep copy in plain JSON types."""
     if depth > MAX_DEPTH:
         raise InputError(f"{where}: nested more than {MAX_DEPTH} levels deep")
+    if isinstance(value, int) and value.bit_length() > MAX_NUMBER_BITS:
+        raise InputError(f"{where}: expected a number of at most {MAX_NUMBER_BITS} bits, found {value.bit_length():,}")
     if value is None or isinstance(value, (bool, int)):
         return value
     if isinstance(value, str):

@@ -3,14 +3,15 @@
 The template's source, which comes from a bundle, and plain data come in; the rendered text goes out. A template may use
 the names that transformers defines for chat templates. Of Gemma 4, this module knows only its special tokens.
 
-There are limits on steps (loop iterations and calls), on characters printed, and on the size of the results of `+`,
-`~`, `*` and `**`. What a single filter takes, the depth of the C stack and processor time have none here: they are the
-outer wall's business, the process.
+There are limits on steps (loop iterations and calls) and their time, on characters printed, and on the size of the
+results of `+`, `~`, `*` and `**`. What a single filter takes, and the depth of the C stack, have none here: they are
+the outer wall's business, the process.
 """
 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from datetime import datetime
@@ -20,7 +21,7 @@ from typing import Any, NoReturn
 from jinja2 import Template, TemplateError, TemplateSyntaxError, nodes
 from jinja2.ext import Extension
 from jinja2.parser import Parser
-from jinja2.runtime import Context
+from jinja2.runtime import Context, Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
@@ -29,6 +30,7 @@ from ..errors import FormatError, InputError
 MAX_TEMPLATE_CHARS = 1 << 20
 MAX_TEXT_CHARS = 1 << 24  # of the rendered text, and of every intermediate string or list
 MAX_STEPS = 5_000_000
+MAX_SECONDS = 20.0  # on the clock, looked at with each step
 MAX_INTEGER_BITS = 1024
 MAX_MESSAGE_CHARS = 300  # of an error's text, which the template may have written
 
@@ -50,6 +52,7 @@ class _Budget:
 
     def __init__(self) -> None:
         self.steps = MAX_STEPS
+        self.ends = time.monotonic() + MAX_SECONDS
         self.chars = 4 * MAX_TEXT_CHARS  # a macro's text counts twice: there and where it is called
 
     def spend(self, steps: int = 0, chars: int = 0) -> None:
@@ -59,6 +62,8 @@ class _Budget:
             raise TemplateError(
                 f"it ran for more than {MAX_STEPS} steps or printed more than {MAX_TEXT_CHARS} characters"
             )
+        if time.monotonic() > self.ends:
+            raise TemplateError(f"it ran for more than {MAX_SECONDS:g} seconds")
 
 
 _budget: ContextVar[_Budget] = ContextVar("budget")
@@ -126,7 +131,10 @@ class _Sandbox(ImmutableSandboxedEnvironment):
 
     def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
         _budget.get().spend(steps=1)
-        if any(isinstance(arg, int) and abs(arg) > MAX_TEXT_CHARS for arg in (*args, *kwargs.values())):
+        numbers_are_data = isinstance(obj, (Macro, type))  # a macro's arguments, namespace(n=…), dict(n=…)
+        if not numbers_are_data and any(
+            isinstance(arg, int) and abs(arg) > MAX_TEXT_CHARS for arg in (*args, *kwargs.values())
+        ):
             raise TemplateError(f"it called something with a number above {MAX_TEXT_CHARS}")
         return _bounded(super().call(context, obj, *args, **kwargs))
 
