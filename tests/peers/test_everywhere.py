@@ -21,7 +21,7 @@ from PIL import Image
 
 from gemma4gguf import Bundle, Gemma4
 from gemma4gguf.bundle.reading import DRAFTER, EMBEDDER, TEXT
-from gemma4gguf.errors import FormatError, InputError
+from gemma4gguf.errors import FormatError, MissingPartError
 from gemma4gguf.tools.export import export
 from gemma4gguf.tools.pack import pack
 from gemma4gguf.tools.verify import faults
@@ -212,7 +212,7 @@ def test_a_rewritten_bundle(
     assert "put it back with `gemma4gguf pack`" in opened.absence(EMBEDDER)
     few = replace(job, prompts=job.prompts[:5])
     assert runtimes.ours(rewritten, few) == expected[:5]
-    with pytest.raises(InputError, match="gemma4gguf pack"), Gemma4(rewritten) as model:
+    with pytest.raises(MissingPartError, match="gemma4gguf pack"), Gemma4(rewritten) as model:
         model.generate("What is this?", images=[cases.picture("landscape")])
     cured = tmp_path / "cured.gguf"
     pack(rewritten, cured, embedder=parts[EMBEDDER], drafter=parts[DRAFTER])
@@ -224,12 +224,17 @@ def test_a_rewritten_bundle(
         assert all(np.array_equal(mine.raw(n), theirs.raw(n)) for n in mine.tensors)
 
 
-def test_a_part_of_a_split_says_to_join_it(run_peer: Any, bundle: Path, tmp_path: Path) -> None:
+def test_parts_of_a_split_are_joined_and_none_is_taken_for_a_model(run_peer: Any, bundle: Path, tmp_path: Path) -> None:
     split_and_merge(run_peer, bundle, tmp_path / "merged.gguf")
     parts = sorted(tmp_path.glob("split-*.gguf"))
     assert len(parts) > 2
-    with pytest.raises(FormatError, match="llama-gguf-split --merge"):
-        pack(parts[0], tmp_path / "out.gguf")
+    for part in parts:
+        with pytest.raises(FormatError, match="gemma4gguf pack"):
+            Gemma4(part)
+    joined, merged = tmp_path / "joined.gguf", tmp_path / "packed.gguf"
+    pack(parts[0], joined)
+    pack(tmp_path / "merged.gguf", merged)
+    assert joined.read_bytes() == merged.read_bytes()
 
 
 # ── files by llama.cpp's own tools ───────────────────────────────────────────────────────────────────────────────
