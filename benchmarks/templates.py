@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """What a process of its own costs a chat template: `python benchmarks/templates.py` prints milliseconds.
 
 Each template of `tests/data/templates`, and our own, is rendered in this process and in the other, in turns.
@@ -5,6 +6,7 @@ Each template of `tests/data/templates`, and our own, is rendered in this proces
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import sys
 import time
@@ -28,6 +30,7 @@ def milliseconds(action: Callable[[], str]) -> float:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     child = Child(Limits())
     names = {"documents": None, **OPTIONS, "messages": CONVERSATION, "tools": TOOLS}
     print(f"{milliseconds(lambda: child.render('', {})):8.1f}         to start the process")

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Converts models/tiny once for every operation on a file that it makes, each time with a fault there.
 
     python scripts/check_faults.py            # a few minutes; exit status 1 where a fault went wrong
@@ -9,6 +10,7 @@ folder, once over an older file.
 
 from __future__ import annotations
 
+import argparse
 import sys
 import tempfile
 from collections import Counter
@@ -23,6 +25,7 @@ MODELS = Path(__file__).parent.parent / "models"
 
 
 def main() -> int:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     with tempfile.TemporaryDirectory() as name:
         out = Path(name) / "tiny.gguf"
 

@@ -183,7 +183,7 @@ def test_file_systems_that_can_do_less(tmp_path: Path, whole: Path, call: str, m
     if call == "flock":
         monkeypatch.setattr(fcntl, "flock", refuse)
     else:
-        monkeypatch.setattr("gemma4gguf.bundle.newfile._sync_folder", refuse)
+        monkeypatch.setattr("gemma4gguf.bundle.newfile.sync_folder", refuse)
     write_bundle(tmp_path / "a.gguf", PARTS)
     assert (tmp_path / "a.gguf").read_bytes() == whole.read_bytes()
 
