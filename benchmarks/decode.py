@@ -48,7 +48,7 @@ from gemma4gguf.native.context import Context, ContextOptions  # noqa: E402
 from gemma4gguf.native.sampler import Sampler, SamplingOptions  # noqa: E402
 from gemma4gguf.records import DraftCounts  # noqa: E402
 from gemma4gguf.runtime.decode import Drafts, decode  # noqa: E402
-from gemma4gguf.runtime.drafter import Drafter  # noqa: E402
+from gemma4gguf.runtime.drafter import Drafter, drafter_weights  # noqa: E402
 from gemma4gguf.runtime.loading import load  # noqa: E402
 from gemma4gguf.runtime.pace import Pace  # noqa: E402
 from gemma4gguf.runtime.session import Session, Span  # noqa: E402
@@ -93,7 +93,7 @@ class Ours:
         options = ContextOptions(CONTEXT, threads=threads)
         self.model = load(bundle.text)
         self.session = Session(Context(self.model, options, hidden=True))
-        self.drafter = Drafter(bundle.require(DRAFTER), bundle.text, self.session.context)
+        self.drafter = Drafter(drafter_weights(bundle.require(DRAFTER), bundle.text), self.session.context)
         self.ratio = bundle.require(DRAFTER).size / bundle.text.size
         ids = np.random.default_rng(1).integers(300, self.model.vocab.size - 24, PREFILL + tokens)
         self.prompt, self.answer = [int(i) for i in ids[:PREFILL]], [int(i) for i in ids[PREFILL:]]

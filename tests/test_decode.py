@@ -15,7 +15,7 @@ from gemma4gguf.native.context import Context, ContextOptions
 from gemma4gguf.native.sampler import Sampler, SamplingOptions
 from gemma4gguf.native.weights import Weights
 from gemma4gguf.runtime.decode import Drafts, decode
-from gemma4gguf.runtime.drafter import Drafter
+from gemma4gguf.runtime.drafter import Drafter, drafter_weights
 from gemma4gguf.runtime.pace import Pace
 from gemma4gguf.runtime.session import Session, Span
 from tests.support.drafters import NEVER, Scripted, chi_square, chi_square_bound
@@ -41,7 +41,7 @@ def test_greedy_answers_are_the_same_with_any_drafts(
     """Its own drafter (of random weights), one that is always right, one always wrong, and mixtures; 1 to 8 guesses."""
     limit, opened = 16, Bundle.open(bundle)
     plain_session, session = make_session(kv_type=kv_type), make_session(kv_type=kv_type)
-    with Drafter(opened.require(DRAFTER), opened.text, session.context) as own:
+    with Drafter(drafter_weights(opened.require(DRAFTER), opened.text), session.context) as own:
         for number, prompt in enumerate(PROMPTS[1:9] + PROMPTS[10:]):
             plain = ids(plain_session, prompt, limit)
             others: list[Any] = [
@@ -85,7 +85,7 @@ def test_the_same_seed_gives_the_same_text(small: Path, small_session: Session) 
         session.clear()
         return ids(session, *arguments)
 
-    with Drafter(opened.require(DRAFTER), opened.text, session.context) as own:
+    with Drafter(drafter_weights(opened.require(DRAFTER), opened.text), session.context) as own:
         for seed in range(20):
             how = SamplingOptions(temperature=0.7, top_k=40, top_p=0.95, min_p=0.01, seed=seed)
             prompt, k = PROMPTS[seed % len(PROMPTS)], 1 + seed % 3

@@ -25,9 +25,11 @@ from gemma4gguf.media.embedder import Embedder
 from gemma4gguf.native import context as native_context
 from gemma4gguf.native import extensions
 from gemma4gguf.native.context import Context, ContextOptions
+from gemma4gguf.native.library import C
 from gemma4gguf.native.weights import Weights
 from gemma4gguf.records import DraftCounts
-from gemma4gguf.runtime.drafter import Drafter
+from gemma4gguf.runtime import engine
+from gemma4gguf.runtime.drafter import Drafter, drafter_weights
 from gemma4gguf.runtime.loading import in_place
 from gemma4gguf.runtime.pace import LONGEST, Pace
 from gemma4gguf.runtime.prompt import spans
@@ -60,7 +62,7 @@ def beside(opened: Bundle, weights: Weights) -> Iterator[Callable[..., tuple[Ses
     def make(**how: Any) -> tuple[Session, Drafter]:
         context = Context(weights, ContextOptions(2048, threads=1, **how), hidden=True)
         owned.append(context)
-        drafter = Drafter(opened.require(DRAFTER), opened.text, context)
+        drafter = Drafter(drafter_weights(opened.require(DRAFTER), opened.text), context)
         owned.append(drafter)
         return Session(context), drafter
 
@@ -350,3 +352,24 @@ def test_a_fixed_length_is_kept() -> None:
     pace = Pace(3)
     assert [pace.begin(most) for most in (10, 3, 2, 0)] == [3, 3, 2, 0]
     assert pace.go_on(3, [0.001], 10) == 3
+
+
+def test_its_vocabulary_is_its_targets_and_not_read_again(opened: Bundle, weights: Weights) -> None:
+    with drafter_weights(opened.require(DRAFTER), opened.text) as own:
+        assert own.vocab.size == weights.vocab.size
+        assert C.llama_vocab_type(own.vocab._handle) == C.LLAMA_VOCAB_TYPE_NONE
+
+
+def test_a_model_that_cannot_be_loaded_takes_its_drafter_with_it(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Weights] = []
+
+    def watched(*parts: Any, **how: Any) -> Weights:
+        made.append(drafter_weights(*parts, **how))
+        return made[0]
+
+    monkeypatch.setattr(engine, "drafter_weights", watched)
+    with pytest.raises(InputError, match="q8_0"), Gemma4(bundle, kv_type="q8_0", flash_attention="off") as model:
+        model.generate("Hello there", **GREEDY)
+    assert len(made) == 1
+    with pytest.raises(NativeError, match="closed"):
+        _ = made[0].handle

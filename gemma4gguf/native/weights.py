@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -30,16 +30,19 @@ class Weights(Handle):
         descriptor: int | None = None,
         gpu_layers: int | None = None,
         vocab_only: bool = False,
+        instead: Mapping[str, int | str] | None = None,
         debug: bool = False,
     ) -> None:
         """Load the file. `descriptor`: it is open already; `path` only names it then. `gpu_layers` None: all layers,
-        if there is a GPU. `vocab_only`: no weights. Raises NativeError.
+        if there is a GPU. `vocab_only`: no weights. `instead`: values in place of the file's, by key. Raises
+        NativeError.
         """
         self.lock = threading.Lock()  # held while the vocabulary is read, and while the weights are freed
         log = started(debug)
         params = C.llama_model_default_params()
         params.n_gpu_layers = -1 if gpu_layers is None else gpu_layers
         params.vocab_only = vocab_only
+        params.kv_overrides = _overrides(instead or {})  # which keeps the array alive
         if offset or descriptor is not None:
             with _c_file(path, offset, descriptor) as file:
                 pointer = C.llama_model_load_from_file_ptr(file, params)
@@ -56,6 +59,18 @@ class Weights(Handle):
         """Free them, once nobody reads the vocabulary."""
         with self.lock:
             super().close()
+
+
+def _overrides(values: Mapping[str, int | str]) -> Any:
+    """An array of `struct llama_model_kv_override`; one with an empty key is its end."""
+    array = (C.llama_model_kv_override * (len(values) + 1))()
+    for item, (key, value) in zip(array, values.items(), strict=False):
+        item.key = key.encode()
+        if isinstance(value, int):
+            item.tag, item.value.val_i64 = C.LLAMA_KV_OVERRIDE_TYPE_INT, value
+        else:
+            item.tag, item.value.val_str = C.LLAMA_KV_OVERRIDE_TYPE_STR, value.encode()
+    return array
 
 
 @contextmanager

@@ -17,22 +17,28 @@ from ..errors import NativeError
 from ..native.context import Context, ContextOptions
 from ..native.extensions import missing_for_drafts
 from ..native.handle import Closing
+from ..native.weights import Weights
 from .loading import load
 
 
+def drafter_weights(section: Section, text: Section, *, gpu_layers: int | None = None) -> Weights:
+    """Load a drafter from inside the bundle; its target need not be there yet.
+
+    Raises NativeError if this llama.cpp cannot draft, FormatError if the drafter does not fit the model.
+    """
+    missing = missing_for_drafts()
+    if missing:
+        raise NativeError(f"this llama.cpp cannot draft: it lacks {', '.join(missing)}")
+    return load(section, text, gpu_layers=gpu_layers)
+
+
 class Drafter(Closing):
-    """The drafter's weights, loaded from inside the bundle, and a context that reads the target's cache."""
+    """The drafter's weights, and a context that reads the target's cache."""
 
-    def __init__(self, section: Section, text: Section, target: Context, *, gpu_layers: int | None = None) -> None:
-        """Load the drafter. `target` must keep hidden rows; its cache is emptied.
-
-        Raises NativeError if this llama.cpp cannot draft, FormatError if the drafter does not fit the model.
-        """
-        missing = missing_for_drafts()
-        if missing:
-            raise NativeError(f"this llama.cpp cannot draft: it lacks {', '.join(missing)}")
+    def __init__(self, weights: Weights, target: Context) -> None:
+        """Make the context, and own `weights` from now on. `target` must keep hidden rows; its cache is emptied."""
         options = target.options
-        self._model = load(section, text, gpu_layers=gpu_layers)
+        self._model = weights
         try:
             one = ContextOptions(
                 context=options.context,

@@ -11,23 +11,26 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import ExitStack, closing
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
-from ..bundle.reading import DRAFTER, Bundle
+from ..bundle.reading import DRAFTER, Bundle, Section
 from ..chat.rendering import Prompt, Segment
 from ..chat.reply import ReplyParser
 from ..chat.stream import ReplyStream
 from ..errors import ContextError, FormatError, NativeError
 from ..media.embedder import Embedder
+from ..native import library
 from ..native.context import Context, ContextOptions
+from ..native.weights import Weights
 from ..records import Chunk, Evaluation
 from .answer import Progress, Rules, answer, room
 from .decode import Drafts
-from .drafter import Drafter
+from .drafter import Drafter, drafter_weights
 from .fitting import warn_of_late_sound
 from .keeping import Keeper
 from .loading import load
@@ -60,10 +63,16 @@ class Engine:
     def __init__(self, bundle: Bundle, options: EngineOptions) -> None:
         started = time.perf_counter()
         self.bundle, self.options = bundle, options
-        with ExitStack() as undo:  # a part that cannot be made takes the others with it
+        section = bundle.section(DRAFTER) if options.draft else None
+        fixed = options.draft if isinstance(options.draft, int) else None
+        self.pace = Pace(fixed, ratio=section.size / bundle.text.size if section else 1.0)
+        library.started(options.debug)  # before two threads ask for it
+        with self._loading(section) as coming, ExitStack() as undo:  # a part that fails takes the others with it
             self.weights = undo.enter_context(load(bundle.text, gpu_layers=options.gpu_layers, debug=options.debug))
             context = undo.enter_context(Context(self.weights, options.context, hidden=bool(options.draft)))
-            self.drafter = self._load_drafter(context) if options.draft else None
+            self.drafter = self._make_drafter(coming, context) if coming else None
+            if self.drafter:
+                undo.enter_context(self.drafter)
             self.rules = Rules.of(self.weights.vocab, bundle.text.metadata)
             undo.pop_all()
         keeper = Keeper(options.cache_memory)
@@ -79,17 +88,27 @@ class Engine:
         """The first sequence: for tests and benchmarks that drive it themselves."""
         return self.sessions[0]
 
-    def _load_drafter(self, context: Context) -> Drafter | None:
-        """The bundle's drafter. With "auto" one that cannot load causes a warning, with a number an error."""
-        section = self.bundle.section(DRAFTER)
-        fixed = self.options.draft if isinstance(self.options.draft, int) else None
-        self.pace = Pace(fixed, ratio=section.size / self.bundle.text.size if section else 1.0)
-        if section is None:
-            return None
+    @contextmanager
+    def _loading(self, drafter: Section | None) -> Iterator[Future[Weights] | None]:
+        """Load a drafter's weights beside the model's, on another core. If the block fails, they are freed."""
+        if drafter is None:
+            yield None
+            return
+        with ThreadPoolExecutor(1, thread_name_prefix="gemma4gguf-drafter") as pool:
+            coming = pool.submit(drafter_weights, drafter, self.bundle.text, gpu_layers=self.options.gpu_layers)
+            try:
+                yield coming
+            except BaseException:
+                if not coming.exception():
+                    coming.result().close()
+                raise
+
+    def _make_drafter(self, coming: Future[Weights], context: Context) -> Drafter | None:
+        """With "auto" a drafter that cannot load causes a warning, with a number an error."""
         try:
-            return Drafter(section, self.bundle.text, context, gpu_layers=self.options.gpu_layers)
+            return Drafter(coming.result(), context)
         except (FormatError, NativeError) as error:
-            if fixed is not None:
+            if self.options.draft != "auto":
                 raise
             warnings.warn(f"decoding goes on without drafts: {error}", stacklevel=2)
             return None

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from ..bundle.reading import Section
+from ..bundle.reading import DRAFTER, Section
 from ..bundle.validation import check
 from ..native.weights import Weights
 
@@ -32,6 +32,10 @@ def load(
     NativeError.
     """
     check(section, text or section)
+    instead: dict[str, int | str] = {}
+    if section.architecture == DRAFTER:  # it has its target's vocabulary, and nobody asks for it here: half its time
+        size = section.tensors["token_embd.weight"].shape[0]
+        instead = {"tokenizer.ggml.model": "none", f"{DRAFTER}.vocab_size": size}
     with section.open() as file, in_place(section, file) as (path, offset, descriptor):
         return Weights(
             path,
@@ -39,6 +43,7 @@ def load(
             descriptor=descriptor,
             gpu_layers=gpu_layers,
             vocab_only=vocab_only,
+            instead=instead,
             debug=debug,
         )
 

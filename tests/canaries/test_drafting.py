@@ -11,7 +11,7 @@ import pytest
 from gemma4gguf.bundle.reading import DRAFTER, Bundle
 from gemma4gguf.native.context import Context, ContextOptions
 from gemma4gguf.native.weights import Weights
-from gemma4gguf.runtime.drafter import Drafter
+from gemma4gguf.runtime.drafter import Drafter, drafter_weights
 from tests.support import cases
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "drafts.npz")
@@ -39,7 +39,7 @@ def test_logits_of_a_drafter_are_those_of_transformers(
 ) -> None:
     """Four chained steps at one position. llama.cpp's sliding layers see one position less than the window."""
     opened, context = Bundle.open(bundle), make_context(2048, hidden=True, batch=2048)
-    with Drafter(opened.require(DRAFTER), opened.text, context) as drafter:
+    with Drafter(drafter_weights(opened.require(DRAFTER), opened.text), context) as drafter:
         ids = context.model.vocab.tokenize("<bos>" + PROMPTS[name], special=True)
         context.decode(ids, start=0)
         token = int(context.logits().argmax())

@@ -1,0 +1,96 @@
+#!/usr/bin/env python3
+"""From start to first token: with and without the drafter, and llama-mtmd-cli on parts cut from the same bundle.
+
+    benchmarks/first_token.py BUNDLE [--peers FOLDER] [--rounds 5] [--context 4096] [--threads N]
+
+FOLDER is what scripts/peers prints. Every contestant is a new process that loads the bundle, reads a picture and a
+short question and writes one token; it is measured from outside until it ends. One round runs each of them once, one
+after another, and only figures of one round are compared, because a shared machine drifts. Prints one JSON object:
+seconds on the wall and of the processor in every round, and the medians of the ratios.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from gemma4gguf.bundle.reading import EMBEDDER, TEXT, Bundle  # noqa: E402
+from gemma4gguf.machine import physical_cores  # noqa: E402
+
+PICTURE = ROOT / "models" / "demo" / "digits.png"
+QUESTION = "What number is this?"
+OURS = """
+import sys
+from gemma4gguf import Gemma4
+path, draft, context, threads, picture, question = sys.argv[1:]
+model = Gemma4(path, draft=draft, context=int(context), threads=int(threads))
+next(iter(model.stream(question, images=[picture], max_tokens=1)))
+"""
+
+
+def measured(command: list[str]) -> tuple[float, float]:
+    """Seconds on the wall and of the processor that a command takes."""
+    before, begun = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    subprocess.run(command, check=True, stdin=subprocess.DEVNULL, capture_output=True, cwd=ROOT)
+    wall, after = time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--peers", type=Path)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--context", type=int, default=4096)
+    parser.add_argument("--threads", type=int, default=physical_cores())
+    given = parser.parse_args()
+    asked = [str(given.context), str(given.threads), str(PICTURE), QUESTION]
+    with tempfile.TemporaryDirectory() as folder:
+        contestants = {
+            name: [sys.executable, "-c", OURS, str(given.bundle.resolve()), draft, *asked]
+            for name, draft in (("without", "off"), ("with", "auto"))
+        }
+        if given.peers:
+            opened = Bundle.open(given.bundle)
+            for name in (TEXT, EMBEDDER):
+                with (Path(folder) / name).open("wb") as part:
+                    part.writelines(opened.require(name).copy())
+            options = [
+                "-c",
+                str(given.context),
+                "-t",
+                str(given.threads),
+                "-n",
+                "1",
+                "--jinja",
+                "--image",
+                str(PICTURE),
+            ]
+            model = ["-m", f"{folder}/{TEXT}", "--mmproj", f"{folder}/{EMBEDDER}"]
+            contestants["mtmd"] = [f"{given.peers}/bin/llama-mtmd-cli", *model, *options, "-p", QUESTION]
+        for command in contestants.values():
+            measured(command)  # the file's pages are in memory from here on
+        rounds = [{name: measured(command) for name, command in contestants.items()} for _ in range(given.rounds)]
+    ratios = {
+        f"with / {other}": {
+            unit: round(statistics.median(each["with"][i] / each[other][i] for each in rounds), 3)
+            for i, unit in enumerate(("wall", "processor"))
+        }
+        for other in contestants
+        if other != "with"
+    }
+    print(json.dumps({"rounds": rounds, "ratios": ratios}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
