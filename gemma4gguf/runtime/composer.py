@@ -19,7 +19,7 @@ from ..media.rgb import Images
 from ..native.vocabulary import Vocabulary
 from ..records import Message, Tokens
 from .fitting import late_sound, media, reusing, turns_to_drop
-from .prompt import count, spans
+from .prompt import count, ids_of, spans
 from .session import Span
 
 Parts = Callable[[], tuple[Vocabulary, Callable[[], Embedder]]]
@@ -97,7 +97,7 @@ class Composer:
         """The ids of somebody's text: what looks like a special token is none."""
         vocabulary, _ = parts()
         pieces = text_segments(text, self.special_tokens)
-        return [token for piece in pieces for token in vocabulary.tokenize(piece, special=True)]
+        return [token for piece in pieces for token in ids_of(vocabulary, piece)]
 
     def check_media(self, prompt: Prompt) -> None:
         """Raise MissingPartError where the bundle has no embedder for a prompt's media."""
