@@ -7,11 +7,10 @@ ones, so that a question that fails or is interrupted loses nothing. Does not kn
 from __future__ import annotations
 
 import base64
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeAlias, TypeVar
+from typing import Any, Literal, Protocol, TypeAlias
 
 from typing_extensions import Unpack
 
@@ -19,6 +18,7 @@ from .arguments import several, whole
 from .bundle.newfile import new_file
 from .chat.functions import Function
 from .chat.messages import prepare_messages, prepare_tools
+from .chat.saved import Saved
 from .chat.turns import starts, without_oldest
 from .errors import InputError
 from .media.audio import Clips
@@ -33,8 +33,6 @@ Progress: TypeAlias = Callable[[int, int], None]
 Tool: TypeAlias = "Mapping[str, object] | Callable[..., object]"
 Allow: TypeAlias = Callable[[ToolCall], "bool | str"]
 
-Value = TypeVar("Value")
-FORMAT, VERSION = "gemma4gguf chat", 1
 MAX_FILE_BYTES = 1 << 30
 
 
@@ -88,8 +86,8 @@ class Conversation:
         if self._messages:
             prepare_messages(self._messages, local_files=False)
 
-    def _declared(self, tools: Sequence[Tool]) -> list[Mapping[str, object]]:
-        declared: list[Mapping[str, object]] = []
+    def _declared(self, tools: Sequence[Tool]) -> list[dict[str, object]]:
+        declared: list[dict[str, object]] = []
         for tool in tools:
             if not isinstance(tool, Mapping):
                 function = Function(tool)
@@ -97,9 +95,8 @@ class Conversation:
                     raise InputError(f"tools: two functions are called {function.name}")
                 self._functions[function.name] = function
                 tool = function.declaration
-            declared.append(tool)
-        prepare_tools(declared)
-        return declared
+            declared.append(dict(tool))
+        return prepare_tools(declared) or []
 
     @property
     def messages(self) -> list[Message]:
@@ -247,16 +244,7 @@ class Conversation:
 
         Functions are written as declarations. `open` and the command line's /load read it. Raises ConversionError.
         """
-        saved = {
-            "format": FORMAT,
-            "version": VERSION,
-            "thinking": self._thinking,
-            "tools": self._tools,
-            "dropped": self.dropped,
-            "messages": self._messages,
-            "attached": [],
-        }
-        data = (json.dumps(saved, ensure_ascii=False, indent=1) + "\n").encode()
+        data = Saved([dict(m) for m in self._messages], self._thinking, self._tools, self.dropped).to_json().encode()
         with new_file(Path(path), len(data), force=True) as file:
             file.write(data)
 
@@ -275,52 +263,24 @@ class Conversation:
 
         Nothing that the file names is opened. Raises InputError for any other file.
         """
-        where, saved = Path(path), _read(Path(path))
+        where = Path(path)
+        if not where.is_file():
+            raise InputError(f"{where}: no such file")
+        if where.stat().st_size > MAX_FILE_BYTES:
+            raise InputError(f"{where}: longer than {MAX_FILE_BYTES:,} bytes; this is no saved conversation")
         try:
-            declared = _field(saved, "tools", list, [])
-            prepare_tools(declared)
-            found = cls(
-                model,
-                tools=declared if tools is None else tools,
-                thinking=_field(saved, "thinking", bool, False),
-                on_full=on_full,
-                most_calls=most_calls,
-                allow=allow,
-            )
-            found.dropped = _field(saved, "dropped", int, 0)
-            found._messages = _field(saved, "messages", list, [])
-            if found._messages:
-                prepare_messages(found._messages, local_files=False)
-            if _field(saved, "attached", list, []):
-                raise InputError("it has attachments whose question was not asked; ask it in the command line's chat")
+            saved = Saved.from_json(where.read_bytes())
+        except OSError as error:
+            raise InputError(f"{where}: {error.strerror or error}") from error
         except InputError as error:
             raise InputError(f"{where}: {error}") from error
+        if saved.attached:
+            raise InputError(f"{where}: has attachments without a question; ask it in the command line's chat first")
+        declared = saved.tools if tools is None else tools
+        how: dict[str, Any] = {"on_full": on_full, "most_calls": most_calls, "allow": allow}
+        found = cls(model, tools=declared, thinking=saved.thinking, **how)
+        found._messages, found.dropped = [*saved.messages], saved.dropped
         return found
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """A saved conversation's JSON object, of which nothing is known yet."""
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    if path.stat().st_size > MAX_FILE_BYTES:
-        raise InputError(f"{path}: longer than {MAX_FILE_BYTES:,} bytes; this is no saved conversation")
-    try:
-        saved = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: cannot be read as a saved conversation ({error})") from error
-    if not isinstance(saved, dict) or saved.get("format") != FORMAT:
-        raise InputError(f"{path}: no saved conversation; Conversation.save writes one")
-    if saved.get("version") != VERSION:
-        raise InputError(f"{path}: version {saved.get('version')!a:.40} of the format, expected {VERSION}")
-    return saved
-
-
-def _field(saved: Mapping[str, Any], name: str, kind: type[Value], default: Value) -> Value:
-    """A field of a saved conversation. Raises InputError where it is of another kind."""
-    value = saved.get(name, default)
-    if type(value) is not kind:
-        raise InputError(f"{name}: expected {kind.__name__}, found {type(value).__name__}")
-    return value
 
 
 def _picture(data: bytes) -> dict[str, object]:

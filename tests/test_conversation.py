@@ -309,12 +309,12 @@ def shows(value: object) -> list[object]:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("", "cannot be read"),
-        ("[" * 100_000, "cannot be read"),
-        ("\udcff", "cannot be read"),
-        ("[]", "no saved conversation"),
-        ('{"format": "x"}', "no saved conversation"),
-        (saved(version=2), "version 2"),
+        ("", "no JSON"),
+        ("[" * 100_000, "no JSON"),
+        ("\udcff", "no JSON"),
+        ("[]", "not a saved chat"),
+        ('{"format": "x"}', "not a saved chat"),
+        (saved(version=2), "another version .format 2, expected 1"),
         (saved(version="a" * 999), "version"),
         (saved(messages={}), "messages: expected list"),
         (saved(messages=[7]), r"messages\[0\]"),

@@ -7,19 +7,15 @@ A value: every step gives a new one, so a step that fails loses nothing. Knows n
 from __future__ import annotations
 
 import base64
-import json
 import mimetypes
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Any, Literal
 
-from ...chat.messages import prepare_messages
-from ...errors import InputError
+from ...chat.saved import Saved
 
 Message = dict[str, Any]
 Kind = Literal["image", "audio"]
-FORMAT = {"format": "gemma4gguf chat", "version": 1}
 
 
 @dataclass(frozen=True)
@@ -74,35 +70,17 @@ class Conversation:
 
     def to_json(self) -> str:
         """The whole chat, media included; `messages` is what the OpenAI API takes."""
-        saved = {**FORMAT, "thinking": self.thinking, "messages": self.messages, "attached": self.attached}
-        return json.dumps(saved, ensure_ascii=False, indent=2) + "\n"
+        return Saved(self.messages, self.thinking, attached=list(self.attached)).to_json()
 
     @classmethod
     def from_json(cls, text: str) -> Conversation:
         """What `to_json` wrote. Raises InputError for anything else; paths of this machine's files are refused."""
-        try:
-            saved = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"not a saved chat: no JSON ({error})") from error
-        if not isinstance(saved, dict) or saved.get("format") != FORMAT["format"]:
-            raise InputError("not a saved chat; /save writes one")
-        if saved.get("version") != FORMAT["version"]:
-            raise InputError(
-                f"saved by another version (format {saved.get('version')!r}, expected {FORMAT['version']})"
-            )
-        messages, attached = saved.get("messages"), saved.get("attached")
-        if not isinstance(messages, list) or not isinstance(attached, list) or not isinstance(saved["thinking"], bool):
-            raise InputError("a damaged chat: expected messages, attached and thinking")
-        _check([*messages, *([{"role": "user", "content": attached}] if attached else [])])
+        saved = Saved.from_json(text)
+        messages = list(saved.messages)
         system = None
         if messages and messages[0]["role"] == "system":
             system = messages.pop(0)["content"]
-        return cls(tuple(messages), system, saved["thinking"], tuple(attached))
-
-
-def _check(messages: Sequence[Any]) -> None:
-    if messages:
-        prepare_messages(messages, local_files=False)
+        return cls(tuple(messages), system, saved.thinking, tuple(saved.attached))
 
 
 def _part(kind: Kind, name: str, data: bytes) -> Message:
