@@ -139,9 +139,11 @@ def test_calls_that_can_be_read(text: str, expected: dict[str, Any]) -> None:
         *("call:f[1]", "call:f{a:1]", "call:f(a=1", "call:f(a=1}", "f({a:1)", "f({a:1}, 2)", "call:f{{a:1}}", "[]"),
         *('{"name":""}', '{"name":1}', '{"arguments":{}}', '{"name":"f","arguments":[1]}', '{"name":"f","args":{}}'),
         *('{"name":"f","arguments":"a"}', '{"name":"f","arguments":"{} x"}', '[{"name":"f"},1]', "call:f{a:'\\q'}"),
+        *('call:f{a:"\\ud83d"}', "call:f{a:'\\ude00'}", 'call:f{"\\ud83d":1}'),
         *(f"call:f{{a:{Q}x}}", f"call:f{{{Q}a:1}}", "call:f{a:" + "9" * 5000 + "}"),
         "call:f{a:" + "[" * (MAX_DEPTH + 1) + "]" * (MAX_DEPTH + 1) + "}",
         "call:f" + "{a:" * 100_000,
+        "call:x" * 20_000 + "(",
         '{"name":' * 100_000,
     ],
 )

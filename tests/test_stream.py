@@ -135,6 +135,19 @@ def test_an_answer_that_calls_nothing_ends_for_another_reason() -> None:
         assert last.finish_reason == "stop"
 
 
+@pytest.mark.parametrize("size", [1, 3, 1000])
+def test_unreadable_calls_are_text_and_are_listed(size: int) -> None:
+    broken = "<|tool_call>f(1)<tool_call|>"
+    stream = ReplyStream()
+    chunks = chunks_of(f"a{broken}b<|tool_call>call:f{{a:1}}<tool_call|>{broken}", stream, size)
+    assert "".join(chunk.text for chunk in chunks) == f"a{broken}b{broken}"
+    assert stream.unreadable_calls == (broken, broken)
+    for stop, listed in (("<tool", ()), ("b", (broken,)), ("none", (broken,))):
+        stream = ReplyStream(stop)
+        chunks_of(f"a{broken}b", stream, size)
+        assert stream.unreadable_calls == listed
+
+
 CALL = ToolCall("f", {"a": 1}, "call_0")
 WRITTEN = "<|channel>thought\nso: end\n<channel|>One, <|tool_call>call:f{a:1}<tool_call|>two, end, three"
 

@@ -28,8 +28,9 @@ MAX_DEPTH = 64  # of mappings and lists in a tool call's arguments
 
 Call: TypeAlias = tuple[str, dict[str, Any]]
 
-_HEAD = re.compile(r"call:\s*([^\s{}<>()]+)\s*(?=[{(])|([^\W\d][\w.-]*)\s*(?=[{(])")
-_NAME = re.compile(r"call:([^\W\d][\w.-]*)(?=\s*(?:$|[,;]|call:))")
+# Names are of bounded length: many heads behind each other, each searched to the end, would take quadratic time.
+_HEAD = re.compile(r"call:\s{0,9}([^\s{}<>()]{1,256})\s{0,9}(?=[{(])|([^\W\d][\w.-]{0,255})\s{0,9}(?=[{(])")
+_NAME = re.compile(r"call:([^\W\d][\w.-]{0,255})(?=\s*(?:$|[,;]|call:))")
 _KEY = re.compile(r"[^\s:={}\[\],<>\"'][^:={}\[\],<>\"]*")
 _NEXT_KEY = re.compile(r"[\w.-]+\s*[:=]|[\"']|" + re.escape(QUOTE))  # where a comma is missing: one word, or quoted
 _NUMBER = re.compile(r"[+-]?(?:(?:0|[1-9]\d*)(\.\d*)?|(\.\d+))([eE][+-]?\d+)?(?![\w.])", re.ASCII)
@@ -143,11 +144,14 @@ def _quoted(text: str, at: int) -> tuple[str, int] | None:
         end = text.index(QUOTE, start)
         return text[start:end], end + len(QUOTE)
     if text.startswith('"', at):
-        return _JSON.raw_decode(text, at)
-    if single := _SINGLE.match(text, at):
+        string, end = _JSON.raw_decode(text, at)
+    elif single := _SINGLE.match(text, at):
         inner = re.sub(r'\\.|"', lambda m: {"\\'": "'", '"': '\\"'}.get(m[0], m[0]), single[1], flags=re.DOTALL)
-        return _JSON.decode(f'"{inner}"'), single.end()
-    return None
+        string, end = _JSON.decode(f'"{inner}"'), single.end()
+    else:
+        return None
+    string.encode()  # a ValueError for half a surrogate pair, which no caller could print or send on
+    return string, end
 
 
 def _key(text: str, at: int) -> tuple[str, int]:
