@@ -98,7 +98,7 @@ from tests.support.templates import ATTACKS
 def peak(who):
     return resource.getrusage(who).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
-child = Child(Limits(seconds=0.3, memory=256 << 20))
+child = Child(Limits(seconds=0.2, memory=256 << 20))
 child.render("{{ 1 }}", {})
 before, said = peak(resource.RUSAGE_SELF), {}
 for name, source in ATTACKS.items():

@@ -86,13 +86,13 @@ class Child:
             _close_pipes(process)
 
     def _running(self) -> subprocess.Popen[bytes]:
-        if self._closed:
-            raise FormatError("the chat template cannot be rendered any more: this program is ending")
         if self._process is not None and self._process.poll() is not None:
             self._end()
         if self._process is None:
             self._process = _start(self._limits)
             _asked(self._process, b"", START_SECONDS)
+        if self._closed:  # perhaps since the line above
+            raise FormatError("the chat template cannot be rendered any more: this program is ending")
         return self._process
 
     def _end(self) -> None:
