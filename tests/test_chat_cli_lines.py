@@ -69,6 +69,14 @@ def test_what_goes_wrong_is_told_and_the_chat_goes_on(tiny_bundle: Path, tmp_pat
     assert shown.returncode == 1
 
 
+def test_a_full_context_lets_old_turns_go_and_says_so(tiny_bundle: Path) -> None:
+    lines = "\n".join(["word " * 60, "word " * 60, "word " * 60, "What is 47 + 38?"])
+    shown = _chat(tiny_bundle, lines, "--context", "256", "--max-tokens", "12")
+    assert "the context is full: without the oldest " in shown.stderr
+    assert "error" not in shown.stderr
+    assert shown.returncode == 0
+
+
 def test_run_is_chat(tiny_bundle: Path) -> None:
     shown = _chat(tiny_bundle, "What is 47 + 38?\n/exit\nWhat is 1 + 1?\n", name="run")
     assert (shown.stdout, shown.returncode) == ("47 + 38 = 85\n", 0)

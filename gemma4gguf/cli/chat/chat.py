@@ -118,6 +118,7 @@ class Chat:
             yield from self.model.stream_chat(
                 asked.messages,
                 thinking=asked.thinking,
+                on_full="drop",
                 on_progress=lambda done, total: progress((done, total)),
                 **self._options,
             )
@@ -141,6 +142,8 @@ class Chat:
             writer.end(result)
         if result is not None:
             self._last = result
+            if result.dropped_turns:
+                note(f"the context is full: without the oldest {result.dropped_turns} of the questions and answers")
             if result.finish_reason == "length":
                 note("the answer is cut here: --max-tokens or the context is reached")
         if text or result is not None:
