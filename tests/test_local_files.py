@@ -109,7 +109,7 @@ def test_media_themselves_are_taken(model: Gemma4) -> None:
         for value in given:
             with watched() as opened:
                 assert model.chat([part("image", value)], **GREEDY).text == expected
-            assert opened == []
+            assert [line for line in opened if str(model.bundle.path) not in line] == []  # the model's own file is
     heard = model.chat([part("audio", NUMBER.read_bytes(), "audio")], **GREEDY)
     assert heard.tokens.audio
 
