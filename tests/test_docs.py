@@ -16,6 +16,7 @@ from scripts import make_docs
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+FOLDERS = ("bundle", "media", "chat", "runtime", "native", "tools")  # cli/ has a module for each command
 ROOT = Path(__file__).parent.parent
 
 
@@ -122,3 +123,11 @@ def test_links_lead_somewhere(page: Path) -> None:
         target = page.parent / name if name else page
         assert target.exists(), link
         assert not anchor or anchor in _anchors(target), link
+
+
+@pytest.mark.parametrize("folder", ["converters", "gemma4gguf", *(f"gemma4gguf/{name}" for name in FOLDERS)])
+def test_contributing_s_map_names_every_module(folder: str) -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    listing = text[text.index("    converters/ ") : text.index("### Who imports whom")]
+    modules = {path.stem for path in (ROOT / folder).glob("*.py")} - {"__init__", "__main__"}
+    assert modules <= set(re.findall(r"\w+", listing))
