@@ -21,14 +21,16 @@ import tempfile
 import time
 from pathlib import Path
 
+from PIL import Image
+
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from gemma4gguf.bundle.reading import EMBEDDER, TEXT, Bundle  # noqa: E402
 from gemma4gguf.machine import physical_cores  # noqa: E402
 
-PICTURE = ROOT / "models" / "demo" / "digits.png"
-QUESTION = "What number is this?"
+SIDE = 768  # pixels: 256 soft tokens for both, which would scale other sizes differently
+QUESTION = "What is in this picture?"
 OURS = """
 import sys
 from gemma4gguf import Gemma4
@@ -54,8 +56,10 @@ def main() -> None:
     parser.add_argument("--context", type=int, default=4096)
     parser.add_argument("--threads", type=int, default=physical_cores())
     given = parser.parse_args()
-    asked = [str(given.context), str(given.threads), str(PICTURE), QUESTION]
     with tempfile.TemporaryDirectory() as folder:
+        picture = f"{folder}/picture.png"
+        Image.radial_gradient("L").resize((SIDE, SIDE)).convert("RGB").save(picture)
+        asked = [str(given.context), str(given.threads), picture, QUESTION]
         contestants = {
             name: [sys.executable, "-c", OURS, str(given.bundle.resolve()), draft, *asked]
             for name, draft in (("without", "off"), ("with", "auto"))
@@ -74,7 +78,7 @@ def main() -> None:
                 "1",
                 "--jinja",
                 "--image",
-                str(PICTURE),
+                picture,
             ]
             model = ["-m", f"{folder}/{TEXT}", "--mmproj", f"{folder}/{EMBEDDER}"]
             contestants["mtmd"] = [f"{given.peers}/bin/llama-mtmd-cli", *model, *options, "-p", QUESTION]
