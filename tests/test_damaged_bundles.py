@@ -131,7 +131,7 @@ HUGE = (1 << 64) - 1
 HOSTILE = {
     "nothing after the magic": (b"GGUF", "not a GGUF file"),
     "another magic": (b"GGML" + bytes(60), "not a GGUF file"),
-    "big-endian": (b"GGUF\0\0\0\3" + bytes(60), "version 50331648 is not supported"),
+    "big-endian": (b"GGUF\0\0\0\3" + bytes(60), "is a big-endian GGUF"),
     "version 2": (gguf(ARCHITECTURE, version=2), "version 2 is not supported"),
     "no architecture": (gguf(encode_pair("a", V.BOOL, True)), "names no general.architecture"),
     "a number as architecture": (

