@@ -7,6 +7,7 @@ What is refused here would end the process in llama.cpp, hang it, or be drafted 
 from __future__ import annotations
 
 from typing import Any
+from weakref import WeakValueDictionary
 
 from ..errors import FormatError
 from .container import DEFAULT_ALIGNMENT, LazyStrings
@@ -40,6 +41,9 @@ _SHARED = {
 }
 
 
+_passed: WeakValueDictionary[int, Section] = WeakValueDictionary()
+
+
 def check(section: Section, text: Section) -> None:
     """Raise FormatError unless llama.cpp may load the section: `text` itself, or its drafter."""
     if section.architecture == TEXT:
@@ -49,7 +53,13 @@ def check(section: Section, text: Section) -> None:
 
 
 def check_text(text: Section) -> None:
-    """Raise FormatError unless the section is a whole Gemma 4 text model without parts elsewhere."""
+    """Raise FormatError unless the section is a whole Gemma 4 text model without parts elsewhere.
+
+    What has passed is not checked again when it is loaded: a section does not change, and that the file is still the
+    one it was read from is checked there.
+    """
+    if _passed.get(id(text)) is text:
+        return
     check_unsplit(text.path, text.metadata)
     check_family(text)
     layers = _count(text, "block_count")
@@ -60,6 +70,7 @@ def check_text(text: Section) -> None:
     for key, rule in OWN_KEYS.items():
         _check_key(text, key, rule)
     _check_end_tokens(text)
+    _passed[id(text)] = text
 
 
 def check_family(section: Section) -> None:
