@@ -257,9 +257,12 @@ class Scheduler:
         job.making = job.begin(session)
 
     def _park(self, session: Session) -> None:
+        """Keep what a session holds, if anything may be kept at all."""
+        if not self._keeper.budget:
+            return
         session.shorten_to_turn_end()
-        state = self._context.state(session.sequence, window=False) if self._keeper.fits(1) else b""
-        if state and self._keeper.fits(len(state)):
+        state = self._context.state(session.sequence, window=False)
+        if self._keeper.fits(len(state)):
             kept = self._keeper.keep(state)
             self._parked.append(Parked(tuple(session.held), tuple(session.checkpoints), kept))
 
