@@ -40,9 +40,13 @@ def pull(
 
     gemma4gguf pull OWNER/gemma-4-12B-it-GGUF:Q4_K_M
     """
+    from huggingface_hub.utils import logging
+
     from ..tools.offer import look, verdict
     from ..tools.pull import pull as work
 
+    # The client tells of each retry; after an interrupt even the threads do that are left behind.
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     offer = look(repo, drafter=drafter, embedder=embedder, text_only=text_only, name=name)
     if not as_json:
         _print_offer(offer)
