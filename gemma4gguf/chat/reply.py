@@ -23,6 +23,8 @@ CHANNEL, CHANNEL_END = "<|channel>", "<channel|>"
 CALL, CALL_END = "<|tool_call>", "<tool_call|>"
 THOUGHT = "thought"
 
+Place = Literal["text", "name", "thought", "call"]
+
 _MARKS = (CHANNEL, CHANNEL_END, CALL, CALL_END)
 _ANY_MARK = re.compile("|".join(map(re.escape, _MARKS)))
 _THOUGHT_MARKS = (CHANNEL, CHANNEL_END)
@@ -92,6 +94,17 @@ class ReplyParser:
         self._thought_before = False  # an earlier thought block was not empty
         self._scanned = 0  # characters of the buffer already searched for a call's end
         self._quoted = False  # whether the search is inside a string
+
+    @property
+    def place(self) -> Place:
+        """Where the text that comes next will go: `name` behind a `<|channel>`, which may open a thought."""
+        places: dict[Callable[[bool], bool], Place] = {
+            self._in_text: "text",
+            self._at_channel_name: "name",
+            self._in_thought: "thought",
+            self._in_call: "call",
+        }
+        return places[self._state]
 
     def feed(self, piece: str) -> list[Delta]:
         """Add a piece of text. Returns the deltas that are now certain."""

@@ -68,7 +68,12 @@ class Sampler(Handle):
             if wanted and chain:
                 C.llama_sampler_chain_add(chain, make())
         for token in history if penalised else ():
-            C.llama_sampler_accept(chain, token)
+            self.accept(token)
+
+    def accept(self, token: int) -> None:
+        """Take note of a token that was not chosen here, for the penalties."""
+        if not self._plain:
+            C.llama_sampler_accept(self.handle, token)
 
     def sample(self, context: Context, row: int = -1) -> int:
         """Choose from batch row `row` of the context's last call. Advances the chain's random state by one.

@@ -13,14 +13,18 @@ from functools import partial
 from typing import Any
 
 from ..bundle.settings import end_token_ids
+from ..chat.reply import CHANNEL, CHANNEL_END, ReplyParser
 from ..chat.stream import ReplyStream
 from ..errors import ContextError
 from ..native.sampler import Sampler, SamplingOptions
 from ..native.vocabulary import Vocabulary
 from ..records import Chunk, DraftCounts, FinishReason, Result, Timings
+from .chooser import Chooser
 from .decode import Drafts, decoding
+from .options import Options
 from .prompt import PLACEHOLDERS, count, find_token, token_id
 from .session import Session, Span, Step, Work
+from .thought import ThoughtTracker
 
 # Control tokens that the reply parser reads; every other one stays invisible.
 VISIBLE = (
@@ -39,11 +43,15 @@ class Progress:
 
 @dataclass(frozen=True)
 class Rules:
-    """What a model's vocabulary and file say about every answer: ids that end it, never appear, or show as marks."""
+    """What a model's vocabulary and file say about every answer: ids that end it, never appear, or show as marks.
+
+    `thought_marks`: ids that begin and end a thought.
+    """
 
     end: frozenset[int]
     suppressed: frozenset[int]
     visible: frozenset[int]
+    thought_marks: tuple[int, int]
 
     @classmethod
     def of(cls, vocab: Vocabulary, metadata: Mapping[str, Any]) -> Rules:
@@ -53,6 +61,7 @@ class Rules:
             end=frozenset(end_token_ids(metadata, partial(find_token, vocab))),
             suppressed=frozenset([*vocab.suppressed(), *placeholders]),
             visible=frozenset(token_id(vocab, text) for text in VISIBLE),
+            thought_marks=(token_id(vocab, CHANNEL), token_id(vocab, CHANNEL_END)),
         )
 
 
@@ -61,19 +70,20 @@ def answer(
     vocab: Vocabulary,
     rules: Rules,
     spans: Sequence[Span],
+    options: Options,
     sampling: SamplingOptions,
     limit: int,
     *,
-    stream: ReplyStream,
+    thinking_open: bool,
     drafts: Drafts | None = None,
     load_s: float = 0.0,
     prepare_s: float = 0.0,
 ) -> Iterator[Work | Progress | Chunk]:
-    """Answer a prompt with at most `limit` tokens, which must fit (see `room`). `stream` takes the reply apart.
+    """Answer a prompt with at most `limit` tokens, which must fit (see `room`).
 
     Yields work, to be evaluated before the next item, and what whoever asked is to be told. The last chunk has a finish
-    reason and the result. `load_s` and `prepare_s`: seconds that went before, the latter part of the time to the first
-    token.
+    reason and the result. `thinking_open`: the prompt ends inside a thought. `load_s` and `prepare_s`: seconds that
+    went before, the latter part of the time to the first token.
     """
     begun = time.perf_counter()
     used, reading = count(spans), session.feeding(spans, limit)
@@ -91,9 +101,16 @@ def answer(
     reason: FinishReason = "length"
     chunks: list[Chunk] = []
     completion = 0
+    stream = ReplyStream(options.stop or (), ReplyParser(thinking_open))
+
+    def shown(token: int) -> bytes:
+        return vocab.piece(token, special=token in rules.visible)
+
+    tracker = ThoughtTracker(shown, thinking_open) if options.max_thinking_tokens is not None else None
     history = [i for span in spans for i in span.ids] if sampling.repetition_penalty != 1 else ()
     with Sampler(sampling, rules.suppressed, history, limit) as sampler:
-        for item in decoding(session, sampler, rules.end, limit, drafts):
+        chooser = Chooser(sampler, tracker, most_thought=options.max_thinking_tokens, thought_marks=rules.thought_marks)
+        for item in decoding(session, chooser, rules.end, limit, drafts):
             if isinstance(item, Step):
                 yield item
                 continue
@@ -103,7 +120,7 @@ def answer(
                 if token in rules.end:
                     reason = "stop"
                     break
-                new = stream.feed(vocab.piece(token, special=token in rules.visible))
+                new = stream.feed(shown(token))
                 chunks += new
                 yield from new
                 if stream.stopped:

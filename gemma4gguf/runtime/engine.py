@@ -20,8 +20,6 @@ import numpy as np
 
 from ..bundle.reading import DRAFTER, Bundle, Section
 from ..chat.rendering import Prompt, Segment
-from ..chat.reply import ReplyParser
-from ..chat.stream import ReplyStream
 from ..errors import ContextError, FormatError, NativeError
 from ..media.embedder import Embedder
 from ..native import library
@@ -141,7 +139,6 @@ class Engine:
         """
         started = time.perf_counter()
         self.bundle.text.check_unchanged()
-        stream = ReplyStream(options.stop or (), ReplyParser(prompt.thinking_open))
         prepared = self.spans(prompt.segments)
         warn_of_late_sound(prepared)
         limit = min(options.max_tokens or self.options.context.context, room(self.session, prepared))
@@ -156,9 +153,10 @@ class Engine:
                 self.weights.vocab,
                 self.rules,
                 prepared,
+                options,
                 sampling,
                 limit,
-                stream=stream,
+                thinking_open=prompt.thinking_open,
                 drafts=drafts,
                 load_s=load_s,
                 prepare_s=prepare_s,

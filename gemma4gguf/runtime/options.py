@@ -32,6 +32,7 @@ class GenerateOptions(TypedDict, total=False):
     """The options of one answer by name, for editors and type checkers; `Options` says what each may be."""
 
     max_tokens: int | None
+    max_thinking_tokens: int | None
     temperature: float | None
     top_k: int | None
     top_p: float | None
@@ -79,11 +80,15 @@ def _waiting(name: str, value: Any, expected: str) -> bool | float:
 class Options:
     """Checked options of one answer. None: what the model's own generation config says.
 
-    `max_tokens` None: until the context is full. `seed` None: a new one, told in the result.
+    `max_tokens` None: until the context is full. `max_thinking_tokens` None: no limit of its own. `seed` None: a new
+    one, told in the result.
     """
 
     max_tokens: int | None = _option(
         _whole(lambda v: v >= 1), "a whole number, at least 1", "Longest answer in tokens [until the context is full]."
+    )
+    max_thinking_tokens: int | None = _option(
+        _whole(lambda v: v >= 0), "a whole number, at least 0", "Longest thought in tokens; then the answer follows."
     )
     temperature: float | None = _option(
         _real(lambda v: 0 <= v < float("inf")), "0 (greedy) or more", "0 is greedy [the model's own]."
