@@ -5,12 +5,16 @@ In: an argument's name and value. Out: a plain int, float, text, list or path. R
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable, Sequence
 from numbers import Integral, Real
 from pathlib import Path
+from typing import Any, TypeVar
 
 from .errors import InputError
+
+Function = TypeVar("Function", bound=Callable[..., object])
 
 MOST_THREADS = 512  # ggml's own limit
 
@@ -51,3 +55,22 @@ def several(value: object) -> list[object]:
     if isinstance(value, list) or (isinstance(value, tuple) and not (len(value) == 2 and isinstance(value[1], Real))):
         return list(value)
     return [value]
+
+
+def showing(source: Callable[..., object], rest: str = "") -> Callable[[Function], Function]:
+    """Show the keywords of `source` in the signature of a function that takes them as `**options`.
+
+    For help() and the reference pages; type checkers read the function's own TypedDict. `rest`: the annotation of the
+    keywords that are not among them, where there are further ones.
+    """
+
+    def shown(function: Function) -> Function:
+        own = inspect.signature(function)
+        *first, options = own.parameters.values()
+        given = [p for p in inspect.signature(source).parameters.values() if p.kind is p.KEYWORD_ONLY]
+        last = [options.replace(annotation=rest)] if rest else []
+        more: Any = function
+        more.__signature__ = own.replace(parameters=[*first, *given, *last])
+        return function
+
+    return shown

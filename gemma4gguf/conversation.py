@@ -8,48 +8,56 @@ from __future__ import annotations
 
 import base64
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Protocol, TypeAlias, TypedDict
 
 from typing_extensions import Unpack
 
-from .arguments import several, whole
+from .arguments import several, showing, whole
 from .bundle.newfile import new_file
 from .chat.functions import Function
 from .chat.messages import prepare_messages, prepare_tools
 from .chat.saved import Saved
 from .chat.turns import starts, without_oldest
 from .errors import InputError
-from .media.audio import Clips
 from .media.encoded import clip_bytes, clip_format, picture_bytes, picture_type
-from .media.rgb import Images
 from .records import Chunk, Message, Result, Tokens, ToolCall
+from .runtime.asking import ChatOptions, OnFull, Turn, TurnOptions, parted
 from .runtime.fitting import LATEST_SOUND
-from .runtime.options import GenerateOptions
 
-OnFull: TypeAlias = Literal["error", "drop"]
-Progress: TypeAlias = Callable[[int, int], None]
 Tool: TypeAlias = "Mapping[str, object] | Callable[..., object]"
 Allow: TypeAlias = Callable[[ToolCall], "bool | str"]
 
 MAX_FILE_BYTES = 1 << 30
 
 
+class OpenedOptions(TypedDict, total=False):
+    """Keywords of `Gemma4.open_conversation`; `Conversation.open` has the defaults."""
+
+    tools: Sequence[Tool] | None
+    on_full: OnFull
+    most_calls: int
+    allow: Allow | None
+
+
+class ConversationOptions(TypedDict, total=False):
+    """Keywords of `Gemma4.conversation`; `Conversation` has the defaults."""
+
+    system: str | None
+    tools: Sequence[Tool]
+    thinking: bool
+    on_full: OnFull
+    most_calls: int
+    allow: Allow | None
+
+
 class Model(Protocol):
     """What a conversation needs of a model."""
 
     def stream_chat(
-        self,
-        messages: Sequence[Message],
-        *,
-        tools: Sequence[Mapping[str, object]] | None = None,
-        thinking: bool = False,
-        local_files: bool = False,
-        on_full: OnFull = "error",
-        on_progress: Progress | None = None,
-        **options: Unpack[GenerateOptions],
-    ) -> Iterator[Chunk]: ...
+        self, messages: Sequence[Message], **options: Unpack[ChatOptions]
+    ) -> Generator[Chunk, None, None]: ...
 
     def count_tokens(
         self, prompt: str | Sequence[Message], *, tools: Sequence[Mapping[str, object]] | None = None
@@ -105,45 +113,32 @@ class Conversation:
 
     # ── questions ────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def say(
-        self,
-        text: str | None = None,
-        *,
-        images: Images = (),
-        audio: Clips = (),
-        on_progress: Progress | None = None,
-        **options: Unpack[GenerateOptions],
-    ) -> Result:
+    @showing(Turn, "Unpack[GenerateOptions]")
+    def say(self, text: str | None = None, **options: Unpack[TurnOptions]) -> Result:
         """Ask, with pictures and sound, and return the answer. Without a text, go on after `tool_result`.
 
         `images` and `audio` as for `generate`: their bytes are kept. The result has `finish_reason` "tool_calls" where
         the model asks for a tool that is no function, or `most_calls` is reached.
         """
-        *_, last = self.stream(text, images=images, audio=audio, on_progress=on_progress, **options)
+        *_, last = self.stream(text, **options)
         assert last.result is not None
         return last.result
 
-    def stream(
-        self,
-        text: str | None = None,
-        *,
-        images: Images = (),
-        audio: Clips = (),
-        on_progress: Progress | None = None,
-        **options: Unpack[GenerateOptions],
-    ) -> Iterator[Chunk]:
+    @showing(Turn, "Unpack[GenerateOptions]")
+    def stream(self, text: str | None = None, **options: Unpack[TurnOptions]) -> Generator[Chunk, None, None]:
         """`say`, piece by piece. Before each call of a function there is a chunk with its `tool_calls` and `result`."""
         before = self._messages
-        asked = [*before, *self._question(text, images, audio)]
+        turn, rest = parted(Turn, options)
+        asked = [*before, *self._question(text, turn)]
 
-        def ask(messages: Sequence[Message]) -> Iterator[Chunk]:
+        def ask(messages: Sequence[Message]) -> Generator[Chunk, None, None]:
             return self._model.stream_chat(
                 messages,
                 tools=self._tools or None,
                 thinking=self._thinking,
                 on_full=self._on_full,
-                on_progress=on_progress,
-                **options,
+                on_progress=turn.on_progress,
+                **rest,
             )
 
         return self._answering(before, asked, ask, ask(asked))
@@ -152,9 +147,9 @@ class Conversation:
         self,
         before: list[Message],
         messages: list[Message],
-        ask: Callable[[Sequence[Message]], Iterator[Chunk]],
-        chunks: Iterator[Chunk],
-    ) -> Iterator[Chunk]:
+        ask: Callable[[Sequence[Message]], Generator[Chunk, None, None]],
+        chunks: Generator[Chunk, None, None],
+    ) -> Generator[Chunk, None, None]:
         """Answers, and calls between them. The conversation changes once, before the last chunk is given out."""
         dropped = 0
         for calls_made in range(self._most_calls + 1):
@@ -206,15 +201,16 @@ class Conversation:
             answered.append(message.get("tool_call_id"))
         return []
 
-    def _question(self, text: str | None, images: Images, audio: Clips) -> list[Message]:
+    def _question(self, text: str | None, turn: Turn) -> list[Message]:
+        images, audio = several(turn.images), several(turn.audio)
         if waiting := self._open_calls():
             raise InputError(f"{len(waiting)} tool calls wait for an answer: give each a tool_result, then say()")
         if text is None:
-            if several(images) or several(audio) or self._messages[-1:] == [] or self._messages[-1]["role"] != "tool":
+            if images or audio or self._messages[-1:] == [] or self._messages[-1]["role"] != "tool":
                 raise InputError("text: expected a question; only after tool_result is there something to go on from")
             return []
-        seen = [_picture(picture_bytes(image)) for image in several(images)]  # type: ignore[arg-type]
-        heard = [_clip(clip_bytes(clip)) for clip in several(audio)]  # type: ignore[arg-type]
+        seen = [_picture(picture_bytes(image)) for image in images]  # type: ignore[arg-type]
+        heard = [_clip(clip_bytes(clip)) for clip in audio]  # type: ignore[arg-type]
         if not seen and not heard:
             return [{"role": "user", "content": text}]
         parts: list[object] = [*seen, {"type": "text", "text": text}]
@@ -277,8 +273,7 @@ class Conversation:
         if saved.attached:
             raise InputError(f"{where}: has attachments without a question; ask it in the command line's chat first")
         declared = saved.tools if tools is None else tools
-        how: dict[str, Any] = {"on_full": on_full, "most_calls": most_calls, "allow": allow}
-        found = cls(model, tools=declared, thinking=saved.thinking, **how)
+        found = cls(model, tools=declared, thinking=saved.thinking, on_full=on_full, most_calls=most_calls, allow=allow)
         found._messages, found.dropped = [*saved.messages], saved.dropped
         return found
 

@@ -157,7 +157,7 @@ def memory(work: Path, asked: list[Any], prompts: int) -> bool:
             )
             if number % 11 == 0:
                 next(chunks)
-                chunks.close()  # type: ignore[attr-defined]
+                chunks.close()
             else:
                 for _ in chunks:
                     pass

@@ -150,7 +150,8 @@ def signature(name: str, function: Any) -> str:
 
 def options_table(function: Any) -> str:
     """The TypedDict that a function's keyword arguments are unpacked from: its table, or a link where it is public."""
-    unpacked = (re.fullmatch(r"(?:\w+\.)?Unpack\[(\w+)\]", str(a)) for a in function.__annotations__.values())
+    told = [str(p.annotation) for p in inspect.signature(function).parameters.values()]
+    unpacked = (re.fullmatch(r"(?:\w+\.)?Unpack\[(\w+)\]", annotation) for annotation in told)
     name = next((found[1] for found in unpacked if found), "")
     if name in gemma4gguf.__all__:
         return f"Options: [{name}](#{name.lower()})"

@@ -73,7 +73,7 @@ def test_many_prompts_leave_memory_flat(bundle: Path) -> None:
             chunks = model.stream(f"{i} {prompt}", temperature=0, max_tokens=6, **how)
             if i % 7 == 0:
                 next(chunks)
-                chunks.close()  # type: ignore[attr-defined]
+                chunks.close()
             else:
                 list(chunks)
             used.append(resident_mb())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -125,7 +125,7 @@ def test_what_fails_or_is_left_changes_nothing(model: Gemma4) -> None:
         assert chat.messages == before
     stream = chat.stream("Count.", **GREEDY)
     next(stream)
-    stream.close()  # type: ignore[attr-defined]
+    stream.close()
     assert chat.messages == before
     for chunk in chat.stream("Who are you?", **GREEDY):
         if chunk.result:
@@ -200,7 +200,7 @@ class Forgetful:
     def __init__(self, model: Gemma4) -> None:
         self._model, self.count_tokens = model, model.count_tokens
 
-    def stream_chat(self, messages: Sequence[Message], **how: Any) -> Iterator[Chunk]:
+    def stream_chat(self, messages: Sequence[Message], **how: Any) -> Generator[Chunk, None, None]:
         return self._model.stream_chat([m for m in messages if m["role"] == "user"], **how)
 
 

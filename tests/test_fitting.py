@@ -53,7 +53,7 @@ def test_counts_are_those_of_the_answer_and_load_no_weights(tiny_bundle: Path) -
             model.count_tokens("<bos>a b", raw=True),
         ]
         ids = model.tokenize("What is 47 + 38?")
-        assert model._engine is None
+        assert not model._parts.loaded
         answered = [
             model.generate("What?", **seen, **GREEDY),
             model.chat(messages, tools=[tool], **GREEDY),

@@ -110,7 +110,7 @@ def test_an_abandoned_stream_leaves_the_model_usable(model: Gemma4) -> None:
         stream = model.stream("What can you do?", **GREEDY)
         for _ in range(left_after):
             next(stream)
-        stream.close()  # type: ignore[attr-defined]
+        stream.close()
         assert model.generate("Who are you?", **GREEDY).text == expected
 
 
@@ -197,7 +197,7 @@ def test_a_text_only_bundle_refuses_pictures_before_any_work(make_bundle: Callab
     with Gemma4(make_bundle("Q8_0", text_only=True)) as model:
         with pytest.raises(MissingPartError, match="no multimodal embedder"):
             model.generate("What?", images=[CAT])
-        assert model._engine is None, "nothing was loaded for a question that cannot be answered"
+        assert not model._parts.loaded, "nothing was loaded for a question that cannot be answered"
         assert model.generate("Hello", **GREEDY).text
 
 
@@ -271,7 +271,7 @@ def test_threads_share_one_copy_of_the_weights_and_take_turns(
             super().__init__(bundle, options)
             made.append(self)
 
-    monkeypatch.setattr("gemma4gguf.model.Engine", Counted)
+    monkeypatch.setattr("gemma4gguf.runtime.parts.Engine", Counted)
     for _ in range(5):
         with Gemma4(tiny_bundle, threads=1, draft=3) as model:
             made.clear()

@@ -42,6 +42,7 @@ def main() -> None:
                 reveal_type(chunk.result)
             reveal_type(model.chat([result.message()], thinking=True, min_p=0.1))
             reveal_type(model.stream_chat([{"role": "user", "content": "Hi"}], max_tokens=3, local_files=True))
+            model.stream("What?").close()
             reveal_type(model.evaluate("Hi").logits)
             reveal_type(model.template)
             chat: g.Conversation = model.conversation(system="Be brief.", tools=[weather], on_full="drop")
@@ -54,6 +55,7 @@ def main() -> None:
             reveal_type(
                 g.Conversation.open(model, "chat.json", tools=[weather], allow=lambda call: call.name == "weather")
             )
+            reveal_type(model.open_conversation("chat.json", most_calls=3, on_full="error"))
             reveal_type(model.tokenize("Hi"))
             reveal_type(model.count_tokens("Hi", images=b"b"))
             reveal_type(model.chat([{"role": "user", "content": "Hi"}], on_full="drop").dropped_turns)

@@ -1,0 +1,100 @@
+"""How a bundle is opened: every option of `Gemma4`, checked before a file is touched.
+
+In: options as users give them, then the opened bundle. Out: how its engine is to be made.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias, TypedDict
+
+from ..arguments import MOST_THREADS, one_of, whole
+from ..bundle.reading import DRAFTER, Bundle
+from ..bundle.settings import image_budget
+from ..errors import InputError
+from ..media.image import check_budget
+from ..native.context import FLASH_ATTENTION, KV_TYPES, ContextOptions
+from .engine import EngineOptions
+
+MOST_PARALLEL = 16
+MIN_MICRO_BATCH = 512  # rows that are computed together
+MOST_DRAFTS = ContextOptions.outputs - 1  # tokens drafted in one step: they and the one before them need logits
+
+KVType: TypeAlias = Literal["f32", "f16", "bf16", "q8_0", "q4_0"]
+
+
+class OpenOptions(TypedDict, total=False):
+    """Keywords of `Gemma4`; `Opening` has the defaults."""
+
+    context: int | None
+    threads: int | None
+    gpu_layers: int | Literal["auto"] | None
+    kv_type: KVType
+    flash_attention: Literal["auto", "on", "off"]
+    image_tokens: int | None
+    draft: int | Literal["auto", "off"]
+    parallel: int
+    cache_memory: int
+    debug: bool
+    force: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opening:
+    """Options of `Gemma4`, where they are explained. Raises InputError for what can be told without the file."""
+
+    context: int | None = None
+    threads: int | None = None
+    gpu_layers: int | Literal["auto"] | None = None
+    kv_type: KVType = "f16"
+    flash_attention: Literal["auto", "on", "off"] = "auto"
+    image_tokens: int | None = None
+    draft: int | Literal["auto", "off"] = "auto"
+    parallel: int = 1
+    cache_memory: int = 1 << 30  # bytes
+    debug: bool = False
+    force: bool = False
+
+    def __post_init__(self) -> None:
+        if self.draft not in ("auto", "off"):
+            whole("draft", self.draft, lambda v: 0 <= v <= MOST_DRAFTS, f"auto, off or a number up to {MOST_DRAFTS}")
+        if self.gpu_layers not in (None, "auto"):
+            whole("gpu_layers", self.gpu_layers, lambda v: v >= -1, "auto or a whole number")
+        one_of("kv_type", self.kv_type, tuple(KV_TYPES))
+        one_of("flash_attention", self.flash_attention, tuple(FLASH_ATTENTION))
+        if self.context is not None:
+            whole("context", self.context, lambda v: v >= 1, "a whole number, at least 1")
+        if self.threads is not None:
+            expected = f"a whole number, 1 to {MOST_THREADS}"
+            whole("threads", self.threads, lambda v: 1 <= v <= MOST_THREADS, expected)
+        whole("parallel", self.parallel, lambda v: 1 <= v <= MOST_PARALLEL, f"1 to {MOST_PARALLEL}")
+        whole("cache_memory", self.cache_memory, lambda v: v >= 0, "bytes, at least 0")
+
+    def engine_options(self, bundle: Bundle) -> EngineOptions:
+        """The same for a checked bundle. A context of 0 is still to be chosen."""
+        metadata = bundle.text.metadata
+        image_tokens = image_budget(metadata) if self.image_tokens is None else self.image_tokens
+        check_budget(image_tokens)
+        limit = metadata["gemma4.context_length"]
+        if self.context is not None and self.context > limit:
+            raise InputError(f"context is {self.context:,}, the model was made for at most {limit:,}")
+        if self.draft not in ("auto", "off", 0):
+            bundle.require(DRAFTER)
+        micro_batch = max(MIN_MICRO_BATCH, image_tokens)  # a picture is one micro-batch, whatever the budget
+        return EngineOptions(
+            ContextOptions(
+                context=int(self.context or 0),
+                sequences=int(self.parallel),
+                batch=micro_batch,
+                micro_batch=micro_batch,
+                outputs=ContextOptions.outputs * int(self.parallel),
+                threads=None if self.threads is None else int(self.threads),
+                kv_type=self.kv_type,
+                flash_attention=self.flash_attention,
+            ),
+            image_tokens=image_tokens,
+            gpu_layers=-1 if self.gpu_layers in (None, "auto") else int(self.gpu_layers),
+            draft=self.draft if self.draft == "auto" else 0 if self.draft == "off" else int(self.draft),
+            debug=self.debug,
+            cache_memory=int(self.cache_memory),
+        )
