@@ -22,7 +22,8 @@ from numpy.typing import ArrayLike, NDArray
 from ..arguments import local_path
 from ..bundle.projector import FRAME_SAMPLES
 from ..errors import InputError
-from .kinds import HEAD_BYTES, recognised
+from . import containers
+from .kinds import HEAD_BYTES, kind_of, recognised
 from .promise import promise
 
 SAMPLE_RATE = 16_000  # Hz
@@ -33,6 +34,8 @@ SOURCE_RATES = (1_000, 1_000_000)  # Hz; any other rate is taken for an error in
 MAX_CHANNELS = 64  # an array with more is taken for a transposed one
 LOUDEST = 16.0  # times full scale; louder floats are taken for integer samples that were not scaled
 _NO_LENGTH = 1 << 62  # libsndfile's `frames` of a file whose length is unknown are above it
+_OTHER_ENCODING = frozenset({4, 161})  # libsndfile's codes: a known container, but not what is in it
+_LOOSE_SECONDS = 0.1  # by which other programs' headers differ from what they hold
 BLOCK_SAMPLES = 1 << 18  # decoded and resampled at a time: memory use follows the data, not the length in the header
 
 AudioInput: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | tuple[ArrayLike, float]
@@ -57,7 +60,7 @@ def frame(audio: AudioInput) -> NDArray[np.float32]:
     AU header does not say how long it is, as a recorder leaves it that was stopped early.
     Source: transformers 5.24 Gemma4UnifiedAudioFeatureExtractor and load_audio.
     """
-    samples = _read(audio)
+    samples = np.concatenate(list(listen(audio)))
     count = -(-len(samples) // FRAME_SAMPLES)
     frames = np.zeros((count, FRAME_SAMPLES), np.float32)
     frames.reshape(-1)[: len(samples)] = samples
@@ -69,22 +72,24 @@ def frame(audio: AudioInput) -> NDArray[np.float32]:
     return frames
 
 
-def _read(audio: AudioInput) -> _Samples:
+def listen(audio: AudioInput) -> Iterator[NDArray[np.float32]]:
+    """A clip as blocks of float32 [n]: 16 kHz mono, -1 to 1. For `audio` and errors see `frame`; no length warns."""
     if isinstance(audio, (bytes, bytearray, memoryview)):
-        return _decode(io.BytesIO(audio), f"the clip ({len(audio):,} bytes)")
-    if isinstance(audio, (str, os.PathLike)):
+        yield from _decode(io.BytesIO(audio), f"the clip ({len(audio):,} bytes)")
+    elif isinstance(audio, (str, os.PathLike)):
         name = os.fspath(audio)
         with _decoding(name):
             file = open(local_path(audio), "rb")  # noqa: SIM115 (closed below)
         with file:
-            return _decode(file, name)
-    if isinstance(audio, tuple) and len(audio) == 2:
-        return _from_samples(*audio)
-    if hasattr(audio, "read"):
-        return _decode(audio, "the open file")
-    raise InputError(
-        f"a clip given as {type(audio).__name__}: expected a path, bytes, an open file, or (samples, rate)"
-    )
+            yield from _decode(file, name)
+    elif isinstance(audio, tuple) and len(audio) == 2:
+        yield from _from_samples(*audio)
+    elif hasattr(audio, "read"):
+        yield from _decode(audio, "the open file")
+    else:
+        raise InputError(
+            f"a clip given as {type(audio).__name__}: expected a path, bytes, an open file, or (samples, rate)"
+        )
 
 
 # ── files ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -98,16 +103,16 @@ class _Seekable:
     """
 
     def __init__(self, file: IO[bytes]) -> None:
-        self._file = file if file.seekable() else io.BytesIO(file.read())
-        self.tell = self._file.tell
-        self.head = self._file.read(HEAD_BYTES)
-        self.promise = promise(self._file)
-        self.size = self._file.seek(0, os.SEEK_END)
-        self._file.seek(0)
+        self.file = file if file.seekable() else io.BytesIO(file.read())
+        self.tell = self.file.tell
+        self.head = self.file.read(HEAD_BYTES)
+        self.promise = promise(self.file)
+        self.size = self.file.seek(0, os.SEEK_END)
+        self.file.seek(0)
 
     def read(self, count: int) -> bytes:
-        start = self._file.tell()
-        data = self._file.read(count)
+        start = self.file.tell()
+        data = self.file.read(count)
         at = self.promise.length_at - start if self.promise and self.promise.stated is None else -4
         if not -4 < at < len(data):
             return data
@@ -118,8 +123,8 @@ class _Seekable:
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         with suppress(OSError, ValueError):
-            self._file.seek(offset, whence)
-        return self._file.tell()
+            self.file.seek(offset, whence)
+        return self.file.tell()
 
 
 class _FrontToEnd(soundfile.SoundFile):  # type: ignore[misc]  # soundfile has no types
@@ -129,13 +134,53 @@ class _FrontToEnd(soundfile.SoundFile):  # type: ignore[misc]  # soundfile has n
         return False
 
 
-def _decode(file: IO[bytes], name: str) -> _Samples:
+def _decode(file: IO[bytes], name: str) -> Iterator[_Samples]:
     with _decoding(name):
         source = _Seekable(file)
-    with _decoding(name, source.head):
-        sound = _FrontToEnd(source)
+    try:
+        with _decoding(name, source.head):
+            sound = _FrontToEnd(source)
+    except InputError as refused:
+        demuxer = _demuxer(source.head, refused.__cause__)
+        if not demuxer:
+            raise
+        yield from _by_pyav(source, demuxer, name, refused)
+        return
     with sound:
-        return _to_model_rate(_blocks(sound, name, source), sound.samplerate, name)
+        yield from _at_model_rate(_blocks(sound, name, source), sound.samplerate, name)
+
+
+def _demuxer(head: bytes, refused: BaseException | None) -> str:
+    """PyAV's name for a file that libsndfile has refused; empty where PyAV is not asked.
+
+    It is not asked about damaged files of libsndfile's own kinds: it would make noise of them.
+    """
+    kind = kind_of(head)
+    if kind is None or containers.av() is None:
+        return ""
+    return kind.demuxer if kind.extra or getattr(refused, "code", 0) in _OTHER_ENCODING else ""
+
+
+def _by_pyav(source: _Seekable, demuxer: str, name: str, refused: InputError) -> Iterator[_Samples]:
+    done = 0
+
+    def blocks(sound: containers.Sound) -> Iterator[_Samples]:
+        nonlocal done
+        for block in sound.blocks():
+            done += len(block)
+            yield _mono(block)
+
+    try:
+        with containers.opened(source.file, demuxer, name) as container:
+            sound = containers.Sound(container, demuxer, name)
+            yield from _at_model_rate(blocks(sound), sound.rate, name)
+    except InputError as error:
+        raise InputError(f"{error}; {recognised(source.head, 'sound', extra=True)}".rstrip("; ")) from refused
+    seconds, stated = done / sound.rate, sound.stated or 0
+    if sound.damaged:
+        _warn(f"{name}: {sound.damaged:,} of its packets are damaged and were left out; {seconds:.2f} s were read")
+    elif stated - seconds > _LOOSE_SECONDS:
+        _warn(f"{name}: ends after {seconds:.2f} s, its header says {stated:.2f} s: it may be cut off")
 
 
 def _blocks(sound: Any, name: str, source: _Seekable) -> Iterator[_Samples]:
@@ -185,7 +230,7 @@ def _decoding(name: str, head: bytes | None = None) -> Iterator[None]:
 # ── samples ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _from_samples(samples: ArrayLike, rate: float) -> _Samples:
+def _from_samples(samples: ArrayLike, rate: float) -> Iterator[_Samples]:
     if not isinstance(rate, Real) or isinstance(samples, Real):
         raise InputError("a clip given as two values: expected (samples, rate in Hz), in this order")
     try:
@@ -203,7 +248,7 @@ def _from_samples(samples: ArrayLike, rate: float) -> _Samples:
     _check_length(len(array), rate, "the clip")
     starts = range(0, len(array), BLOCK_SAMPLES)
     blocks = (_mono(_scaled(array[i : i + BLOCK_SAMPLES])) for i in starts)
-    return _to_model_rate(blocks, rate, "the clip")
+    yield from _at_model_rate(blocks, rate, "the clip")
 
 
 def _scaled(array: NDArray[Any]) -> _Samples:
@@ -224,26 +269,24 @@ def _mono(block: _Samples) -> _Samples:
     return np.asarray(block.mean(axis=1), np.float32)
 
 
-def _to_model_rate(blocks: Iterable[_Samples], rate: float, name: str) -> _Samples:
-    """Mono blocks at `rate` Hz -> one array at 16 kHz, its length exactly ceil(n * 16000 / rate)."""
+def _at_model_rate(blocks: Iterable[_Samples], rate: float, name: str) -> Iterator[_Samples]:
+    """Mono blocks at `rate` Hz -> blocks at 16 kHz, ceil(n * 16000 / rate) samples in all."""
     _check_rate(rate, name)
     stream = None if rate == SAMPLE_RATE else soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
-    count, out = 0, []
+    count = given = 0
     for block in blocks:
         _check(block, count, name)
         count += len(block)
         _check_length(count, rate, name)
-        out.append(stream.resample_chunk(block) if stream else block)
+        out = stream.resample_chunk(block) if stream else block
+        given += len(out)
+        yield out
     if not count:
         raise InputError(f"{name}: has no samples: it is empty or cut off; give a clip with sound in it")
-    if not stream:
-        return np.concatenate(out)
-    out.append(stream.resample_chunk(np.zeros(0, np.float32), last=True))
-    wanted = int(-(-count * SAMPLE_RATE // rate))
-    samples = np.zeros(wanted, np.float32)
-    resampled = np.concatenate(out)[:wanted]
-    samples[: len(resampled)] = resampled
-    return samples
+    if stream:
+        left = int(-(-count * SAMPLE_RATE // rate)) - given
+        rest = stream.resample_chunk(np.zeros(0, np.float32), last=True)[:left]
+        yield np.pad(rest, (0, left - len(rest)))
 
 
 def _check_rate(rate: float, name: str) -> None:

@@ -16,7 +16,7 @@ from PIL import Image
 from ..bundle.projector import CHANNELS, PATCH_SIDE, PATCH_VALUES
 from ..bundle.settings import BUDGETS, DEFAULT_BUDGET
 from ..errors import InputError
-from .rgb import ImageInput, to_rgb
+from .rgb import ImageInput, to_picture
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,11 +47,10 @@ def patchify(image: ImageInput, max_soft_tokens: int = DEFAULT_BUDGET) -> Patche
     Source: transformers 5.24 Gemma4UnifiedImageProcessor; Pillow's bicubic differs from it by at most 2/255.
     """
     check_budget(max_soft_tokens)
-    rgb = to_rgb(image)
-    width, height = rgb.size
+    rgb, (width, height), box = to_picture(image)
     size = target_size(width, height, max_soft_tokens)
     if rgb.size != size:
-        rgb = rgb.resize(size, Image.Resampling.BICUBIC)
+        rgb = rgb.resize(size, Image.Resampling.BICUBIC, box)
     columns, rows = size[0] // PATCH_SIDE, size[1] // PATCH_SIDE
     pixels = cut(np.asarray(rgb))
     x, y = np.meshgrid(np.arange(columns, dtype=np.int32), np.arange(rows, dtype=np.int32))  # [rows, columns] each

@@ -6,46 +6,24 @@ module does not know patches or budgets.
 
 from __future__ import annotations
 
-import io
-import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import IO, Any, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import Image
 
-from ..arguments import local_path
 from ..errors import InputError
-from .kinds import HEAD_BYTES, recognised
-from .png import SIGNATURE, without_large_texts
+from .picture import FORMATS as FORMATS
+from .picture import MAX_BYTES as MAX_BYTES
+from .picture import FileInput, Picture, check_size, loaded, whole
 
-ImageInput: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Image.Image | NDArray[Any]
+ImageInput: TypeAlias = FileInput | NDArray[Any]
 Images: TypeAlias = ImageInput | Sequence[ImageInput] | None
 
-# Formats that Pillow may read from untrusted bytes: raster images only. Left out on purpose: EPS runs Ghostscript, WMF
-# calls the operating system, and TGA and others have no signature, so they would match files that are not pictures.
-FORMATS = (
-    *("PNG", "JPEG", "WEBP", "GIF", "AVIF", "TIFF", "BMP", "DIB", "PPM"),
-    *("JPEG2000", "ICO", "ICNS", "QOI", "PCX", "SGI", "DDS", "PSD"),
-)
-
-# EXIF orientation -> the transposition that puts the picture upright. 1 is upright; unknown values are ignored.
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 _ALPHA_MODES = frozenset({"RGBA", "LA", "PA", "RGBa", "La"})
 _GREY_16 = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N"})
 _MAX_16 = 65_535
-MAX_BYTES = 1 << 29  # of a decoded picture; a small file may decode to gigabytes
-_PIXEL_BYTES = 4  # Pillow keeps RGB in as many, and every picture becomes RGB
 _BAND = 1 << 22  # pixels that are put on white at a time
 
 
@@ -55,110 +33,22 @@ def to_rgb(image: ImageInput) -> Image.Image:
     Files: the first frame of an animation. PIL images: any mode, at their current frame; 16-bit grey and `I` hold 0 to
     65535 and are scaled, `F` holds 0 to 1. Arrays: [H, W] or [H, W, 1, 3 or 4] (grey, RGB, RGBA) of bool, uint8,
     uint16 (0 to 65535, scaled) or floats from 0 to 1. Unreadable EXIF is ignored. A picture of more than 134 million
-    pixels (512 MiB) is refused before it is decoded.
+    pixels (512 MiB) is refused before it is decoded; a JPEG of up to a billion shrinks while it is decoded.
     """
+    return to_picture(image).image
+
+
+def to_picture(image: ImageInput) -> Picture:
+    """`to_rgb`, and what it takes to resize the picture. Raises InputError."""
     if isinstance(image, np.ndarray):
         if image.ndim > 1:
-            _check_size(f"a picture array of shape {image.shape}", image.shape[1], image.shape[0])
-        return _on_white(_from_array(image))
-    name, loaded = _loaded(image)
+            check_size(f"a picture array of shape {image.shape}", image.shape[1], image.shape[0])
+        return whole(_on_white(_from_array(image)))
+    name, found = loaded(image)
     try:
-        return _on_white(loaded)
+        return found._replace(image=_on_white(found.image))
     except InputError as error:
         raise InputError(f"{name}: {error}") from error
-
-
-def _loaded(
-    image: str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Image.Image,
-) -> tuple[str, Image.Image]:
-    """A name for messages, and the picture, upright and with its pixels in memory."""
-    if isinstance(image, Image.Image):
-        name = f"the picture ({image.mode}, {image.width} x {image.height})"
-        _check_size(name, image.width, image.height)
-        with _decoding(name):
-            return name, _upright(image)
-    if isinstance(image, (bytes, bytearray, memoryview)):
-        name = f"the picture ({len(image):,} bytes)"
-        return name, _decode(io.BytesIO(image), name)
-    if isinstance(image, (str, os.PathLike)):
-        name = os.fspath(image)
-        with _decoding(name):
-            file = open(local_path(image), "rb")  # noqa: SIM115 (closed below)
-        with file:
-            return name, _decode(file if file.seekable() else io.BytesIO(file.read()), name)
-    if hasattr(image, "read"):
-        return "the open file", _decode(image, "the open file")
-    raise InputError(
-        f"a picture given as {type(image).__name__}: expected a path, bytes, an open file, a PIL image or an array"
-    )
-
-
-@contextmanager
-def _decoding(name: str, head: bytes = b"") -> Iterator[None]:
-    """Turn what the decoder raises into an InputError that begins with the picture's name.
-
-    `head`: the file's first bytes, by which its kind can be told.
-
-    Pillow lets exceptions of many types out of damaged files, so all are caught. Nothing but Pillow may run inside: an
-    error of our own is not damage.
-    """
-    try:
-        yield
-    except UnidentifiedImageError as error:
-        kind = recognised(head, "picture")
-        known = "not a picture in a known format (PNG, JPEG, WebP, GIF, TIFF, …)"
-        raise InputError(f"{name}: {known}" + (f": {kind}" if kind else "")) from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise InputError(f"{name}: too many pixels to decode safely; make it smaller first ({error})") from error
-    except Exception as error:
-        if isinstance(error, OSError) and error.strerror:
-            raise InputError(f"{name}: {error.strerror}") from error
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"{name}: the picture is damaged or incomplete ({reason})") from error
-
-
-def _decode(file: IO[bytes], name: str) -> Image.Image:
-    with _decoding(name):
-        start = file.tell()
-        head = file.read(HEAD_BYTES)
-        file.seek(start)
-    try:
-        return _opened(file, name, head)
-    except InputError as error:
-        if not (head.startswith(SIGNATURE) and isinstance(error.__cause__, ValueError)):
-            raise
-    with _decoding(name):
-        file.seek(start)
-        lighter = without_large_texts(file.read())
-    return _opened(io.BytesIO(lighter), name, head)
-
-
-def _opened(file: IO[bytes], name: str, head: bytes) -> Image.Image:
-    Image.init()
-    with _decoding(name, head):
-        image = Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN])
-    with image:
-        _check_size(name, image.width, image.height)
-        with _decoding(name):
-            return _upright(image)
-
-
-def _check_size(name: str, width: int, height: int) -> None:
-    if width * height * _PIXEL_BYTES > MAX_BYTES:
-        raise InputError(
-            f"{name}: {width:,} x {height:,} pixels are too many pixels to decode safely (at most "
-            f"{MAX_BYTES // _PIXEL_BYTES:,}); make it smaller first"
-        )
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    image.load()  # first, because the TIFF reader applies and removes the orientation while loading
-    try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation)
-    except Exception:  # a damaged EXIF block does not make the picture unreadable
-        return image
-    method = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
-    return image if method is None else image.transpose(method)
 
 
 def _on_white(image: Image.Image) -> Image.Image:

