@@ -19,7 +19,7 @@ BASE = {"gemma4gguf.errors", "gemma4gguf.arguments", "gemma4gguf.version", "gemm
 FILES = BASE | {"gemma4gguf.bundle", "gemma4gguf.native"}
 STAGES = FILES | {"gemma4gguf.media", "gemma4gguf.chat"}
 ENGINE = STAGES | {"gemma4gguf.runtime"}
-COMMANDS_SHARE = {f"gemma4gguf.cli.{name}" for name in ("signals", "show", "common", "options", "answering")}
+COMMANDS_SHARE = {f"gemma4gguf.cli.{name}" for name in ("signals", "show", "common", "options", "answering", "bundled")}
 ALLOWED: Mapping[str, set[str]] = {
     "gemma4gguf.errors": set(),
     "gemma4gguf.version": set(),
@@ -40,6 +40,7 @@ ALLOWED: Mapping[str, set[str]] = {
     "gemma4gguf.cli.show": set(),
     "gemma4gguf.cli.common": {"gemma4gguf.errors", "gemma4gguf.bundle", "gemma4gguf.cli.show"},
     "gemma4gguf.cli.options": {"gemma4gguf.runtime"},
+    "gemma4gguf.cli.bundled": {"gemma4gguf.errors", "converters"},
     "gemma4gguf.cli.answering": {"gemma4gguf.records", "gemma4gguf.cli.show"},
     "gemma4gguf.cli.chat": ENGINE | {"gemma4gguf.model"} | COMMANDS_SHARE,
     "gemma4gguf.cli": ENGINE

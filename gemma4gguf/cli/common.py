@@ -34,6 +34,8 @@ def found(*parameters: str) -> Callable[[Function], Function]:
     """For commands that take models: a path, a name in the models folder or a pulled Hub id becomes a path."""
 
     def paths(given: Any) -> Any:
+        if given is None:
+            return None
         return tuple(map(_model, given)) if isinstance(given, tuple) else _model(given)
 
     def decorate(function: Function) -> Function:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,10 @@ import click
 
 from ..errors import InputError
 from .answering import speed
+from .bundled import MODELS, TINY, converted
 from .common import common, debug_option, print_json
 from .show import size
 
-MODELS = Path(__file__).parent.parent.parent / "models"  # beside the package in a checkout; a wheel has none
 WEATHER = {
     "type": "function",
     "function": {
@@ -63,27 +62,18 @@ def demo(checkpoint: Path | None, as_json: bool, debug: bool) -> None:
 
     CHECKPOINT is another checkpoint folder to use in its place.
     """
-    from converters import convert
-
     from ..model import Gemma4
 
-    source = checkpoint or MODELS / "tiny"
-    if not source.is_dir():
-        raise InputError(
-            f"{source}: the demo's model is not part of an installed package; run it in a clone of the repository"
-        )
     for name in filter(None, (medium for question in QUESTIONS for medium in (question.image, question.audio))):
         if not (MODELS / "demo" / name).is_file():
             raise InputError(f"{MODELS / 'demo' / name}: not there; run the demo in a clone of the repository")
-    drafter = source.with_name(f"{source.name}-assistant")
     report = []
-    with tempfile.TemporaryDirectory(prefix="gemma4gguf-demo-") as folder:
-        done = convert(source, Path(folder) / "demo.gguf", quant="Q8_0", drafter=drafter if drafter.is_dir() else None)
-        assert done.path is not None
+    source = checkpoint or TINY
+    with converted(source) as (path, done):
         if not as_json:
             parts = ", ".join(section.architecture for section in done.plan.sections)
             click.echo(f"Converted {source.name} to one file: {size(done.size)} in {done.seconds:.1f} s ({parts})")
-        with Gemma4(done.path, context=4096, debug=debug) as model:
+        with Gemma4(path, context=4096, debug=debug) as model:
             for question in QUESTIONS:
                 result = model.chat(
                     question.messages(MODELS / "demo"),
