@@ -176,6 +176,11 @@ class Gemma4:
         return self._composer.count(self._composer.chat(prompt, chat))
 
     @property
+    def context(self) -> int:
+        """Positions that prompt and answer may have together."""
+        return self._parts.options.context.context
+
+    @property
     def template(self) -> str | None:
         """The bundle's own chat template; None where it has none, for gemma4gguf's."""
         return self._composer.template

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from gguf import TokenType
+from gguf import LlamaFileType, TokenType
 
 from .container import LazyStrings
 
@@ -51,6 +51,14 @@ def end_tokens(metadata: Mapping[str, Any]) -> list[str]:
     tokens = metadata.get(TOKENS)
     own = [text for text in END_TOKENS if not isinstance(tokens, LazyStrings) or text in tokens]
     return list(dict.fromkeys([*(metadata[TOKENS][i] for i in _listed(metadata)), *own]))
+
+
+def file_type(number: object) -> str | None:
+    """What `general.file_type` says, such as Q4_K_M; None for an unknown number."""
+    try:
+        return str(LlamaFileType(number).name.removeprefix("MOSTLY_").removeprefix("ALL_"))
+    except ValueError:
+        return None
 
 
 def _listed(metadata: Mapping[str, Any]) -> list[int]:

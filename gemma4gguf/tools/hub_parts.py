@@ -18,10 +18,10 @@ from gguf import LlamaFileType
 from ..bundle import split
 from ..bundle.container import leading_keys, read_header
 from ..bundle.reading import DRAFTER, EMBEDDER, NAMES, TEXT, Section, check_unsplit, listed_sections
+from ..bundle.settings import file_type
 from ..bundle.writing import Part, part_of, planned_section
 from ..errors import FormatError, InputError
 from .hub import HEAD, HubFile, RemoteBytes, Repository
-from .inspect import file_type
 
 DEFAULT_TYPES = ("Q4_K_M", "Q4_0", "UD-Q4_K_XL", "Q5_K_M", "Q8_0", "BF16")  # of a text model, the first that is there
 FILE_TYPES = {file_type(kind) for kind in LlamaFileType}  # those that a header can tell

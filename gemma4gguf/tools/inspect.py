@@ -10,11 +10,10 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-import gguf
 import numpy as np
 
 from ..bundle.reading import KEY, NAMES, TEXT, Bundle, Section
-from ..bundle.settings import end_tokens
+from ..bundle.settings import end_tokens, file_type
 from ..bundle.validation import vocabulary
 from ..errors import FormatError
 
@@ -68,14 +67,6 @@ def _section(section: Section) -> dict[str, Any]:
 def _short(value: Any) -> Any:
     """0.95 instead of the nearest float32's 0.949999988079071."""
     return float(f"{value:.7g}") if isinstance(value, float) else value
-
-
-def file_type(number: object) -> str | None:
-    """What `general.file_type` says, such as Q4_K_M; None for an unknown number."""
-    try:
-        return str(gguf.LlamaFileType(number).name.removeprefix("MOSTLY_").removeprefix("ALL_"))
-    except ValueError:
-        return None
 
 
 def _tokens(text: Section) -> Sequence[str]:

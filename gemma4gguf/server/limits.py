@@ -1,0 +1,53 @@
+"""Messages whose media were held against the limits.
+
+In: a request's messages, as a stranger sent them. Out: the same messages, pictures as bytes and sound as samples.
+Raises InputError or RequestError before anything is computed. Opens no path and no address.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+from PIL import Image
+
+from ..chat.messages import prepare_messages
+from ..media.audio import SAMPLE_RATE, frame
+from ..media.rgb import FORMATS
+from ..records import Message
+from .failure import RequestError
+from .settings import Limits
+
+
+def bounded(messages: Sequence[Message], limits: Limits) -> list[Message]:
+    """Checked messages whose media are bytes and samples, within the limits."""
+    prepared, media = prepare_messages(messages, local_files=False)
+    pictures = sum(kind == "image" for kind, _ in media)
+    if pictures > limits.pictures:
+        raise RequestError("large", f"{pictures} pictures in a request, expected at most {limits.pictures}")
+    waiting, left = iter(media), limits.sound
+    for message in prepared:
+        content = message["content"]
+        for part in content if isinstance(content, list) else ():
+            if part["type"] == "image":
+                part["image"] = _picture(next(waiting)[1], limits.pixels)
+            elif part["type"] == "audio":
+                samples = frame(next(waiting)[1]).reshape(-1)
+                left -= len(samples) / SAMPLE_RATE
+                if left < 0:
+                    raise RequestError("large", f"more than {limits.sound:g} s of sound in a request")
+                part["audio"] = samples, SAMPLE_RATE
+    return list(prepared)
+
+
+def _picture(data: bytes, most: int) -> bytes:
+    """The picture's file, if its header names no more pixels. A damaged one is for its reader to tell."""
+    Image.init()
+    try:
+        with Image.open(io.BytesIO(data), formats=[name for name in FORMATS if name in Image.OPEN]) as image:
+            width, height = image.size
+    except Exception:
+        return data
+    if width * height > most:
+        raise RequestError("large", f"a picture of {width:,} x {height:,} pixels, expected at most {most:,} pixels")
+    return data

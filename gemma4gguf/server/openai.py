@@ -1,0 +1,193 @@
+"""OpenAI's chat completions: bodies to requests, answers to bodies and chunks.
+
+Names that other servers have made usual are understood too: `reasoning_content` for thoughts,
+`chat_template_kwargs.enable_thinking`, `top_k`, `min_p`, `repeat_penalty`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from ..records import Chunk, Result
+from .card import Card
+from .failure import CODES, KINDS, RequestError
+from .request import SSE, Asked, Body, Dialect, Event, Item, Json, Reading, Request, sse
+
+Whole = Annotated[int, Field(ge=-(1 << 53), le=1 << 53)]  # what JSON's readers agree about
+Messages = Annotated[list[Json], Field(min_length=1)]
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+NO_THINKING = {None, "none", "minimal"}
+# Fields of the body that are options of an answer; the last name that is given counts.
+OPTIONS: Mapping[str, str] = {
+    "max_tokens": "max_tokens",
+    "max_completion_tokens": "max_tokens",
+    "temperature": "temperature",
+    "top_p": "top_p",
+    "top_k": "top_k",
+    "min_p": "min_p",
+    "repeat_penalty": "repetition_penalty",
+    "repetition_penalty": "repetition_penalty",
+    "seed": "seed",
+    "stop": "stop",
+}
+
+
+class StreamOptions(Body):
+    """How a stream ends."""
+
+    include_usage: bool | None = None
+
+
+class TemplateOptions(Body):
+    """What other servers give to a chat template."""
+
+    enable_thinking: bool | None = None
+
+
+class ChatCompletion(Body):
+    """The body of /v1/chat/completions."""
+
+    messages: Messages
+    model: str | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    max_tokens: Whole | None = None
+    max_completion_tokens: Whole | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: Whole | None = None
+    min_p: float | None = None
+    repeat_penalty: float | None = None
+    repetition_penalty: float | None = None
+    seed: Whole | None = None
+    stop: str | list[str] | None = None
+    tools: list[Json] | None = None
+    tool_choice: str | Json | None = None
+    response_format: Json | None = None
+    reasoning_effort: Effort | None = None
+    chat_template_kwargs: TemplateOptions | None = None
+
+
+def request(body: ChatCompletion) -> Request:
+    options, fields = chosen(body, OPTIONS)
+    template = body.chat_template_kwargs
+    return Request(
+        messages=body.messages,
+        tools=body.tools or None,
+        thinking=thinking(body.reasoning_effort, template.enable_thinking if template else None),
+        options=options,
+        stream=bool(body.stream),
+        fields=fields,
+    )
+
+
+def chosen(body: Body, table: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """The options that a body gives, and the field that gave each."""
+    given = {name: value for name in table if (value := getattr(body, name)) is not None}
+    return {table[name]: value for name, value in given.items()}, {table[name]: name for name in given}
+
+
+def thinking(effort: Effort | None, enabled: bool | None) -> bool:
+    """Whether to think first: as the template is told, else by the effort that is asked for."""
+    return effort not in NO_THINKING if enabled is None else enabled
+
+
+def response(asked: Asked[ChatCompletion], result: Result) -> Json:
+    message = {**result.message(), "content": result.text or (None if result.tool_calls else "")}
+    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": result.finish_reason}
+    return {**_head(asked, "chat.completion"), "choices": [choice], "usage": usage(result), "timings": timings(result)}
+
+
+async def events(asked: Asked[ChatCompletion], items: AsyncIterator[Item]) -> AsyncIterator[Event]:
+    head, calls = _head(asked, "chat.completion.chunk"), 0
+
+    def told(delta: Json, finish_reason: str | None = None, **more: object) -> Json:
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+        return {**head, "choices": [choice], **more}
+
+    yield told({"role": "assistant", "content": ""})
+    async for item in items:
+        if isinstance(item, Reading):
+            continue
+        if delta := _delta(item, calls):
+            yield told(delta)
+        calls += len(item.tool_calls)
+        if item.result:
+            yield told({}, item.finish_reason, timings=timings(item.result))
+            if asked.body.stream_options and asked.body.stream_options.include_usage:
+                yield {**head, "choices": [], "usage": usage(item.result)}
+    yield "[DONE]"
+
+
+def _delta(chunk: Chunk, calls: int) -> Json:
+    delta: Json = {}
+    if chunk.thought:
+        delta["reasoning_content"] = chunk.thought
+    if chunk.text:
+        delta["content"] = chunk.text
+    if chunk.tool_calls:
+        delta["tool_calls"] = [{"index": calls + i, **call.openai()} for i, call in enumerate(chunk.tool_calls)]
+    return delta
+
+
+def _head(asked: Asked[Any], what: str) -> Json:
+    return {"id": f"chatcmpl-{asked.id}", "object": what, "created": asked.at, "model": asked.card.name}
+
+
+def usage(result: Result) -> Json:
+    """Token counts."""
+    n = result.tokens
+    return {
+        "prompt_tokens": n.prompt,
+        "completion_tokens": n.completion,
+        "total_tokens": n.prompt + n.completion,
+        "prompt_tokens_details": {"cached_tokens": n.reused, "image_tokens": n.image, "audio_tokens": n.audio},
+    }
+
+
+def timings(result: Result) -> Json:
+    """Counts, milliseconds and drafts, by the names that llama-server gives them."""
+    t, n, d = result.timings, result.tokens, result.draft
+    return {
+        "cache_n": n.reused,
+        "prompt_n": n.prompt - n.reused,
+        "prompt_ms": 1e3 * t.prefill_s,
+        "predicted_n": n.completion,
+        "predicted_ms": 1e3 * t.decode_s,
+        "predicted_per_second": t.tokens_per_s,
+        "draft_n": d.proposed,
+        "draft_n_accepted": d.accepted,
+    }
+
+
+def failed(failure: RequestError) -> Json:
+    _, kind, _ = KINDS[failure.kind]
+    about = {"message": failure.message, "type": kind, "param": failure.field, "code": CODES.get(failure.kind)}
+    return {"error": about}
+
+
+def models(card: Card) -> Json:
+    """The answer of /v1/models."""
+    return {"object": "list", "data": [model(card)]}
+
+
+def model(card: Card) -> Json:
+    """One model, also as Anthropic's clients expect it."""
+    media = ["image", "audio"] if card.sees_and_hears else []
+    return {
+        "id": card.name,
+        "object": "model",
+        "type": "model",
+        "display_name": card.name,
+        "created": card.created,
+        "owned_by": "gemma4gguf",
+        "context_length": card.context,
+        "max_model_len": card.context,
+        "input_modalities": ["text", *media],
+    }
+
+
+CHAT = Dialect(ChatCompletion, request, response, events, failed, failed, sse, SSE)

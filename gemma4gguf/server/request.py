@@ -1,0 +1,128 @@
+"""What is asked and what comes back, whichever API it came by: `Request`, `Asked`, `Item`, `Dialect`.
+
+Every adapter is a `Dialect`: pure functions between an API's bodies and these records.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeAlias, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import from_json
+
+from ..records import Chunk, Message, Result
+from .card import Card
+from .failure import RequestError
+
+Json: TypeAlias = dict[str, Any]
+Event: TypeAlias = "Json | str"
+
+
+class Body(BaseModel):
+    """A request's body. What it does not name is ignored, as the originals do; a wrong type is an error."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True, allow_inf_nan=False)
+
+
+B = TypeVar("B", bound=Body)
+
+
+@dataclass(frozen=True)
+class Request:
+    """One question. `options`: of one answer, by the names of `GenerateOptions`.
+
+    `fields`: where the body has what a message of the library names, such as `messages[0]`: `system`.
+    """
+
+    messages: Sequence[Message]
+    tools: Sequence[Mapping[str, object]] | None = None
+    thinking: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
+    stream: bool = False
+    fields: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Asked(Generic[B]):
+    """A request under way. `id`: unique, without the prefix that each API has; `at`: seconds since 1970."""
+
+    body: B
+    request: Request
+    card: Card
+    id: str
+    at: int
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The prompt is being read: positions held, of how many. At least one comes before the first chunk."""
+
+    done: int
+    total: int
+
+
+Item: TypeAlias = "Reading | Chunk"
+
+
+def parsed(data: bytes) -> object:
+    """JSON, or a RequestError. Half surrogate pairs, NaN and nesting beyond any use are refused."""
+    try:
+        return from_json(data, allow_inf_nan=False)
+    except ValueError as error:
+        raise RequestError("invalid", f"the body is not JSON: {error}") from error
+
+
+def checked(kind: type[B], body: object) -> B:
+    """The body as its API's own record. Raises RequestError, which names the field."""
+    try:
+        return kind.model_validate(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        path = _path(first["loc"])
+        raise RequestError("invalid", f"{path or 'the body'}: {first['msg']}", path or None) from error
+
+
+def _path(parts: Sequence[int | str]) -> str:
+    """("messages", 0, "role") -> messages[0].role"""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).lstrip(".")
+
+
+@dataclass(frozen=True)
+class Dialect(Generic[B]):
+    """One API's way to ask and to answer. `failed`: an error as a body; `failed_late`: as an event of a stream."""
+
+    body: type[B]
+    request: Callable[[B], Request]
+    response: Callable[[Asked[B], Result], Json]
+    events: Callable[[Asked[B], AsyncIterator[Item]], AsyncIterator[Event]]
+    failed: Callable[[RequestError], Json]
+    failed_late: Callable[[RequestError], Json]
+    encode: Callable[[Event], bytes]
+    media_type: str
+
+
+def dumped(value: object) -> bytes:
+    """Compact JSON."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+
+
+def sse(event: Event) -> bytes:
+    """A server-sent event without a name."""
+    return b"data: %s\n\n" % (event.encode() if isinstance(event, str) else dumped(event))
+
+
+def named_sse(event: Event) -> bytes:
+    """A server-sent event that has its type as its name."""
+    assert isinstance(event, dict)
+    return b"event: %s\n%s" % (event["type"].encode(), sse(event))
+
+
+def ndjson(event: Event) -> bytes:
+    """A line of JSON."""
+    return dumped(event) + b"\n"
+
+
+SSE, NDJSON = "text/event-stream", "application/x-ndjson"

@@ -1,0 +1,203 @@
+"""The model and those who ask it: places, the queue's bound, time limits, unloading when nobody asks.
+
+Requests come in; `Reading` and `Chunk` come out. The only owner of the open model. Knows no HTTP and no API.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
+from typing import Any
+
+import anyio
+
+from ..model import Gemma4
+from ..records import Chunk, Result, Timings, Tokens
+from .failure import RequestError
+from .metrics import Metrics
+from .request import Item, Reading, Request
+from .settings import Limits
+
+RETRY_AFTER_S = 5
+KEEP_FOREVER = float("inf")
+
+
+class Service:
+    """One model that answers. `open_model`: makes it; called again after it was unloaded.
+
+    `idle_s`: seconds without a request after which the model is unloaded. Everything but `open_model` runs in the
+    event loop's thread.
+    """
+
+    def __init__(
+        self,
+        open_model: Callable[[], Gemma4],
+        limits: Limits,
+        metrics: Metrics,
+        *,
+        parallel: int,
+        idle_s: float = KEEP_FOREVER,
+    ) -> None:
+        self._open, self._limits, self.metrics = open_model, limits, metrics
+        self._places, self._idle_s = parallel + limits.queue, idle_s
+        self._model: Gemma4 | None = None
+        self._opening = threading.Lock()
+        self._scopes: set[anyio.CancelScope] = set()  # of what is being waited for, to be cut off
+        self._unloading: asyncio.TimerHandle | None = None
+        self.live = 0
+        self._ended = False
+
+    # ── the model ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def loaded(self) -> bool:
+        return self._model is not None
+
+    def model(self) -> Gemma4:
+        """The model, loaded. Takes as long as that takes: not for the event loop's thread."""
+        with self._opening:
+            if self._model is None:
+                model = self._open()
+                model.load()
+                self._model = model
+            return self._model
+
+    def unload(self) -> None:
+        """Free the model's memory, unless somebody waits for an answer. The next request loads it again."""
+        if not self.live:
+            self.close()
+
+    def close(self) -> None:
+        """Free the model."""
+        with self._opening:
+            model, self._model = self._model, None
+        if model:
+            model.close()
+
+    def keep(self, seconds: float | None) -> None:
+        """Unload after so many seconds without a request; None: after the server's own time."""
+        if self._unloading:
+            self._unloading.cancel()
+            self._unloading = None
+        wait = self._idle_s if seconds is None else seconds
+        if not self.live and wait != KEEP_FOREVER:
+            self._unloading = asyncio.get_running_loop().call_later(wait, self.unload)
+
+    # ── answers ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @asynccontextmanager
+    async def place(self, keep_s: float | None = None) -> AsyncIterator[None]:
+        """A place in the queue, for as long as the block runs. Raises RequestError where there is none."""
+        if self._ended:
+            raise RequestError("ending", "the server is ending; ask again in a while")
+        if self.live >= self._places:
+            raise RequestError("busy", f"{self.live} requests are under way or waiting; ask again in {RETRY_AFTER_S} s")
+        self.live += 1
+        self.keep(KEEP_FOREVER)
+        try:
+            yield
+        finally:
+            self.live -= 1
+            self.keep(keep_s)
+
+    async def answer(self, request: Request) -> AsyncGenerator[Item, None]:
+        """The answer's items, up to the time limit or the server's end: then a last chunk with what there is."""
+        deadline = anyio.current_time() + self._limits.seconds
+        model = await anyio.to_thread.run_sync(self.model)
+        seen: list[Item] = []
+        async with aclosing(streamed(model, request)) as items:
+            while True:
+                item = None
+                with self._cuttable(deadline) as scope:
+                    item = await anext(items, None)
+                if scope.cancelled_caught:
+                    yield await anyio.to_thread.run_sync(_cut_short, model, seen)
+                    return
+                if item is None:
+                    return
+                seen.append(item)
+                if isinstance(item, Chunk) and item.result:
+                    self.metrics.answered(item.result)
+                yield item
+
+    @contextmanager
+    def _cuttable(self, deadline: float) -> Iterator[anyio.CancelScope]:
+        with anyio.CancelScope(deadline=deadline) as scope:
+            self._scopes.add(scope)
+            if self._ended:
+                scope.cancel()
+            try:
+                yield scope
+            finally:
+                self._scopes.discard(scope)
+
+    def end(self) -> None:
+        """Cut off every answer, and begin none."""
+        self._ended = True
+        for scope in self._scopes:
+            scope.cancel()
+
+
+async def streamed(model: Gemma4, request: Request) -> AsyncGenerator[Item, None]:
+    """`model.stream_chat` as an asynchronous generator. Leaving it ends the answer within a step."""
+    loop, items = asyncio.get_running_loop(), asyncio.Queue[Any]()
+    left = threading.Event()
+
+    def put(item: object) -> None:
+        if left.is_set():
+            raise _LeftError
+        loop.call_soon_threadsafe(items.put_nowait, item)
+
+    def work() -> None:
+        try:
+            chunks = model.stream_chat(
+                request.messages,
+                tools=request.tools,
+                thinking=request.thinking,
+                on_progress=lambda done, total: put(Reading(done, total)),
+                **request.options,
+            )
+            for chunk in chunks:
+                put(chunk)
+            put(None)
+        except _LeftError:
+            pass
+        except BaseException as error:
+            with suppress(_LeftError):
+                put(error)
+
+    threading.Thread(target=work, name="gemma4gguf-answer", daemon=True).start()
+    try:
+        while (item := await items.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        left.set()
+
+
+class _LeftError(Exception):
+    """Nobody waits for this answer any more."""
+
+
+def _cut_short(model: Gemma4, seen: list[Item]) -> Chunk:
+    """The last chunk of an answer that was cut off: what there is of it, as if it had reached its longest."""
+    chunks = [item for item in seen if isinstance(item, Chunk)]
+    text, thought = ("".join(getattr(chunk, name) for chunk in chunks) for name in ("text", "thought"))
+    result = Result(
+        text=text,
+        thought=thought,
+        tool_calls=tuple(call for chunk in chunks for call in chunk.tool_calls),
+        finish_reason="length",
+        tokens=Tokens(
+            prompt=max((item.total for item in seen if isinstance(item, Reading)), default=0),
+            image=0,
+            audio=0,
+            completion=len(model.tokenize(thought + text)),
+        ),
+        timings=Timings(),
+        seed=0,
+    )
+    return Chunk(finish_reason="length", result=result)
