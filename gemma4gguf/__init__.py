@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from .records import Chunk as Chunk
     from .records import DraftCounts as DraftCounts
     from .records import Evaluation as Evaluation
+    from .records import Logprob as Logprob
     from .records import Message as Message
     from .records import Result as Result
     from .records import Timings as Timings
@@ -64,6 +65,7 @@ _HOME = {
     "Gemma4Error": ".errors",
     "GenerateOptions": ".runtime.options",
     "InputError": ".errors",
+    "Logprob": ".records",
     "MemoryLimitError": ".errors",
     "Message": ".records",
     "MissingPartError": ".errors",

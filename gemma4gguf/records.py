@@ -81,10 +81,29 @@ class DraftCounts:
 
 
 @dataclass(frozen=True)
+class Logprob:
+    """A token of the answer: its id, its bytes (a character may have several tokens), its natural log-probability.
+
+    `top`: the likeliest tokens at its place, the best first, as many as `top_logprobs` asked for.
+    """
+
+    token: int
+    piece: bytes
+    logprob: float
+    top: tuple[Logprob, ...] = ()
+
+    def openai(self) -> dict[str, object]:
+        """The token as the OpenAI API has it."""
+        text = self.piece.decode("utf-8", "replace")
+        told: dict[str, object] = {"token": text, "logprob": self.logprob, "bytes": list(self.piece)}
+        return {**told, "top_logprobs": [{k: v for k, v in t.openai().items() if k in told} for t in self.top]}
+
+
+@dataclass(frozen=True)
 class Result:
     """A whole answer. `seed` repeats it. `unreadable_calls`: the parts of `text` that are tool calls by their marks and
     could not be read; ask again, or read them yourself. `dropped_turns`: the oldest turns that went to make room
-    (`on_full`).
+    (`on_full`). `logprobs`: one for each token of the answer, marks and end token included, where they were asked for.
     """
 
     text: str
@@ -97,6 +116,7 @@ class Result:
     draft: DraftCounts = DraftCounts()
     unreadable_calls: tuple[str, ...] = ()
     dropped_turns: int = 0
+    logprobs: tuple[Logprob, ...] = ()
 
     def message(self) -> dict[str, object]:
         """The answer as an assistant message: append it to the messages, then tool messages or the next question."""
@@ -110,13 +130,17 @@ class Result:
 
 @dataclass(frozen=True)
 class Chunk:
-    """What is new in a reply. Only the last chunk has a `finish_reason`, and with it the whole answer as `result`."""
+    """What is new in a reply. Only the last chunk has a `finish_reason`, and with it the whole answer as `result`.
+
+    `logprobs`: of the tokens since the chunk before, where they were asked for.
+    """
 
     text: str = ""
     thought: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
     finish_reason: FinishReason | None = None
     result: Result | None = None
+    logprobs: tuple[Logprob, ...] = ()
 
 
 @dataclass(frozen=True)

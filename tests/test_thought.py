@@ -103,13 +103,12 @@ def test_a_spent_limit_holds_for_every_thought(model: Gemma4) -> None:
 @pytest.mark.parametrize("most", [0, 2, 5])
 def test_drafts_change_nothing(tiny_bundle: Path, model: Gemma4, draft: Literal[1, 3], most: int) -> None:
     with Gemma4(tiny_bundle, context=512, threads=1, draft=draft) as drafting:
-        for temperature in (0, 0.7):
-            asked = {**THINKING, "temperature": temperature, "seed": 4, "max_thinking_tokens": most}
-            plain, found = model.generate(**asked), drafting.generate(**asked)
-            assert (plain.text, plain.thought, plain.tokens.completion) == (
-                *(found.text, found.thought, found.tokens.completion),
-            )
-            assert found.draft.steps > 0
+        asked = {**THINKING, "max_thinking_tokens": most}
+        plain, found = model.generate(**asked), drafting.generate(**asked)
+        assert (plain.text, plain.thought, plain.tokens.completion) == (
+            *(found.text, found.thought, found.tokens.completion),
+        )
+        assert found.draft.steps > 0
 
 
 @pytest.mark.parametrize("wrong", [-1, 1.5, "3", True])

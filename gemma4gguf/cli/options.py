@@ -14,7 +14,10 @@ from ..runtime.options import OPTIONS, GenerateOptions
 
 Function = Callable[..., Any]
 # What an option's help calls its value; N for all others.
-LETTERS = {"temperature": "T", "top_k": "K", "top_p": "P", "min_p": "P", "repetition_penalty": "R"}
+LETTERS = {"temperature": "T", "top_k": "K", "top_p": "P", "min_p": "P"} | dict.fromkeys(
+    ("repetition_penalty", "frequency_penalty", "presence_penalty"), "R"
+)
+FOR_PROGRAMS = {"logit_bias", "logprobs", "top_logprobs"}  # options of an answer that nobody types
 _MODEL = (
     click.option("--image-tokens", type=int, metavar="N", help="Soft tokens per picture: 70, 140, 280, 560, 1120."),
     click.option("--context", type=int, metavar="N", help="Tokens of prompt and answer together [what fits]."),
@@ -39,8 +42,8 @@ def model_options(function: Function) -> Function:
 
 
 def answer_options(function: Function) -> Function:
-    """Options of one answer: everything in `runtime.options.OPTIONS`."""
-    for name in reversed(list(OPTIONS)):
+    """Options of one answer: what `runtime.options.OPTIONS` has for people."""
+    for name in reversed([name for name in OPTIONS if name not in FOR_PROGRAMS]):
         function = _answer_option(name)(function)
     return function
 

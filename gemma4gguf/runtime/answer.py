@@ -21,6 +21,7 @@ from ..native.vocabulary import Vocabulary
 from ..records import Chunk, DraftCounts, FinishReason, Result, Timings
 from .chooser import Chooser
 from .decode import Drafts, decoding
+from .logprobs import LogprobNotes
 from .options import Options
 from .prompt import PLACEHOLDERS, count, find_token, token_id
 from .session import Session, Span, Step, Work
@@ -107,9 +108,15 @@ def answer(
         return vocab.piece(token, special=token in rules.visible)
 
     tracker = ThoughtTracker(shown, thinking_open) if options.max_thinking_tokens is not None else None
+    notes = None
+    if options.logprobs:
+        whole = partial(vocab.piece, special=True)
+        notes = LogprobNotes(options.top_logprobs or 0, whole, sampled=options.logprobs == "sampled")
     history = [i for span in spans for i in span.ids] if sampling.repetition_penalty != 1 else ()
     with Sampler(sampling, rules.suppressed, history, limit) as sampler:
-        chooser = Chooser(sampler, tracker, most_thought=options.max_thinking_tokens, thought_marks=rules.thought_marks)
+        chooser = Chooser(
+            sampler, tracker, notes, most_thought=options.max_thinking_tokens, thought_marks=rules.thought_marks
+        )
         for item in decoding(session, chooser, rules.end, limit, drafts):
             if isinstance(item, Step):
                 yield item
@@ -121,6 +128,7 @@ def answer(
                     reason = "stop"
                     break
                 new = stream.feed(shown(token))
+                new = notes.told(new, completion) if notes else new
                 chunks += new
                 yield from new
                 if stream.stopped:
@@ -129,7 +137,8 @@ def answer(
             if reason == "stop":
                 break
     decode_s = time.perf_counter() - first
-    *new, last = stream.finish(reason)
+    new = stream.finish(reason)
+    *new, last = notes.told(new, completion) if notes else new
     yield from new
     chunks += [*new, last]
     timings = Timings(
@@ -149,6 +158,7 @@ def answer(
         seed=sampling.seed,
         draft=drafts.counts() if drafts else DraftCounts(),
         unreadable_calls=stream.unreadable_calls,
+        logprobs=notes.first(completion) if notes else (),
     )
     yield replace(last, result=result)
 

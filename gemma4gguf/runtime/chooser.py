@@ -10,16 +10,21 @@ import numpy as np
 
 from ..native.context import Context
 from ..native.sampler import Sampler
+from .logprobs import LogprobNotes
 from .thought import ThoughtTracker
 
 
 class Chooser:
-    """Chooses an answer's tokens. `tracker` says where the answer has got to; None where nobody needs to know."""
+    """Chooses an answer's tokens.
+
+    `tracker` says where the answer has got to, `notes` takes log-probabilities; None where nobody needs to know.
+    """
 
     def __init__(
         self,
         sampler: Sampler,
         tracker: ThoughtTracker | None = None,
+        notes: LogprobNotes | None = None,
         *,
         most_thought: int | None = None,
         thought_marks: tuple[int, int] = (-1, -1),
@@ -28,20 +33,24 @@ class Chooser:
 
         `thought_marks`: ids of `<|channel>` and `<channel|>`.
         """
-        self._sampler, self._tracker, self._most_thought = sampler, tracker, most_thought
+        self._sampler, self._tracker, self._notes, self._most_thought = sampler, tracker, notes, most_thought
         self._thought_begin, self._thought_end = thought_marks
 
     def sample(self, context: Context, row: int = -1) -> int:
         """The answer's next token, whose logits are batch row `row` of the context's last call. Writes into them."""
+        logits = context.logits(row)
+        own = (np.arange(len(logits)), logits.copy()) if self._notes and not self._notes.sampled else None
         token = self._forced()
-        if token is None:
-            if self._enough_thought:
-                context.logits(row)[self._thought_begin] = -np.inf
-            token = self._sampler.sample(context, row)
+        if token is not None:
+            self._sampler.force(token)
         else:
-            self._sampler.accept(token)
+            if self._enough_thought:
+                logits[self._thought_begin] = -np.inf
+            token = self._sampler.sample(context, row)
         if self._tracker:
             self._tracker.accept(token)
+        if self._notes:
+            self._notes.add(token, *(own or self._sampler.left))
         return token
 
     @property

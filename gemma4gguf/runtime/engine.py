@@ -18,6 +18,7 @@ from functools import cached_property
 
 import numpy as np
 
+from ..arguments import whole
 from ..bundle.reading import DRAFTER, Bundle, Section
 from ..chat.rendering import Prompt, Segment
 from ..errors import ContextError, FormatError, NativeError
@@ -143,6 +144,9 @@ class Engine:
         warn_of_late_sound(prepared)
         limit = min(options.max_tokens or self.options.context.context, room(self.session, prepared))
         sampling = options.sampling(self.bundle.text.metadata)
+        size = self.weights.vocab.size
+        for token in sampling.logit_bias:
+            whole("logit_bias: a token", token, lambda v: v < size, f"an id below {size:,}")
         load_s, self.load_s = self.load_s, 0.0
         prepare_s = time.perf_counter() - started
 

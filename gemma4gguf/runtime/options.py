@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from ..arguments import real, whole
 from ..chat.stream import StopStrings
@@ -38,6 +38,11 @@ class GenerateOptions(TypedDict, total=False):
     top_p: float | None
     min_p: float | None
     repetition_penalty: float | None
+    frequency_penalty: float | None
+    presence_penalty: float | None
+    logit_bias: Mapping[int, float] | None
+    logprobs: bool | Literal["sampled"] | None
+    top_logprobs: int | None
     seed: int | None
     stop: str | Sequence[str] | None
     wait: bool | float
@@ -70,6 +75,24 @@ def _texts(name: str, value: Any, expected: str) -> tuple[str, ...]:
         raise InputError(f"{name} is {value!r}, expected {expected}")
     StopStrings(texts)  # checks each of them
     return tuple(texts)
+
+
+def _biases(name: str, value: Any, expected: str) -> dict[int, float]:
+    if not isinstance(value, Mapping):
+        raise InputError(f"{name} is {value!r}, expected {expected}")
+    found = {}
+    for token, bias in value.items():
+        number = int(token) if isinstance(token, str) and token.isdecimal() else token  # JSON has texts for keys
+        number = whole(f"{name}: a token", number, lambda v: v >= 0, "a token's id")
+        found[number] = real(f"{name}[{number}]", bias, lambda v: -100 <= v <= 100, "-100 to 100")
+    return found
+
+
+def _logprobs(name: str, value: Any, expected: str) -> bool | str:
+    if not isinstance(value, bool) and value != "sampled":
+        raise InputError(f"{name} is {value!r}, expected {expected}")
+    found: bool | str = value
+    return found
 
 
 def _waiting(name: str, value: Any, expected: str) -> bool | float:
@@ -111,6 +134,21 @@ class Options:
     repetition_penalty: float | None = _option(
         _real(lambda v: 0 < v < float("inf")), "above 0; 1 is off", "Make what was said less likely [the model's own]."
     )
+    frequency_penalty: float | None = _option(
+        _real(lambda v: -2 <= v <= 2), "-2 to 2; 0 is off", "Take R from a token for each time the answer has it [0]."
+    )
+    presence_penalty: float | None = _option(
+        _real(lambda v: -2 <= v <= 2), "-2 to 2; 0 is off", "Take R once from tokens that the answer has [0]."
+    )
+    logit_bias: Mapping[int, float] | None = _option(
+        _biases, "a mapping of token ids to numbers, -100 to 100", "Added to the logits of tokens, by id."
+    )
+    logprobs: bool | Literal["sampled"] | None = _option(
+        _logprobs, 'true, false or "sampled"', "Tell how likely each token was to the model, or as it was sampled."
+    )
+    top_logprobs: int | None = _option(
+        _whole(lambda v: 0 <= v <= 20), "a whole number, 0 to 20", "Tell as many of the likeliest tokens at each place."
+    )
     seed: int | None = _option(
         _whole(lambda v: 0 <= v < 1 << 32), "a whole number, 0 to 4294967295", "The same seed gives the same answer."
     )
@@ -124,6 +162,8 @@ class Options:
             value = getattr(self, name)
             if value is not None:
                 object.__setattr__(self, name, option.check(name, value, option.expected))
+        if self.top_logprobs and not self.logprobs:
+            raise InputError(f"top_logprobs is {self.top_logprobs}, and logprobs is off; give logprobs=True too")
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Options:
@@ -141,8 +181,13 @@ class Options:
         for name, (key, neutral) in SAMPLING.items():
             own = getattr(self, name)
             chosen[name] = metadata.get(f"general.sampling.{key}", neutral) if own is None else own
-        seed = secrets.randbits(32) if self.seed is None else self.seed
-        return SamplingOptions(**chosen, seed=seed)
+        return SamplingOptions(
+            **chosen,
+            seed=secrets.randbits(32) if self.seed is None else self.seed,
+            frequency_penalty=self.frequency_penalty or 0.0,
+            presence_penalty=self.presence_penalty or 0.0,
+            logit_bias=self.logit_bias or {},
+        )
 
 
 OPTIONS: Mapping[str, Option] = {f.name: f.metadata["option"] for f in fields(Options)}

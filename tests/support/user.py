@@ -32,6 +32,9 @@ def main() -> None:
             reveal_type(result.draft.accepted)
             reveal_type(result.tool_calls)
             reveal_type(result.message())
+            for note in model.generate("What?", logprobs="sampled", top_logprobs=3, logit_bias={5: 1.5}).logprobs:
+                reveal_type(note.top)
+                reveal_type(note.openai())
             for call in result.tool_calls:
                 reveal_type(call.name)
                 reveal_type(call.arguments)
@@ -67,6 +70,7 @@ def main() -> None:
         g.Chunk,
         g.DraftCounts,
         g.Evaluation,
+        g.Logprob,
         g.Options,
         g.Result,
         g.Timings,
