@@ -17,7 +17,7 @@ PACKAGES = ("gemma4gguf", "converters", "training")
 # What each place may import besides itself. A place is a folder, or a module that lies beside the folders.
 BASE = {"gemma4gguf.errors", "gemma4gguf.arguments", "gemma4gguf.version", "gemma4gguf.records", "gemma4gguf.machine"}
 FILES = BASE | {"gemma4gguf.bundle", "gemma4gguf.native"}
-STAGES = FILES | {"gemma4gguf.media", "gemma4gguf.chat"}
+STAGES = FILES | {"gemma4gguf.media", "gemma4gguf.chat", "gemma4gguf.forms"}
 ENGINE = STAGES | {"gemma4gguf.runtime"}
 COMMANDS_SHARE = {f"gemma4gguf.cli.{name}" for name in ("signals", "show", "common", "options", "answering", "bundled")}
 ALLOWED: Mapping[str, set[str]] = {
@@ -30,6 +30,7 @@ ALLOWED: Mapping[str, set[str]] = {
     "gemma4gguf.native": BASE,
     "gemma4gguf.media": BASE | {"gemma4gguf.bundle"},
     "gemma4gguf.chat": BASE,
+    "gemma4gguf.forms": BASE | {"gemma4gguf.chat"},
     "gemma4gguf.runtime": STAGES,
     "gemma4gguf.conversation": ENGINE,
     "gemma4gguf.model": ENGINE | {"gemma4gguf.conversation"},

@@ -126,7 +126,7 @@ def prepare_tools(tools: Sequence[Mapping[str, Any]] | None) -> list[dict[str, A
         parameters = function.get("parameters")
         if parameters is not None and not isinstance(parameters, Mapping):
             raise InputError(f"{where}.function.parameters: expected a JSON schema, found {type(parameters).__name__}")
-        copy = _plain(tool, where)
+        copy = plain(tool, where)
         if parameters is not None:
             copy["function"]["parameters"] = _schema(copy["function"]["parameters"], f"{where}.function.parameters")
         prepared.append(copy)
@@ -153,7 +153,7 @@ def _schema(node: Any, where: str) -> dict[str, Any]:
 
 def prepare_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """A checked copy of further names for a template: plain data, as a template can call methods of what it gets."""
-    return {name: _plain(value, f"template_options[{name!r}]") for name, value in options.items()}
+    return {name: plain(value, f"template_options[{name!r}]") for name, value in options.items()}
 
 
 def _message(message: Any, where: str) -> dict[str, Any]:
@@ -201,7 +201,7 @@ def _tool_call(call: Any, where: str) -> dict[str, Any]:
             raise InputError(f"{where}.function.arguments: not JSON ({error})") from error
     if arguments is not None and not isinstance(arguments, Mapping):
         raise InputError(f"{where}.function.arguments: expected a JSON object, found {type(arguments).__name__}")
-    out: dict[str, Any] = {"type": "function", "function": {"name": name, "arguments": _plain(arguments or {}, where)}}
+    out: dict[str, Any] = {"type": "function", "function": {"name": name, "arguments": plain(arguments or {}, where)}}
     if call.get("id") is not None:
         out["id"] = _text(call["id"], f"{where}.id")
     return out
@@ -337,7 +337,7 @@ def _base64(data: str, where: str) -> bytes:
     return found
 
 
-def _plain(value: Any, where: str, depth: int = 0) -> Any:
+def plain(value: Any, where: str, depth: int = 0) -> Any:
     """A deep copy in plain JSON types."""
     if depth > MAX_DEPTH:
         raise InputError(f"{where}: nested more than {MAX_DEPTH} levels deep")
@@ -350,9 +350,9 @@ def _plain(value: Any, where: str, depth: int = 0) -> Any:
     if isinstance(value, float) and math.isfinite(value):
         return value
     if isinstance(value, Mapping):
-        return {_text(key, f"{where} (a key)"): _plain(item, where, depth + 1) for key, item in value.items()}
+        return {_text(key, f"{where} (a key)"): plain(item, where, depth + 1) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item, where, depth + 1) for item in value]
+        return [plain(item, where, depth + 1) for item in value]
     raise InputError(f"{where}: expected JSON (texts, finite numbers, lists, mappings), found {_shown(value)}")
 
 

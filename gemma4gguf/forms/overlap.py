@@ -1,0 +1,109 @@
+"""Types and references of schemas, and whether two schemas can allow the same value, which `oneOf` forbids.
+
+Schemas come in; what can be told of them without a value goes out. Does not know grammars.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from itertools import combinations
+from typing import Any
+from urllib.parse import unquote
+
+from ..errors import InputError
+
+KINDS = ("object", "array", "string", "integer", "number", "boolean", "null")
+_MOST_SCHEMAS = 256  # to be compared, each with each
+_MOST_REFERENCES = 16  # that lead to each other
+
+
+def is_of(kind: str, value: Any) -> bool:
+    """Whether a value of JSON is of a type."""
+    if isinstance(value, bool) or value is None:
+        return kind == ("null" if value is None else "boolean")
+    if isinstance(value, (int, float)):
+        return kind == "number" or (kind == "integer" and float(value).is_integer())
+    return kind == ("string" if isinstance(value, str) else "array" if isinstance(value, list) else "object")
+
+
+def resolved(root: Any, pointer: Any, where: str) -> Any:
+    """The schema that a `$ref` names. Raises InputError: only places of the schema itself can be named."""
+    if not isinstance(pointer, str) or not (pointer == "#" or pointer.startswith("#/")):
+        raise InputError(f"{where}: expected a place in this schema, such as #/$defs/NAME, found {pointer!a:.60}")
+    node = root
+    for part in unquote(pointer).split("/")[1:]:
+        part = part.replace("~1", "/").replace("~0", "~")
+        if isinstance(node, dict) and part in node:
+            node = node[part]
+        elif isinstance(node, list) and part.isdecimal() and int(part) < len(node):
+            node = node[int(part)]
+        else:
+            raise InputError(f"{where}: there is no {pointer!a:.60} in this schema")
+    return node
+
+
+def disjoint(root: Any, schemas: Sequence[Any]) -> bool:
+    """Whether no value is allowed by two of these schemas, for certain."""
+    plain = [_followed(root, schema) for schema in schemas]
+    return len(plain) <= _MOST_SCHEMAS and all(_apart(root, a, b) for a, b in combinations(plain, 2))
+
+
+def _followed(root: Any, schema: Any) -> Any:
+    for _ in range(_MOST_REFERENCES):
+        if not isinstance(schema, dict) or "$ref" not in schema:
+            return schema
+        schema = resolved(root, schema["$ref"], "$ref")
+    return True
+
+
+def _apart(root: Any, a: Any, b: Any) -> bool:
+    if not isinstance(a, dict) or not isinstance(b, dict):
+        return a is False or b is False
+    values, others = _values(a), _values(b)
+    if values is not None and others is not None:
+        return not {*map(_key, values)} & {*map(_key, others)}
+    kinds, more = _kinds(a), _kinds(b)
+    if not kinds & more:
+        return True
+    if kinds & more != {"object"}:
+        return False
+    both = [name for name in _required(a) if name in _required(b)]
+    return any(_apart(root, _followed(root, _property(a, name)), _followed(root, _property(b, name))) for name in both)
+
+
+def _values(schema: dict[str, Any]) -> list[Any] | None:
+    """The only values that a schema can allow; None where there is no such list."""
+    if "const" in schema:
+        return [schema["const"]]
+    return schema["enum"] if isinstance(schema.get("enum"), list) else None
+
+
+def _key(value: Any) -> str:
+    """The same for equal values: 1 and 1.0 are."""
+    whole = isinstance(value, float) and value.is_integer()
+    return json.dumps(int(value) if whole else value, sort_keys=True)
+
+
+def _kinds(schema: dict[str, Any]) -> set[str]:
+    """Types that a schema may allow; an integer is a number, too."""
+    values, kind = _values(schema), schema.get("type")
+    if values is not None:
+        found = {name for name in KINDS for value in values if is_of(name, value)}
+    else:
+        found = {*KINDS} if kind is None else {kind} if isinstance(kind, str) else {*filter(_is_text, kind)}
+    return found | {"integer"} if "number" in found else found
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _required(schema: dict[str, Any]) -> list[str]:
+    names = schema.get("required")
+    return [*filter(_is_text, names)] if isinstance(names, list) else []
+
+
+def _property(schema: dict[str, Any], name: str) -> Any:
+    properties = schema.get("properties")
+    return properties.get(name, True) if isinstance(properties, dict) else True
