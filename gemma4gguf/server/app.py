@@ -28,7 +28,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..errors import Gemma4Error
 from ..records import Chunk, Result
-from . import metrics, openai
+from . import metrics, openai, page
 from .card import Card
 from .failure import RequestError
 from .limits import bounded
@@ -64,6 +64,7 @@ def application(service: Service, card: Card, limits: Limits, guard: Guard) -> A
         return PlainTextResponse(text, media_type=metrics.CONTENT_TYPE)
 
     routes = [
+        *page.routes(),
         Route("/health", health),
         Route("/metrics", counters),
         Route("/v1/models", models),

@@ -14,9 +14,11 @@ from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 
+from . import page
 from .failure import RequestError
 
-OPEN_PATHS = frozenset({"/health"})  # answered without a key, to whoever watches over the server
+# Answered without a key: to whoever watches over the server, and the page, which then asks for the key.
+OPEN_PATHS = frozenset({"/health", *page.PATHS})
 
 
 def is_loopback(host: str) -> bool:

@@ -51,9 +51,10 @@ def serving(
     parallel: int = 2,
     grace_s: float = 30,
     idle_s: float = float("inf"),
+    port: int = 0,
     **options: Any,
 ) -> Iterator[Serving]:
-    """A server on a port of its own, until the block ends."""
+    """A server on a port of its own, or on `port`, until the block ends."""
 
     def opened() -> Gemma4:
         return Gemma4(bundle, parallel=parallel, threads=1, **{"context": 2048, "draft": "off", **options})
@@ -61,7 +62,7 @@ def serving(
     service = Service(opened, limits, Metrics(), parallel=parallel, idle_s=idle_s)
     model, ready = service.model(), threading.Event()
     app = application(service, Card.of(model.bundle, model.context), limits, guard)
-    with listening("127.0.0.1", 0) as listener:
+    with listening("127.0.0.1", port) as listener:
         server = Server(app, service, listener, grace_s=grace_s, on_ready=ready.set)
         thread = threading.Thread(target=server.run, daemon=True)
         thread.start()
