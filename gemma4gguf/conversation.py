@@ -6,9 +6,11 @@ ones, so that a question that fails or is interrupted loses nothing. Does not kn
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import os
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
+from contextlib import aclosing, closing
 from pathlib import Path
 from typing import Protocol, TypeAlias, TypedDict
 
@@ -16,15 +18,17 @@ from typing_extensions import Unpack
 
 from .arguments import several, showing, whole
 from .bundle.newfile import new_file
+from .chat.exchange import Exchange
 from .chat.functions import Function
 from .chat.messages import prepare_messages, prepare_tools
 from .chat.saved import Saved
-from .chat.turns import starts, without_oldest
+from .chat.turns import starts
 from .errors import InputError
 from .media.encoded import clip_bytes, clip_format, picture_bytes, picture_type
 from .records import Chunk, Message, Result, Tokens, ToolCall
-from .runtime.asking import ChatOptions, OnFull, Turn, TurnOptions, parted
+from .runtime.asking import GENERATE_OPTIONS, ChatOptions, OnFull, Turn, TurnOptions, parted
 from .runtime.fitting import LATEST_SOUND
+from .runtime.request import alast, last
 
 Tool: TypeAlias = "Mapping[str, object] | Callable[..., object]"
 Allow: TypeAlias = Callable[[ToolCall], "bool | str"]
@@ -58,6 +62,10 @@ class Model(Protocol):
     def stream_chat(
         self, messages: Sequence[Message], **options: Unpack[ChatOptions]
     ) -> Generator[Chunk, None, None]: ...
+
+    def astream_chat(
+        self, messages: Sequence[Message], **options: Unpack[ChatOptions]
+    ) -> AsyncGenerator[Chunk, None]: ...
 
     def count_tokens(
         self, prompt: str | Sequence[Message], *, tools: Sequence[Mapping[str, object]] | None = None
@@ -113,76 +121,85 @@ class Conversation:
 
     # ── questions ────────────────────────────────────────────────────────────────────────────────────────────────
 
-    @showing(Turn, "Unpack[GenerateOptions]")
+    @showing(Turn, GENERATE_OPTIONS)
     def say(self, text: str | None = None, **options: Unpack[TurnOptions]) -> Result:
         """Ask, with pictures and sound, and return the answer. Without a text, go on after `tool_result`.
 
         `images` and `audio` as for `generate`: their bytes are kept. The result has `finish_reason` "tool_calls" where
         the model asks for a tool that is no function, or `most_calls` is reached.
         """
-        *_, last = self.stream(text, **options)
-        assert last.result is not None
-        return last.result
+        return last(self.stream(text, **options))
 
-    @showing(Turn, "Unpack[GenerateOptions]")
+    @showing(Turn, GENERATE_OPTIONS)
     def stream(self, text: str | None = None, **options: Unpack[TurnOptions]) -> Generator[Chunk, None, None]:
         """`say`, piece by piece. Before each call of a function there is a chunk with its `tool_calls` and `result`."""
-        before = self._messages
-        turn, rest = parted(Turn, options)
-        asked = [*before, *self._question(text, turn)]
-
-        def ask(messages: Sequence[Message]) -> Generator[Chunk, None, None]:
-            return self._model.stream_chat(
-                messages,
-                tools=self._tools or None,
-                thinking=self._thinking,
-                on_full=self._on_full,
-                on_progress=turn.on_progress,
-                **rest,
-            )
-
-        return self._answering(before, asked, ask, ask(asked))
+        for function in self._functions.values():
+            if function.is_async:
+                raise InputError(f"tools: {function.name} is a coroutine function; ask with asay or astream")
+        exchange, how = self._asked(text, options)
+        return self._answering(exchange, how, self._model.stream_chat(exchange.messages, **how))
 
     def _answering(
-        self,
-        before: list[Message],
-        messages: list[Message],
-        ask: Callable[[Sequence[Message]], Generator[Chunk, None, None]],
-        chunks: Generator[Chunk, None, None],
+        self, exchange: Exchange, how: ChatOptions, chunks: Generator[Chunk, None, None]
     ) -> Generator[Chunk, None, None]:
-        """Answers, and calls between them. The conversation changes once, before the last chunk is given out."""
-        dropped = 0
-        for calls_made in range(self._most_calls + 1):
-            calls: tuple[ToolCall, ...] = ()
-            for chunk in chunks:
-                if chunk.result is not None:
-                    if chunk.result.dropped_turns:
-                        messages = without_oldest(messages, chunk.result.dropped_turns)
-                        dropped += chunk.result.dropped_turns
-                    messages = [*messages, chunk.result.message()]
-                    if calls_made < self._most_calls and all(
-                        c.name in self._functions for c in chunk.result.tool_calls
-                    ):
-                        calls = chunk.result.tool_calls
-                    if not calls:
-                        self._go_on(before, messages, dropped)
-                yield chunk
-            if not calls:
+        while True:
+            with closing(chunks):
+                for chunk in chunks:
+                    self._take(exchange, chunk)
+                    yield chunk
+            if not exchange.calls:
                 return
-            messages = [*messages, *map(self._called, calls)]
-            chunks = ask(messages)
+            exchange.called([self._refused(call) or self._functions[call.name].answer(call) for call in exchange.calls])
+            chunks = self._model.stream_chat(exchange.messages, **how)
 
-    def _called(self, call: ToolCall) -> dict[str, object]:
-        allowed = True if self._allow is None else self._allow(call)
-        if allowed is not True:
-            return call.answer(f"error: this call was refused{f': {allowed}' if allowed else ''}")
-        return self._functions[call.name].answer(call)
+    @showing(Turn, GENERATE_OPTIONS)
+    async def asay(self, text: str | None = None, **options: Unpack[TurnOptions]) -> Result:
+        """`say` for coroutines. Tools may be coroutine functions; others are called in a thread."""
+        return await alast(self.astream(text, **options))
 
-    def _go_on(self, before: list[Message], messages: list[Message], dropped: int) -> None:
-        if self._messages is not before:
+    @showing(Turn, GENERATE_OPTIONS)
+    async def astream(self, text: str | None = None, **options: Unpack[TurnOptions]) -> AsyncGenerator[Chunk, None]:
+        """`stream` for coroutines."""
+        exchange, how = await asyncio.to_thread(self._asked, text, options)
+        while True:
+            async with aclosing(self._model.astream_chat(exchange.messages, **how)) as chunks:
+                async for chunk in chunks:
+                    self._take(exchange, chunk)
+                    yield chunk
+            if not exchange.calls:
+                return
+            answers = [self._refused(call) or await self._functions[call.name].aanswer(call) for call in exchange.calls]
+            exchange.called(answers)
+
+    def _asked(self, text: str | None, options: TurnOptions) -> tuple[Exchange, ChatOptions]:
+        """A question on its way, and how the model is asked."""
+        turn, rest = parted(Turn, options)
+        before = self._messages
+        exchange = Exchange(before, self._question(text, turn), self._functions, self._most_calls)
+        how: ChatOptions = {
+            "tools": self._tools or None,
+            "thinking": self._thinking,
+            "on_full": self._on_full,
+            "on_progress": turn.on_progress,
+            **rest,  # type: ignore[typeddict-item]
+        }
+        return exchange, how
+
+    def _take(self, exchange: Exchange, chunk: Chunk) -> None:
+        """Take a chunk in. The conversation changes once, before the last chunk is given out."""
+        if chunk.result is None or not exchange.take(chunk.result):
+            return
+        if self._messages is not exchange.before:
             raise InputError("the conversation went on before this answer ended; one question at a time, or fork() it")
-        self._messages = messages
-        self.dropped += dropped
+        self._messages = exchange.messages
+        self.dropped += exchange.dropped
+
+    def _refused(self, call: ToolCall) -> dict[str, object] | None:
+        """What the model is told in place of a call that is not allowed."""
+        allowed = True if self._allow is None else self._allow(call)
+        if allowed is True:
+            return None
+        return call.answer(f"error: this call was refused{f': {allowed}' if allowed else ''}")
 
     def tool_result(self, call: ToolCall, content: str) -> None:
         """Answer a call that the last answer asks for. When all are answered, `say()` lets the model go on."""

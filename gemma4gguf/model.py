@@ -7,8 +7,7 @@ wrong picture or a missing file is told before any work.
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import NoReturn
@@ -21,22 +20,22 @@ from .bundle.reading import EMBEDDER, Bundle
 from .bundle.validation import check_text
 from .chat.rendering import Prompt
 from .conversation import Conversation, ConversationOptions, OpenedOptions
+from .coroutines import Coroutines
 from .errors import InputError
 from .media.audio import Clips
 from .media.rgb import Images
 from .records import Chunk, Evaluation, Message, Result, Tokens
-from .runtime.asking import Chat, ChatOptions, Question, QuestionOptions, parted
+from .runtime.asking import GENERATE_OPTIONS, Chat, ChatOptions, Question, QuestionOptions, parted
 from .runtime.composer import Composer
 from .runtime.engine import Engine
 from .runtime.opening import Opening, OpenOptions
 from .runtime.options import Options
 from .runtime.parts import Parts
+from .runtime.request import Request, last
 from .runtime.room import settled
 
-GENERATE_OPTIONS = "Unpack[GenerateOptions]"
 
-
-class Gemma4:
+class Gemma4(Coroutines):
     """A bundle, ready to answer from any thread. Close it, or use it in a `with` block.
 
     `path`: a file, or a name in the models folder. `context`: positions that prompt and answer may have together;
@@ -92,14 +91,12 @@ class Gemma4:
         `raw`: the prompt as it is, without the chat template, with `<|image|>` and `<|audio|>` where media go.
         `on_progress` is told (positions read, of how many) while the prompt is read. `options`: see GenerateOptions.
         """
-        return _last(self.stream(prompt, **options))
+        return last(self.stream(prompt, **options))
 
     @showing(Question, GENERATE_OPTIONS)
     def stream(self, prompt: str, **options: Unpack[QuestionOptions]) -> Generator[Chunk, None, None]:
         """`generate`, piece by piece: whole characters; the last chunk has `finish_reason` and `result`."""
-        asked, rest = parted(Question, options)
-        checked, composed = Options.of(rest), self._composed(prompt, asked)
-        return self.engine.answer(composed, checked, asked.on_progress)
+        return self._question(prompt, options).stream()
 
     @showing(Chat, GENERATE_OPTIONS)
     def chat(self, messages: Sequence[Message], **options: Unpack[ChatOptions]) -> Result:
@@ -111,20 +108,12 @@ class Gemma4:
         the tools, and `result.dropped_turns` says how many. An answer may need `max_tokens`, at most half of the
         context; by default an eighth.
         """
-        return _last(self.stream_chat(messages, **options))
+        return last(self.stream_chat(messages, **options))
 
     @showing(Chat, GENERATE_OPTIONS)
     def stream_chat(self, messages: Sequence[Message], **options: Unpack[ChatOptions]) -> Generator[Chunk, None, None]:
         """`chat`, piece by piece."""
-        asked, rest = parted(Chat, options)
-        checked, dropped = Options.of(rest), 0
-        prompt = self._composer.chat(messages, asked)
-        self._composer.check_media(prompt)
-        if asked.on_full == "drop":
-            size = self.engine.options.context.context  # turns are counted by its vocabulary, which need not load twice
-            room = size - min(checked.max_tokens or size // 8, size // 2)
-            prompt, dropped = self._composer.fitting_chat(messages, asked, room)
-        return _telling(self.engine.answer(prompt, checked, asked.on_progress), dropped)
+        return self._chat(messages, options).stream()
 
     def evaluate(self, prompt: str, *, images: Images = (), audio: Clips = (), raw: bool = False) -> Evaluation:
         """Ids and logits at every position of a prompt, for scoring. Leaves the conversation's cache alone."""
@@ -192,27 +181,32 @@ class Gemma4:
 
     # ── the way there ────────────────────────────────────────────────────────────────────────────────────────────
 
+    def _question(self, prompt: str, options: QuestionOptions) -> Request:
+        """A question as it is asked, with all that can be wrong with it told."""
+        asked, rest = parted(Question, options)
+        checked, composed = Options.of(rest), self._composed(prompt, asked)
+        return self.engine.request(composed, checked, asked.on_progress)
+
+    def _chat(self, messages: Sequence[Message], options: ChatOptions) -> Request:
+        """The same for messages, without the oldest turns where need be."""
+        asked, rest = parted(Chat, options)
+        checked, dropped = Options.of(rest), 0
+        prompt = self._composer.chat(messages, asked)
+        self._composer.check_media(prompt)
+        if asked.on_full == "drop":
+            size = self.engine.options.context.context  # turns are counted by its vocabulary, which need not load twice
+            room = size - min(checked.max_tokens or size // 8, size // 2)
+            prompt, dropped = self._composer.fitting_chat(messages, asked, room)
+        return replace(self.engine.request(prompt, checked, asked.on_progress), dropped=dropped)
+
     def _composed(self, prompt: str, asked: Question) -> Prompt:
-        """A question as it is fed, with all that can be wrong with it told."""
+        """A question as it is fed."""
         if several(asked.audio):  # it is put in order by a vocabulary, which need not load twice
             self.bundle.require(EMBEDDER)
             self.load()
         composed = self._composer.question(prompt, asked)
         self._composer.check_media(composed)
         return composed
-
-
-def _last(chunks: Iterator[Chunk]) -> Result:
-    *_, last = chunks
-    assert last.result is not None
-    return last.result
-
-
-def _telling(chunks: Generator[Chunk, None, None], dropped: int) -> Generator[Chunk, None, None]:
-    """The chunks of an answer, whose result says how many turns went."""
-    with closing(chunks):
-        for chunk in chunks:
-            yield replace(chunk, result=chunk.result and replace(chunk.result, dropped_turns=dropped))
 
 
 def _unused(what: str, **given: object) -> None:

@@ -112,7 +112,8 @@ def _entry(name: str, value: Any) -> Iterator[str]:
 
 
 def _methods(kind: type) -> Iterator[str]:
-    for name, member in vars(kind).items():
+    ours = [base for base in kind.__mro__ if base.__module__.startswith("gemma4gguf.")]
+    for name, member in (pair for base in ours for pair in vars(base).items()):
         function = getattr(member, "__func__", getattr(member, "func", getattr(member, "fget", member)))
         if name.startswith("_") or not inspect.isfunction(function):
             continue
@@ -142,6 +143,8 @@ def signature(name: str, function: Any) -> str:
         parts.append(str(p.replace(annotation=annotation, default=default)))
     parts = [part for part in parts if part not in ("self", "cls")]
     end = ")" if told.return_annotation in (told.empty, "None") else f") -> {told.return_annotation}"
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+        name = f"async {name}"
     line = f"{name}({', '.join(parts)}{end}"
     if len(line) > WIDTH:
         line = "\n".join([f"{name}(", *(f"    {part}," for part in parts), end])

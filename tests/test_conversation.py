@@ -198,7 +198,7 @@ class Forgetful:
     """The model, which is shown no tool's answer: so it asks for the call again and again."""
 
     def __init__(self, model: Gemma4) -> None:
-        self._model, self.count_tokens = model, model.count_tokens
+        self._model, self.count_tokens, self.astream_chat = model, model.count_tokens, model.astream_chat
 
     def stream_chat(self, messages: Sequence[Message], **how: Any) -> Generator[Chunk, None, None]:
         return self._model.stream_chat([m for m in messages if m["role"] == "user"], **how)

@@ -7,7 +7,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,7 @@ def test_answers_do_not_depend_on_their_neighbours(tiny_bundle: Path, alone: lis
     assert most == 4, "all places were taken at some time"
 
 
-def endless(model: Gemma4) -> Iterator[int]:
+def endless(model: Gemma4) -> Generator[int, None, None]:
     """An answer that ends with the context, as the scheduler makes it."""
     spans = [Span((2, 105, 400, 401))]
 
@@ -78,7 +78,7 @@ def test_a_stream_that_is_left_frees_its_place(tiny_bundle: Path) -> None:
             model.generate("Hi", wait=False, **GREEDY)
         with pytest.raises(BusyError, match="was not enough"):
             model.generate("Hi", wait=0.01, **GREEDY)
-        left[0].close()  # type: ignore[attr-defined]
+        left[0].close()
         assert model.generate("What is 3 + 4?", **GREEDY).text
         del left[0], stream
         assert model.generate("What is 3 + 4?", **GREEDY).text
@@ -223,7 +223,7 @@ def test_stress(tiny_bundle: Path, alone: list[str]) -> None:
         while model.engine.scheduler.live and time.monotonic() < until:
             time.sleep(0.01)
         assert not model.engine.scheduler.live
-        assert len(model.engine.scheduler.free) == 3
+        assert len(model.engine.scheduler.places.free) == 3
 
 
 def test_pickling_says_what_to_do(tiny_bundle: Path) -> None:

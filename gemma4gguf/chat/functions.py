@@ -6,6 +6,7 @@ untrusted: they are held against the annotations first. Does not know messages o
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import json
 import re
@@ -28,7 +29,7 @@ class Function:
 
     def __init__(self, function: Callable[..., object]) -> None:
         """Raises InputError that names the parameter where one cannot be declared."""
-        self._function = function
+        self._function: Callable[..., Any] = function
         self.name: str = getattr(function, "__name__", "")
         if not callable(function) or not self.name.isidentifier():
             raise InputError(f"tools: expected a declaration or a function with a name, found {function!r}")
@@ -54,6 +55,7 @@ class Function:
         parameters = {"type": "object", "properties": self._schemas, "required": self._required}
         description = " ".join(head.split())
         told = {"name": self.name, **({"description": description} if description else {}), "parameters": parameters}
+        self.is_async = inspect.iscoroutinefunction(function)
         self.declaration: dict[str, object] = {"type": "function", "function": told}
 
     def answer(self, call: ToolCall) -> dict[str, object]:
@@ -62,10 +64,14 @@ class Function:
         What the function raises goes on to the caller.
         """
         wrong = self._wrong(call.arguments)
-        if wrong:
-            return call.answer(f"error: {wrong}")
-        result = self._function(**call.arguments)
-        return call.answer(result if isinstance(result, str) else json.dumps(result, ensure_ascii=False, default=str))
+        return call.answer(f"error: {wrong}" if wrong else _text(self._function(**call.arguments)))
+
+    async def aanswer(self, call: ToolCall) -> dict[str, object]:
+        """The same for a coroutine: a coroutine function is awaited, any other is called in a thread."""
+        if not self.is_async:
+            return await asyncio.to_thread(self.answer, call)
+        wrong = self._wrong(call.arguments)
+        return call.answer(f"error: {wrong}" if wrong else _text(await self._function(**call.arguments)))
 
     def _wrong(self, arguments: Mapping[str, object]) -> str:
         """What is wrong with the arguments, for the model to read; empty where nothing is."""
@@ -76,6 +82,10 @@ class Function:
             return f"{self.name} takes {', '.join(self._schemas) or 'no arguments'}; {found}"
         bad = [name for name, value in arguments.items() if not _holds(value, self._schemas[name])]
         return f"{bad[0]} must be {json.dumps(self._schemas[bad[0]], ensure_ascii=False)}" if bad else ""
+
+
+def _text(result: object) -> str:
+    return result if isinstance(result, str) else json.dumps(result, ensure_ascii=False, default=str)
 
 
 def _schema(kind: Any, where: str) -> dict[str, Any]:

@@ -15,6 +15,8 @@ from ..media.audio import Clips
 from ..media.rgb import Images
 from .options import GenerateOptions
 
+GENERATE_OPTIONS = "Unpack[GenerateOptions]"
+"""How signatures show the options of an answer."""
 OnFull: TypeAlias = Literal["error", "drop"]
 Progress: TypeAlias = Callable[[int, int], None]
 

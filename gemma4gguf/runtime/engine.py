@@ -10,9 +10,9 @@ import threading
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -35,7 +35,9 @@ from .keeping import Keeper
 from .loading import load
 from .options import Options
 from .pace import Pace
+from .places import Places
 from .prompt import spans
+from .request import Request
 from .scheduler import Scheduler
 from .scoring import position_logits
 from .session import Session, Span, Work
@@ -76,7 +78,7 @@ class Engine:
             undo.pop_all()
         keeper = Keeper(options.cache_memory)
         self.sessions = [Session(context, i, keeper) for i in range(options.context.sequences)]
-        self.scheduler = Scheduler(context, self.sessions, keeper)
+        self.scheduler = Scheduler(context, Places(context, self.sessions, keeper))
         self._stop = weakref.finalize(self, self.scheduler.close)  # also where nobody closes the model
         self._scorer: Session | None = None
         self._opening = threading.Lock()  # held while the scorer is made
@@ -131,10 +133,10 @@ class Engine:
         """A prompt's segments as spans of token ids and soft tokens."""
         return spans(segments, self.weights.vocab, lambda: self.embedder, self.options.image_tokens)
 
-    def answer(
+    def request(
         self, prompt: Prompt, options: Options, on_progress: Callable[[int, int], None] | None = None
-    ) -> Generator[Chunk, None, None]:
-        """Answer a prompt. A prompt that does not fit, or media that cannot be read, raise before the first chunk.
+    ) -> Request:
+        """Prepare an answer. Raises where a prompt does not fit, or media cannot be read.
 
         `on_progress` is told (positions read, of how many) while the prompt is read.
         """
@@ -166,17 +168,7 @@ class Engine:
                 prepare_s=prepare_s,
             )
 
-        return self._told(self.scheduler.run(prepared, begin, options.wait), on_progress)
-
-    def _told(
-        self, items: Generator[Progress | Chunk, None, None], on_progress: Callable[[int, int], None] | None
-    ) -> Generator[Chunk, None, None]:
-        with closing(items):  # whoever leaves this generator ends the job at once
-            for item in items:
-                if isinstance(item, Chunk):
-                    yield item
-                elif on_progress:
-                    on_progress(item.done, item.total)
+        return Request(self.scheduler, prepared, begin, options.wait, on_progress)
 
     def evaluate(self, segments: Sequence[Segment]) -> Evaluation:
         """Ids and logits at every position of a prompt, in a cache of its own. Raises ContextError where it is full."""

@@ -1,13 +1,13 @@
 """What is kept of caches that are gone: states of sequences and of their sliding windows, within one budget of bytes.
 
-A state comes in as bytes and is kept until others need its place: what was used least recently goes first. This module
-does not know what a state means.
+A state comes in as bytes and is kept until others need its place, or until nobody refers to it any more: what was used
+least recently goes first. This module does not know what a state means.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass
+from weakref import WeakValueDictionary
 
 
 @dataclass(eq=False)
@@ -18,12 +18,17 @@ class Kept:
 
 
 class Keeper:
-    """The owner of all kept states of one engine."""
+    """The bookkeeper of all kept states of one engine. Whoever can use a state refers to it; the keeper does not."""
 
     def __init__(self, budget: int) -> None:
         """`budget`: bytes that all states may take together."""
-        self.budget, self.used = budget, 0
-        self._states: OrderedDict[int, Kept] = OrderedDict()  # the least recently used first
+        self.budget = budget
+        self._states: WeakValueDictionary[int, Kept] = WeakValueDictionary()  # the least recently used first
+
+    @property
+    def used(self) -> int:
+        """Bytes of all states."""
+        return sum(len(kept.data) for kept in self._states.values() if kept.data is not None)
 
     def fits(self, size: int) -> bool:
         """Whether a state of this size can be kept at all."""
@@ -31,22 +36,21 @@ class Keeper:
 
     def keep(self, data: bytes) -> Kept:
         """Keep a state that fits, and give up others for it."""
-        kept = Kept(data)
+        others, kept = list(self._states.values()), Kept(data)
         self._states[id(kept)] = kept
-        self.used += len(data)
-        while self.used > self.budget:
-            self.drop(next(iter(self._states.values())))
+        for other in others:
+            if self.used <= self.budget:
+                break
+            self.drop(other)
         return kept
 
     def use(self, kept: Kept) -> bytes | None:
         """A state's bytes, or None if it was given up. It is now the most recently used."""
-        if kept.data is not None:
-            self._states.move_to_end(id(kept))
+        if self._states.pop(id(kept), None):
+            self._states[id(kept)] = kept
         return kept.data
 
     def drop(self, kept: Kept) -> None:
         """Give a state up."""
-        if kept.data is not None:
-            del self._states[id(kept)]
-            self.used -= len(kept.data)
-            kept.data = None
+        self._states.pop(id(kept), None)
+        kept.data = None

@@ -1,53 +1,37 @@
 """The owner of what runs next: several answers in one context, each in a sequence of its own, evaluated together.
 
-Jobs come in: prompts, and generators of work and of items for whoever asked. The items come out as they are made. One
-thread does all the work: the steps of all live answers in one call, then one piece of a prompt that is being read, and
-so on. This module does not know tokens or text.
+Jobs come in: prompts, and generators of work and of items for whoever asked, a thread or a coroutine. The items come
+out as they are made. One thread does all the work: the steps of all live answers in one call, then one piece of a
+prompt that is being read, and so on. This module does not know tokens or text.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import queue
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Generic, TypeVar
 
 from ..errors import BusyError, Gemma4Error, InputError
 from ..native.context import Context
-from .keeping import Keeper, Kept
-from .session import Checkpoint, Key, Piece, Session, Span, Step, Work, evaluate, shared_prefix
+from .places import Places, Wanted
+from .session import Piece, Session, Span, Step, Work, evaluate
 
 Item = TypeVar("Item")
 MOST_WAITING = 64  # jobs in the queue
-WORTH_KEEPING = 64  # positions that another place must save before a cache is moved there
-
-
-@dataclass(frozen=True)
-class Parked:
-    """A whole sequence's cache that had to make room, and what it held."""
-
-    held: tuple[Key, ...]
-    checkpoints: tuple[Checkpoint, ...]
-    kept: Kept
-
-    def usable(self, spans: Sequence[Span], wanted: Sequence[Key]) -> int:
-        """How many positions of a prompt need not be evaluated after restoring it."""
-        shared = shared_prefix(self.held, spans, wanted)
-        if shared == len(self.held):
-            return shared
-        return max((c.length for c in self.checkpoints if c.length <= shared and c.kept.data is not None), default=0)
+ADMITTED: Final = object()  # told before a job's first item: it has a session now
 
 
 @dataclass(eq=False)
 class Job(Generic[Item]):
-    """One answer: its prompt, what makes it, and the way back to whoever asked."""
+    """One answer: its prompt, what makes it, and the way back to whoever asked: items, then an error or None."""
 
-    spans: Sequence[Span]
+    wanted: Wanted
     begin: Callable[[Session], Iterator[Work | Item]]
-    out: queue.SimpleQueue[Item | BaseException | None] = field(default_factory=queue.SimpleQueue)
-    admitted: threading.Event = field(default_factory=threading.Event)
+    put: Callable[[Any], object]
     cancelled: bool = False
     session: Session | None = None
     making: Iterator[Work | Item] | None = None
@@ -55,14 +39,12 @@ class Job(Generic[Item]):
 
 
 class Scheduler:
-    """Makes answers in `sessions`, which belong to one context. Any thread may ask; close it before the context."""
+    """Makes answers in `places`, which belong to one context. Any thread may ask; close it before the context."""
 
-    def __init__(self, context: Context, sessions: Sequence[Session], keeper: Keeper) -> None:
-        self._context, self._keeper = context, keeper
-        self.free = list(sessions)  # the least recently used first
+    def __init__(self, context: Context, places: Places) -> None:
+        self._context, self.places = context, places
         self._waiting: list[Job[Any]] = []
         self.live: list[Job[Any]] = []
-        self._parked: list[Parked] = []
         self._changed = threading.Condition()
         self._running: Work | None = None
         self._thread: threading.Thread | None = None
@@ -79,15 +61,44 @@ class Scheduler:
         `wait` False, or seconds: raises BusyError if none is free at once, or by then. Leaving the generator early
         ends the job within a step. Raises what the job raises.
         """
-        job: Job[Item] = Job(spans, begin)
+        items: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        job: Job[Item] = Job(Wanted.of(spans), begin, items.put)
         self._submit(job, at_once=wait is False)
         try:
-            if wait is not True and wait is not False and not job.admitted.wait(wait):
-                raise BusyError(f"the model is at work for others, and waiting {wait} s was not enough")
-            while (item := job.out.get()) is not None:
-                if isinstance(item, BaseException):
-                    raise item
-                yield item
+            try:
+                item = items.get(timeout=_limit(wait))
+            except queue.Empty:
+                raise _out_of_patience(wait) from None
+            while item is not None:
+                if item is not ADMITTED:
+                    yield _made(item)
+                item = items.get()
+        finally:
+            self._cancel(job)
+
+    async def run_async(
+        self, spans: Sequence[Span], begin: Callable[[Session], Iterator[Work | Item]], wait: bool | float = True
+    ) -> AsyncGenerator[Item, None]:
+        """`run` for a coroutine: no thread waits for an item. Cancelling its task ends the job within a step, too."""
+        loop, items = asyncio.get_running_loop(), asyncio.Queue[Any]()
+
+        def put(item: Any) -> None:
+            try:
+                loop.call_soon_threadsafe(items.put_nowait, item)
+            except RuntimeError:  # the loop was closed: nobody waits any more
+                job.cancelled = True
+
+        job: Job[Item] = Job(Wanted.of(spans), begin, put)
+        self._submit(job, at_once=wait is False)
+        try:
+            try:
+                item = await asyncio.wait_for(items.get(), _limit(wait))
+            except asyncio.TimeoutError:
+                raise _out_of_patience(wait) from None
+            while item is not None:
+                if item is not ADMITTED:
+                    yield _made(item)
+                item = await items.get()
         finally:
             self._cancel(job)
 
@@ -97,7 +108,7 @@ class Scheduler:
         with self._changed:
             if self._closed:
                 raise InputError("this model is closed; open it again")
-            if at_once and (self._waiting or not self.free):
+            if at_once and (self._waiting or not self.places.free):
                 raise BusyError("the model is at work for others")
             if len(self._waiting) >= MOST_WAITING:
                 raise BusyError(f"{MOST_WAITING} others wait for the model already")
@@ -131,7 +142,7 @@ class Scheduler:
             self._work()
         except BaseException as error:  # a fault of this module's own: nobody may be left waiting
             for job in [*self.live, *self._waiting]:
-                job.out.put(error)
+                job.put(error)
             self._closed = True
             raise
 
@@ -146,7 +157,7 @@ class Scheduler:
                 break
             for job in admitted:
                 try:
-                    self._place(job)
+                    self._begin(job)
                 except Gemma4Error as error:
                     self._end(job, error)
                 else:
@@ -156,6 +167,22 @@ class Scheduler:
             self._turn()
         for job in [*self.live, *self._waiting]:
             self._end(job, InputError("this model is closed; open it again"))
+
+    def _admit(self) -> list[Job[Any]]:
+        """Give the first in the queue the free sessions that suit them best."""
+        admitted = []
+        while self._waiting and self.places.free:
+            job = self._waiting.pop(0)
+            job.session = self.places.take(job.wanted)
+            self.live.append(job)
+            job.put(ADMITTED)
+            admitted.append(job)
+        return admitted
+
+    def _begin(self, job: Job[Any]) -> None:
+        assert job.session
+        self.places.fill(job.session, job.wanted)
+        job.making = job.begin(job.session)
 
     def _turn(self) -> None:
         """One call for the next step of every answer, and one for a piece of a prompt."""
@@ -195,7 +222,7 @@ class Scheduler:
                 if isinstance(item, (Piece, Step)):
                     job.work = item
                     return
-                job.out.put(item)
+                job.put(item)
         except BaseException as error:
             assert job.session
             job.session.clear()
@@ -208,68 +235,27 @@ class Scheduler:
         if close:
             close()
         job.making = job.work = None
-        job.out.put(error)  # None: nothing more will come
         with self._changed:
             if job in self.live:
                 self.live.remove(job)
             if job.session:
                 job.session.shared = False
-                self.free.append(job.session)
+                self.places.give_back(job.session)
                 job.session = None
+        job.put(error)  # None: nothing more will come
 
-    # ── places ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _admit(self) -> list[Job[Any]]:
-        """Give the first in the queue the free sessions that suit them best."""
-        admitted = []
-        while self._waiting and self.free:
-            job = self._waiting.pop(0)
-            wanted = [key for span in job.spans for key in span.entries()]
-            job.session = max(self.free, key=lambda s: (s.usable(job.spans, wanted), -s.length))
-            self.free.remove(job.session)
-            self.live.append(job)
-            job.admitted.set()
-            admitted.append(job)
-        return admitted
+def _limit(wait: bool | float) -> float | None:
+    """Seconds to wait for a session; None for as long as it takes."""
+    return None if isinstance(wait, bool) else wait
 
-    def _place(self, job: Job[Any]) -> None:
-        """Bring what others hold of a job's prompt into its session, if that saves much; park what must go for it."""
-        session, spans = job.session, job.spans
-        assert session
-        wanted = [key for span in spans for key in span.entries()]
-        here = session.usable(spans, wanted)
-        others = [other.session for other in self.live if other.session and other.session is not session]
-        others += self.free
-        source = max(others, key=lambda s: s.usable(spans, wanted), default=session)
-        there = source.usable(spans, wanted)
-        self._parked = [parked for parked in self._parked if parked.kept.data is not None]
-        parked = max(self._parked, key=lambda p: p.usable(spans, wanted), default=None)
-        stored = parked.usable(spans, wanted) if parked else 0
-        if session.turn_end - here > WORTH_KEEPING:  # another conversation's
-            self._park(session)
-        if max(there, stored) - here <= WORTH_KEEPING:
-            pass
-        elif there >= stored:
-            self._context.copy(source.sequence, session.sequence)
-            session.adopt(source.held, source.checkpoints)
-        elif parked:
-            self._unpark(parked, session)
-        job.making = job.begin(session)
 
-    def _park(self, session: Session) -> None:
-        """Keep what a session holds, if anything may be kept at all."""
-        if not self._keeper.budget:
-            return
-        session.shorten_to_turn_end()
-        state = self._context.state(session.sequence, window=False)
-        if self._keeper.fits(len(state)):
-            kept = self._keeper.keep(state)
-            self._parked.append(Parked(tuple(session.held), tuple(session.checkpoints), kept))
+def _out_of_patience(wait: float) -> BusyError:
+    return BusyError(f"the model is at work for others, and waiting {wait} s was not enough")
 
-    def _unpark(self, parked: Parked, session: Session) -> None:
-        state = self._keeper.use(parked.kept)
-        session.clear()
-        if state is not None and self._context.restore(session.sequence, state, window=False):
-            session.adopt(parked.held, parked.checkpoints)
-            self._parked.remove(parked)
-            self._keeper.drop(parked.kept)
+
+def _made(item: Any) -> Any:
+    """An item of a job. Raises the error that it is."""
+    if isinstance(item, BaseException):
+        raise item
+    return item

@@ -81,6 +81,23 @@ def main() -> None:
     print(made, message)
 
 
+async def later(model: g.Gemma4) -> None:
+    """The async twins."""
+    reveal_type(await model.agenerate("Hi", images=b"b", temperature=0))
+    reveal_type(await model.achat([{"role": "user", "content": "Hi"}], thinking=True))
+    async for chunk in model.astream("Hi", max_tokens=3):
+        reveal_type(chunk)
+    reveal_type(model.astream_chat([], on_full="drop"))
+    chat = model.conversation(tools=[weather, weather_later])
+    reveal_type(await chat.asay("Hi", images="cat.jpg", top_k=3))
+    await chat.astream("Hi").aclose()
+
+
+async def weather_later(city: str) -> str:
+    """Current weather for a city, asked for elsewhere."""
+    return city
+
+
 def weather(city: str) -> str:
     """Current weather for a city."""
     return city

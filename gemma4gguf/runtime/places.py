@@ -1,0 +1,103 @@
+"""The owner of the places for answers: sessions, what each of them holds, and what is kept of those that made room.
+
+A prompt comes in; a session goes out that holds as much of it as any of them, or any parked cache, does. All calls come
+from one thread at a time. This module does not know jobs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..native.context import Context
+from .keeping import Keeper, Kept
+from .session import Checkpoint, Key, Session, Span, shared_prefix
+
+WORTH_KEEPING = 64  # positions that another place must save before a cache is moved there
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A prompt, and what each of its positions is to hold."""
+
+    spans: Sequence[Span]
+    keys: Sequence[Key]
+
+    @classmethod
+    def of(cls, spans: Sequence[Span]) -> Wanted:
+        return cls(spans, [key for span in spans for key in span.entries()])
+
+    def held_by(self, session: Session) -> int:
+        """How many positions need not be evaluated in a session."""
+        return session.usable(self.spans, self.keys)
+
+
+@dataclass(frozen=True)
+class Parked:
+    """A whole sequence's cache that had to make room, and what it held."""
+
+    held: tuple[Key, ...]
+    checkpoints: tuple[Checkpoint, ...]
+    kept: Kept
+
+    def usable(self, wanted: Wanted) -> int:
+        """How many positions of a prompt need not be evaluated after restoring it."""
+        shared = shared_prefix(self.held, wanted.spans, wanted.keys)
+        if shared == len(self.held):
+            return shared
+        return max((c.length for c in self.checkpoints if c.length <= shared and c.kept.data is not None), default=0)
+
+
+class Places:
+    """Sessions of one context."""
+
+    def __init__(self, context: Context, sessions: Sequence[Session], keeper: Keeper) -> None:
+        self._context, self._sessions, self._keeper = context, sessions, keeper
+        self.free = list(sessions)  # the least recently used first
+        self._parked: list[Parked] = []
+
+    def take(self, wanted: Wanted) -> Session:
+        """The free session that suits a prompt best. There must be one."""
+        session = max(self.free, key=lambda s: (wanted.held_by(s), -s.length))
+        self.free.remove(session)
+        return session
+
+    def give_back(self, session: Session) -> None:
+        """A session is free again. It keeps what it holds."""
+        self.free.append(session)
+
+    def fill(self, session: Session, wanted: Wanted) -> None:
+        """Bring what others hold of a prompt into a session, if that saves much; park what must go for it."""
+        here = wanted.held_by(session)
+        source = max(self._sessions, key=wanted.held_by)
+        there = wanted.held_by(source)
+        self._parked = [parked for parked in self._parked if parked.kept.data is not None]
+        parked = max(self._parked, key=lambda p: p.usable(wanted), default=None)
+        stored = parked.usable(wanted) if parked else 0
+        if session.turn_end - here > WORTH_KEEPING:  # another conversation's
+            self._park(session)
+        if max(there, stored) - here <= WORTH_KEEPING:
+            return
+        if there >= stored:
+            self._context.copy(source.sequence, session.sequence)
+            session.adopt(source.held, source.checkpoints)
+        elif parked:
+            self._unpark(parked, session)
+
+    def _park(self, session: Session) -> None:
+        """Keep what a session holds, if anything may be kept at all."""
+        if not self._keeper.budget:
+            return
+        session.shorten_to_turn_end()
+        state = self._context.state(session.sequence, window=False)
+        if self._keeper.fits(len(state)):
+            kept = self._keeper.keep(state)
+            self._parked.append(Parked(tuple(session.held), tuple(session.checkpoints), kept))
+
+    def _unpark(self, parked: Parked, session: Session) -> None:
+        state = self._keeper.use(parked.kept)
+        session.clear()
+        if state is not None and self._context.restore(session.sequence, state, window=False):
+            session.adopt(parked.held, parked.checkpoints)
+            self._parked.remove(parked)
+            self._keeper.drop(parked.kept)

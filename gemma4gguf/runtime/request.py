@@ -1,0 +1,69 @@
+"""One answer that is prepared and not begun: a thread streams it, or a coroutine does.
+
+In: what the scheduler is to run, and who is told of progress. Out: chunks. Leaving a stream early, at whatever point,
+ends the work for it within a step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Sequence
+from contextlib import aclosing, closing
+from dataclasses import dataclass, replace
+
+from ..records import Chunk, Result
+from .answer import Progress
+from .scheduler import Scheduler
+from .session import Session, Span, Work
+
+
+@dataclass(frozen=True)
+class Request:
+    """`wait`: for a place, see Options. `on_progress` is told (positions read, of how many). `dropped`: the turns that
+    were left out of the prompt.
+    """
+
+    scheduler: Scheduler
+    spans: Sequence[Span]
+    begin: Callable[[Session], Iterator[Work | Progress | Chunk]]
+    wait: bool | float
+    on_progress: Callable[[int, int], None] | None = None
+    dropped: int = 0
+
+    def stream(self) -> Generator[Chunk, None, None]:
+        """The answer for a thread, which waits for each chunk."""
+        items: Generator[Progress | Chunk, None, None] = self.scheduler.run(self.spans, self.begin, self.wait)
+        with closing(items):
+            for item in items:
+                if isinstance(chunk := self._told(item), Chunk):
+                    yield chunk
+
+    async def astream(self) -> AsyncGenerator[Chunk, None]:
+        """The answer for a coroutine."""
+        items: AsyncGenerator[Progress | Chunk, None] = self.scheduler.run_async(self.spans, self.begin, self.wait)
+        async with aclosing(items):
+            async for item in items:
+                if isinstance(chunk := self._told(item), Chunk):
+                    yield chunk
+
+    def _told(self, item: Progress | Chunk) -> Chunk | None:
+        if isinstance(item, Chunk):
+            return replace(item, result=replace(item.result, dropped_turns=self.dropped)) if item.result else item
+        if self.on_progress:
+            self.on_progress(item.done, item.total)
+        return None
+
+
+def last(chunks: Iterator[Chunk]) -> Result:
+    """The result of an answer, once all of it was made."""
+    *_, end = chunks
+    assert end.result is not None
+    return end.result
+
+
+async def alast(chunks: AsyncIterator[Chunk]) -> Result:
+    """The same for a coroutine."""
+    result = None
+    async for chunk in chunks:
+        result = chunk.result
+    assert result is not None
+    return result
