@@ -106,7 +106,8 @@ class Gemma4(Coroutines):
         only for messages whose author may read this machine's files. `on_full`: where messages and answer do not fit
         the context, "error" raises ContextError, "drop" leaves out the oldest whole turns, never the system's text or
         the tools, and `result.dropped_turns` says how many. An answer may need `max_tokens`, at most half of the
-        context; by default an eighth.
+        context; by default an eighth. `continue_final_message`: the last message is the beginning of the answer, its
+        thought or its words; the result is what follows.
         """
         return last(self.stream_chat(messages, **options))
 
@@ -150,18 +151,25 @@ class Gemma4(Coroutines):
         thinking: bool = False,
         raw: bool = False,
         local_files: bool = False,
+        continue_final_message: bool = False,
     ) -> Tokens:
         """The positions that a prompt takes, and the soft tokens among them.
 
         A text counts as `generate` would ask it, with `images`, `audio`, `system` and `raw`; messages as `chat` would,
-        with `tools` and `local_files`. Reads pictures and sound; loads the vocabulary, no weights.
+        with `tools`, `local_files` and `continue_final_message`. Reads pictures and sound; loads the vocabulary, no
+        weights.
         """
         if isinstance(prompt, str):
-            _unused("a text", tools=tools, local_files=local_files)
+            _unused("a text", tools=tools, local_files=local_files, continue_final_message=continue_final_message)
             asked = Question(images=images, audio=audio, system=system, thinking=thinking, raw=raw)
             return self._composer.count(self._composer.question(prompt, asked))
         _unused("messages", images=several(images), audio=several(audio), system=system, raw=raw)
-        chat = Chat(tools=tools, thinking=thinking, local_files=local_files)
+        chat = Chat(
+            tools=tools,
+            thinking=thinking,
+            local_files=local_files,
+            continue_final_message=continue_final_message,
+        )
         return self._composer.count(self._composer.chat(prompt, chat))
 
     @property

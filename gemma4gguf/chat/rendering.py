@@ -38,6 +38,7 @@ _CHANNEL_MARK = re.compile(f"({re.escape(CHANNEL)}|{re.escape(CHANNEL_END)})")
 _PLACEHOLDER = re.compile(r"<\|(image|audio|video)\|>")
 _TURN_END = "<turn|>\n"
 THOUGHT_OPEN = f"{CHANNEL}{THOUGHT}\n"
+_NO_THOUGHT = THOUGHT_OPEN + CHANNEL_END
 
 
 @dataclass(frozen=True)
@@ -69,12 +70,14 @@ _MEDIA: dict[str, Callable[[Any], Segment]] = {"image": ImageSegment, "audio": A
 class Prompt:
     """A chat, ready to be fed.
 
-    `text`: as the reference renders it. `thinking_open`: the reply begins inside a thought.
+    `text`: as the reference renders it. `thinking_open`: the reply begins inside a thought; `thought_begun`: and the
+    prompt holds words of it already.
     """
 
     text: str
     segments: tuple[Segment, ...]
     thinking_open: bool
+    thought_begun: bool = False
 
 
 @lru_cache(maxsize=1)
@@ -111,26 +114,41 @@ def compose(
     *,
     local_files: bool = True,
     special_tokens: tuple[str, ...] = (),
+    continue_final_message: bool = False,
     **template_options: Any,
 ) -> Prompt:
     """Messages to a prompt that can be fed: checked, guarded, rendered and cut into segments.
 
     Parameters as for `render`; `local_files` False refuses paths to media, for messages from a network;
     `special_tokens` are a vocabulary's own, which nobody's text may become, besides Gemma 4's. An assistant's message
-    at the end is refused where a generation prompt is asked for: the template would begin a new turn. One departure
-    from the reference: where the template leaves the prompt behind the end of a turn (it does after words beside an
-    answered tool call), the model's turn is opened as after a user's message, so that there is something to go on
-    from.
+    at the end is refused where a generation prompt is asked for (the template would begin a new turn), unless
+    `continue_final_message`: then the model's turn is opened as for a new answer, and begins with that message's
+    thought and words. One departure from the reference: where the template leaves the prompt behind the end of a turn
+    (it does after words beside an answered tool call), the model's turn is opened as after a user's message, so that
+    there is something to go on from.
     """
     prepared, media = prepare_messages(messages, local_files=local_files)
+    begun = _taken_out(prepared) if continue_final_message else None
     last = prepared[-1]
     if add_generation_prompt and last["role"] == "assistant" and not last.get("tool_calls"):
         raise InputError(
-            f"messages[{len(prepared) - 1}]: the last message is the assistant's, and an answer is not continued; "
-            "leave it out, or append a user message"
+            f"messages[{len(prepared) - 1}]: the last message is the assistant's; leave it out, append a user message, "
+            "or have it continued (continue_final_message=True)"
         )
     arguments = (prepare_tools(tools), thinking, template, add_generation_prompt, special_tokens, template_options)
-    return _composed(prepared, media, *arguments)
+    return _composed(prepared, media, *arguments, begun)
+
+
+def _taken_out(prepared: list[dict[str, Any]]) -> tuple[str, str]:
+    """Take the last message, which is to be continued, out of checked ones: its thought and its words."""
+    where, last = f"messages[{len(prepared) - 1}]", prepared.pop()
+    if last["role"] != "assistant" or last.get("tool_calls"):
+        calls = "tool calls" if last["role"] == "assistant" else f"a message of role {last['role']}"
+        raise InputError(f"{where}: {calls} cannot be continued (continue_final_message); end with an assistant's text")
+    if not prepared or prepared[-1].get("tool_calls"):
+        raise InputError(f"{where}: an answer to nothing cannot be continued; put what it answers before it")
+    words = last["content"] if isinstance(last["content"], str) else "".join(part["text"] for part in last["content"])
+    return last.get("reasoning") or last.get("reasoning_content") or "", words
 
 
 def compose_turn(
@@ -161,9 +179,10 @@ def _composed(
     add_generation_prompt: bool,
     special_tokens: tuple[str, ...],
     options: Mapping[str, Any],
+    begun: tuple[str, str] | None = None,
 ) -> Prompt:
-    """Checked messages, guarded, rendered and cut into segments."""
-    guard = free_character(json.dumps([messages, tools], ensure_ascii=False))
+    """Checked messages, guarded, rendered and cut into segments. `begun`: thought and words to be continued."""
+    guard = free_character(json.dumps([messages, tools, begun], ensure_ascii=False))
 
     def plain(text: str) -> str:
         return guards(special_tokens).guarded(text, guard)
@@ -173,8 +192,19 @@ def _composed(
     text = _render(guarded, *arguments, add_generation_prompt, options)
     if add_generation_prompt and text.endswith((_TURN_END, _TURN_END + THOUGHT_OPEN)):
         text = text.removesuffix(THOUGHT_OPEN) + _opener(thinking, template, options)
+    thought, words = map(plain, begun or ("", ""))
+    text = _beginning(text, thought, words)
     cut = segments(text, media, guard, special_tokens)
-    return Prompt(text.replace(guard, ""), tuple(cut), text.endswith(THOUGHT_OPEN))
+    inside = bool(thought) and not words
+    return Prompt(text.replace(guard, ""), tuple(cut), inside or text.endswith(THOUGHT_OPEN), inside)
+
+
+def _beginning(opened: str, thought: str, words: str) -> str:
+    """A prompt that opens the model's turn, with the beginning of its answer."""
+    if thought:
+        closed = f"\n{CHANNEL_END}{words}" if words else ""
+        return opened.removesuffix(_NO_THOUGHT).removesuffix(THOUGHT_OPEN) + THOUGHT_OPEN + thought + closed
+    return opened.removesuffix(THOUGHT_OPEN) + words if words else opened
 
 
 def segments(

@@ -78,11 +78,14 @@ def _number_id(index: int) -> str:
 class ReplyParser:
     """Splits a reply while it streams: `feed` each piece, then `finish`.
 
-    `thinking_open`: the prompt already ended with `<|channel>thought`, so the reply begins inside a thought.
+    `thinking_open`: the prompt already ended with `<|channel>thought`, so the reply begins inside a thought;
+    `thought_begun`: that thought has words already.
     `call_id`: makes the id of the n-th call of this reply, counted from 0. The default makes `call_0`, `call_1`, ….
     """
 
-    def __init__(self, thinking_open: bool = False, call_id: Callable[[int], str] = _number_id) -> None:
+    def __init__(
+        self, thinking_open: bool = False, call_id: Callable[[int], str] = _number_id, *, thought_begun: bool = False
+    ) -> None:
         self._state: Callable[[bool], bool] = self._in_thought if thinking_open else self._in_text
         self._around = self._in_text  # the state to return to after a stray `<|channel>`
         self._buffer = ""
@@ -90,7 +93,7 @@ class ReplyParser:
         self._calls = 0
         self._call_id = call_id
         self._thought_space = ""  # trailing white space, emitted only if the thought goes on
-        self._block_empty = True  # this thought block has only white space so far
+        self._block_empty = not thought_begun  # this thought block has only white space so far
         self._thought_before = False  # an earlier thought block was not empty
         self._scanned = 0  # characters of the buffer already searched for a call's end
         self._quoted = False  # whether the search is inside a string

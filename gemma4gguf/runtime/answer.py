@@ -76,6 +76,7 @@ def answer(
     limit: int,
     *,
     thinking_open: bool,
+    thought_begun: bool,
     drafts: Drafts | None = None,
     load_s: float = 0.0,
     prepare_s: float = 0.0,
@@ -83,7 +84,7 @@ def answer(
     """Answer a prompt with at most `limit` tokens, which must fit (see `room`).
 
     Yields work, to be evaluated before the next item, and what whoever asked is to be told. The last chunk has a finish
-    reason and the result. `thinking_open`: the prompt ends inside a thought. `load_s` and `prepare_s`: seconds that
+    reason and the result. `thinking_open`, `thought_begun`: see `Prompt`. `load_s` and `prepare_s`: seconds that
     went before, the latter part of the time to the first token.
     """
     begun = time.perf_counter()
@@ -102,7 +103,7 @@ def answer(
     reason: FinishReason = "length"
     chunks: list[Chunk] = []
     completion = 0
-    stream = ReplyStream(options.stop or (), ReplyParser(thinking_open))
+    stream = ReplyStream(options.stop or (), ReplyParser(thinking_open, thought_begun=thought_begun))
 
     def shown(token: int) -> bytes:
         return vocab.piece(token, special=token in rules.visible)

@@ -42,6 +42,7 @@ class ChatOptions(GenerateOptions, total=False):
 
     tools: Sequence[Mapping[str, object]] | None
     thinking: bool
+    continue_final_message: bool
     local_files: bool
     on_full: OnFull
     on_progress: Progress | None
@@ -75,6 +76,7 @@ class Chat:
 
     tools: Sequence[Mapping[str, object]] | None = None
     thinking: bool = False
+    continue_final_message: bool = False
     local_files: bool = False
     on_full: OnFull = "error"
     on_progress: Progress | None = None

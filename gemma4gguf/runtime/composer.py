@@ -60,7 +60,12 @@ class Composer:
     def chat(self, messages: Sequence[Message], asked: Chat) -> Prompt:
         """A conversation."""
         given = messages, asked.tools, asked.thinking, self.template
-        return compose(*given, local_files=asked.local_files, special_tokens=self.special_tokens)
+        return compose(
+            *given,
+            local_files=asked.local_files,
+            special_tokens=self.special_tokens,
+            continue_final_message=asked.continue_final_message,
+        )
 
     def fitting_chat(self, messages: Sequence[Message], asked: Chat, room: int) -> tuple[Prompt, int]:
         """A conversation in at most `room` positions, without its oldest turns where need be, and their number."""

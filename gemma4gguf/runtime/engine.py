@@ -163,6 +163,7 @@ class Engine:
                 sampling,
                 limit,
                 thinking_open=prompt.thinking_open,
+                thought_begun=prompt.thought_begun,
                 drafts=drafts,
                 load_s=load_s,
                 prepare_s=prepare_s,

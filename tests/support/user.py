@@ -44,6 +44,7 @@ def main() -> None:
                 reveal_type(chunk.text)
                 reveal_type(chunk.result)
             reveal_type(model.chat([result.message()], thinking=True, min_p=0.1))
+            model.chat([result.message()], continue_final_message=True)
             reveal_type(model.stream_chat([{"role": "user", "content": "Hi"}], max_tokens=3, local_files=True))
             model.stream("What?").close()
             reveal_type(model.evaluate("Hi").logits)
