@@ -8,10 +8,12 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from gguf import GGMLQuantizationType as T
 
 from gemma4gguf.arguments import MOST_THREADS, local_path, whole
 from gemma4gguf.bundle import newfile
@@ -25,29 +27,46 @@ from . import mixture
 from .checkpoint import read_checkpoint
 from .contents import Contents
 from .gguf_source import read_gguf
+from .grid import GRIDS, Count, Lattice
 from .imatrix import ImportanceMatrix, read_imatrix
-from .mixture import MIXTURES, Mixture
+from .mixture import FLOATS, MIXTURES, Mixture
 from .origin import Origin, locate
 from .plan import ConversionPlan, PlannedSection, plan_section
+from .recovery import Findings, look
 from .safetensors import listed
 
 Progress = Callable[[int, int, str], None]
 DEFAULT, DRAFTER_DEFAULT = "Q4_K_M", "Q8_0"
+GRID_TYPES = tuple(grid.type for grid in GRIDS)
+HALF = 0.5  # of the weights on a grid: the model was trained for it, whatever its name says
 LOW = (
     "{name} keeps fewer than 4 bits per weight: expect clearly more mistakes; "
     "measure it with `gemma4gguf quality` against a Q8_0 or BF16 bundle"
 )
 QAT = "{name} was trained to be stored as Q4_0 (quantisation-aware training), so Q4_0 was chosen; quant= takes another"
+ON_GRID = (
+    "{count} matrices lie on a grid ({kinds}), as quantisation-aware training leaves them: they are stored on it "
+    "without loss; exact_llama=True rounds them as llama.cpp does"
+)
+LOSSLESS = "{count} matrices lie on a 4-bit grid: quant='Q4_0' is smaller than {name} and stores them without loss"
+BY_CHANNEL = (
+    "{names}: on a grid with a step for each row or column, which blocks of 32 cannot hold; rounded as any other matrix"
+)
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """`path` is the finished bundle, or None after a dry run. `size` in bytes, `seconds` of wall time."""
+    """`path` is the finished bundle, or None after a dry run. `size` in bytes, `seconds` of wall time.
+
+    `grids`: tensor -> how its blocks were stored on the grid they lie on. Empty where there is none, and after a dry
+    run.
+    """
 
     path: Path | None
     plan: ConversionPlan
     size: int
     seconds: float
+    grids: Mapping[str, Count] = field(default_factory=dict)
 
 
 @contextmanager
@@ -70,6 +89,7 @@ def convert(
     imatrix: str | Path | None = None,
     lora: str | Path | None = None,
     text_only: bool = False,
+    exact_llama: bool = False,
     threads: int | None = None,
     dry_run: bool = False,
     force: bool = False,
@@ -80,9 +100,10 @@ def convert(
 
     `source` and `drafter` are checkpoint folders, Hub ids or GGUF files. `out` names the file or a folder for it; None
     makes `NAME-QUANT.gguf` in the current folder. `quant` None means Q4_K_M, or Q4_0 for a checkpoint that was trained
-    for it. `lora` is the folder of a LoRA adapter as PEFT saves it, which is merged in float32. `types` are overrides
-    PATTERN=TYPE for tensors of the text model; a pattern is a regular expression. `progress` is called with (bytes
-    done, total bytes, stage); a stage is "download" or "convert".
+    for it. Matrices that lie on a grid of that type are stored on it without loss; with `exact_llama` they are rounded
+    as llama.cpp does it. `lora` is the folder of a LoRA adapter as PEFT saves it, which is merged in float32. `types`
+    are overrides PATTERN=TYPE for tensors of the text model; a pattern is a regular expression. `progress` is called
+    with (bytes done, total bytes, stage); a stage is "download" or "convert".
 
     Raises InputError for unusable arguments and ConversionError for everything else that stops the work. No file is
     then left under the output's name.
@@ -105,16 +126,22 @@ def convert(
     if lora is not None and origin.is_gguf:
         raise InputError("lora is for a checkpoint as the source; a GGUF's weights may be rounded already")
     model = _read(origin, text_only=text_only, lora=None if lora is None else local_path(lora))
-    chosen = asked or MIXTURES[model.trained_for or DEFAULT]
+    found = Findings() if origin.tensors is not None else _look(model, asked)
+    chosen = asked or MIXTURES[("Q4_0" if found.share >= HALF else model.trained_for) or DEFAULT]
+    lattices = {} if exact_llama or not (asked is None or asked.default in GRID_TYPES) else found.lattices
     notes = [*model.notes, *_advice(origin, model, asked, chosen), *_uncovered(model, importance)]
-    sections = [plan_section(m, chosen, overrides=overrides, imatrix=importance) for m in model.sections]
+    notes += _on_grid(found, lattices, chosen)
+    sections = [
+        plan_section(m, chosen, overrides=overrides, imatrix=importance, lattices=lattices) for m in model.sections
+    ]
     if drafter is not None:
         drafter_origin = locate(drafter, fetched, plan_only=dry_run)
         contents = _read(drafter_origin, drafter=True).sections[0]
         sections = [s for s in sections if s.contents.architecture != DRAFTER] + [plan_section(contents, drafter_asked)]
 
     path = _out_path(out, origin, chosen)
-    parts = [s.part(threads or _cores()) for s in sections]
+    counts: dict[str, Count] = {}
+    parts = [s.part(threads or _cores(), counts) for s in sections]
     _check(parts, origin.path, origin.path if drafter is None else drafter_origin.path)
     placement = place_sections(parts)
     plan = _plan(str(source), path, chosen, sections, placement, tuple(notes))
@@ -124,7 +151,7 @@ def convert(
         raise InputError(f"{path}: is the source itself; choose another name for the output")
     write_bundle(path, parts, force=force, progress=lambda done: report(done, placement.total, "convert"))
     report(placement.total, placement.total, "convert")  # the padding between sections is not counted on the way
-    return Conversion(path, plan, placement.total, time.monotonic() - started)
+    return Conversion(path, plan, placement.total, time.monotonic() - started, counts)
 
 
 def _cores() -> int:
@@ -148,6 +175,27 @@ def _advice(origin: Origin, contents: Contents, asked: Mixture | None, chosen: M
     if chosen.name in mixture.UNDER_FOUR_BITS:
         notes.append(LOW.format(name=chosen.name))
     return notes
+
+
+def _look(contents: Contents, asked: Mixture | None) -> Findings:
+    """What the text model's matrices lie on; where it could not be stored, only as much as to tell of it."""
+    text = contents.section(TEXT)
+    if text is None or (asked is not None and asked.default in FLOATS):
+        return Findings()
+    return look(
+        text.tensors, GRID_TYPES if asked is None else [asked.default if asked.default in GRID_TYPES else T.Q4_0]
+    )
+
+
+def _on_grid(found: Findings, lattices: Mapping[str, Lattice], chosen: Mixture) -> list[str]:
+    kinds = [lattice.grid.type.name for lattice in found.lattices.values()]
+    counted = ", ".join(f"{kinds.count(kind)} {kind}" for kind in sorted(set(kinds)))
+    notes = []
+    if lattices:
+        notes.append(ON_GRID.format(count=len(kinds), kinds=counted))
+    elif kinds and chosen.default not in GRID_TYPES:
+        notes.append(LOSSLESS.format(count=len(kinds), name=chosen.name))
+    return [*notes, *([BY_CHANNEL.format(names=listed(list(found.by_channel), 3))] if found.by_channel else [])]
 
 
 def _uncovered(contents: Contents, importance: ImportanceMatrix | None) -> list[str]:

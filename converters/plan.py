@@ -6,14 +6,16 @@ Reads and writes no files.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from gguf import GGML_QUANT_SIZES
+from gguf import GGML_QUANT_SIZES, GGUFValueType
 from gguf import GGMLQuantizationType as T
 
-from gemma4gguf.bundle.container import place_tensors
+from gemma4gguf.bundle.container import encode_array, place_tensors
 from gemma4gguf.bundle.reading import EMBEDDER, TEXT
+from gemma4gguf.bundle.settings import GRID_TENSORS
 from gemma4gguf.bundle.writing import Part, part_of
 from gemma4gguf.errors import ConversionError
 from gemma4gguf.native import quantizer
@@ -21,6 +23,7 @@ from gemma4gguf.native import quantizer
 from . import mixture, quantise
 from .contents import SectionContents
 from .gguf_source import READABLE
+from .grid import Count, Lattice
 from .imatrix import ImportanceMatrix
 from .mixture import FLOATS, MIXTURES, Mixture, Override
 from .quantise import PlannedTensor
@@ -78,11 +81,14 @@ class PlannedSection:
     tensors: tuple[PlannedTensor, ...]
     pairs: dict[str, bytes]
 
-    def part(self, threads: int) -> Part:
+    def part(self, threads: int, counts: dict[str, Count] | None = None) -> Part:
+        """What will be written. `counts` gets how the tensors on a grid were stored."""
         if self.contents.carried is not None:
             return part_of(self.contents.carried)
         table = place_tensors([(t.tensor.name, t.tensor.shape, t.type) for t in self.tensors])
-        return Part(self.contents.architecture, self.pairs, table, lambda: quantise.pieces(self.tensors, threads))
+        return Part(
+            self.contents.architecture, self.pairs, table, lambda: quantise.pieces(self.tensors, threads, counts)
+        )
 
     def summary(self, size: int) -> SectionSummary:
         if self.contents.carried is not None:
@@ -105,9 +111,11 @@ def plan_section(
     *,
     overrides: tuple[Override, ...] = (),
     imatrix: ImportanceMatrix | None = None,
+    lattices: Mapping[str, Lattice] | None = None,
 ) -> PlannedSection:
     """Choose a type for every tensor of a section. Overrides and importance values apply to the text model only.
 
+    `lattices`: tensors that are stored on the grid they lie on, in its type unless an override names another.
     Raises ConversionError when the source is stored with fewer bits than `asked`, or importance values are missing.
     """
     if contents.carried is not None:
@@ -116,7 +124,7 @@ def plan_section(
         # float32 costs 0.2 GB of the 12B's 7, keeps soft tokens exact, and lets numpy map the file.
         asked = MIXTURES["F32"]
     if contents.architecture != TEXT:
-        overrides, imatrix = (), None
+        overrides, imatrix, lattices = (), None, None
     chosen = mixture.choose(
         [(s.name, s.shape) for s in contents.tensors],
         asked,
@@ -127,11 +135,21 @@ def plan_section(
     )
     tensors = []
     for tensor in sorted(contents.tensors, key=lambda s: mixture.write_order(s.name)):
+        lattice, kind = (lattices or {}).get(tensor.name), chosen[tensor.name]
+        if lattice is not None and not any(o.pattern.search(tensor.name) for o in overrides):
+            kind = lattice.grid.type
+        if lattice is not None and kind is lattice.grid.type:
+            tensors.append(PlannedTensor(tensor, kind, lattice=lattice))
+            continue
         values = imatrix.of(tensor.name, tensor.shape[-1]) if imatrix is not None else None
-        tensors.append(PlannedTensor(tensor, chosen[tensor.name], values))
+        tensors.append(PlannedTensor(tensor, kind, values))
     _check_stored_types(tensors)
     _check_importance(tensors)
     pairs = contents.pairs(asked.file_type) | (imatrix.pairs() if imatrix is not None else {})
+    on_grid = [t.tensor.name for t in tensors if t.lattice is not None]
+    pairs.pop(GRID_TENSORS, None)  # a source's
+    if on_grid:
+        pairs[GRID_TENSORS] = encode_array(GRID_TENSORS, GGUFValueType.STRING, on_grid)
     return PlannedSection(contents, asked.name, tuple(tensors), pairs)
 
 

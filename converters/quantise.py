@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 
 import numpy as np
@@ -21,20 +22,23 @@ from gemma4gguf.bundle.container import padded, tensor_nbytes
 from gemma4gguf.errors import ConversionError, NativeError
 from gemma4gguf.native import quantizer
 
+from . import grid
 from .gemma4 import MappedTensor
 from .rows import Bytes, FloatArray, Rows, change_rows, slabs
 from .safetensors import StoredTensor
 
 AHEAD = 2  # slabs per thread that may be in work or wait to be written
+Slab = tuple[Bytes, grid.Count | None]
 
 
 @dataclass(frozen=True)
 class PlannedTensor:
-    """A tensor to be written as `type`; `importance` is float32 [columns], or None."""
+    """A tensor to be written as `type`; `importance` is float32 [columns], or None. `lattice`: what it lies on."""
 
     tensor: MappedTensor
     type: T
     importance: FloatArray | None = None
+    lattice: grid.Lattice | None = None
 
     @property
     def rows(self) -> int:
@@ -45,23 +49,33 @@ class PlannedTensor:
         return tensor_nbytes(self.tensor.shape, self.type)
 
 
-def pieces(tensors: Sequence[PlannedTensor], threads: int) -> Iterator[Bytes]:
-    """The tensors' data, each padded to the alignment of a GGUF.
+def pieces(
+    tensors: Sequence[PlannedTensor], threads: int, counts: dict[str, grid.Count] | None = None
+) -> Iterator[Bytes]:
+    """The tensors' data, each padded to the alignment of a GGUF. `counts` gets how those on a grid were stored.
 
     Raises ConversionError that names the tensor when it holds values that cannot be stored, or cannot be read.
     """
     jobs = (job for planned in tensors for job in _jobs(planned))
     scratch = _Scratch()
     pool = ThreadPoolExecutor(threads, "quantise")
-    waiting: deque[Future[Bytes]] = deque()
+    waiting: deque[tuple[str, Future[Slab]]] = deque()
+
+    def written() -> Bytes:
+        name, future = waiting.popleft()
+        data, count = future.result()
+        if count is not None and counts is not None:
+            counts[name] = counts.get(name, grid.Count()) + count
+        return data
+
     with quantizer.quantizer():
         try:
             for planned, start, stop in jobs:
-                waiting.append(pool.submit(_slab, scratch, planned, start, stop))
+                waiting.append((planned.tensor.name, pool.submit(_slab, scratch, planned, start, stop)))
                 if len(waiting) > threads * AHEAD:
-                    yield waiting.popleft().result()
+                    yield written()
             while waiting:
-                yield waiting.popleft().result()
+                yield written()
         finally:  # also after Ctrl-C or a full disk
             pool.shutdown(wait=True, cancel_futures=True)
 
@@ -81,8 +95,9 @@ def _jobs(planned: PlannedTensor) -> Iterator[tuple[PlannedTensor, int, int]]:
         yield planned, start, stop
 
 
-def _slab(scratch: _Scratch, planned: PlannedTensor, start: int, stop: int) -> Bytes:
+def _slab(scratch: _Scratch, planned: PlannedTensor, start: int, stop: int) -> Slab:
     """Rows `start` to `stop` of a tensor as bytes of its new type, with padding after the last row."""
+    count = None
     tensor, width = planned.tensor, planned.tensor.shape[-1]
     if tensor.values is not None:
         out = _quantised(planned, tensor.values.reshape(-1, width)[start:stop])
@@ -104,11 +119,12 @@ def _slab(scratch: _Scratch, planned: PlannedTensor, start: int, stop: int) -> B
                 rows = np.ascontiguousarray(rows[:, tensor.columns])
             if not np.isfinite(rows).all():
                 raise _not_finite(planned, stored)
-            out = _quantised(planned, rows)
-    if stop < planned.rows:
-        return out
-    tail = padded(planned.nbytes) - planned.nbytes
-    return np.concatenate([out, np.zeros(tail, np.uint8)]) if tail else out
+            if planned.lattice is not None:
+                out, count = grid.store(rows, planned.lattice, partial(_quantised, planned))
+            else:
+                out = _quantised(planned, rows)
+    tail = padded(planned.nbytes) - planned.nbytes if stop == planned.rows else 0
+    return np.concatenate([out, np.zeros(tail, np.uint8)]) if tail else out, count
 
 
 def _quantised(planned: PlannedTensor, rows: FloatArray) -> Bytes:

@@ -1,4 +1,5 @@
-"""gemma4gguf's own settings in a bundle's text section: a picture's budget, and the tokens that end an answer.
+"""gemma4gguf's own keys in a bundle's text section: a picture's budget, the tokens that end an answer, and the tensors
+that were stored on a grid.
 
 A text section's metadata comes in; the setting goes out, or its default where the file has none. This module does not
 know where the settings are used.
@@ -20,6 +21,7 @@ IMAGE_BUDGET = "gemma4gguf.image.max_soft_tokens"
 BUDGETS = (70, 140, 280, 560, 1120)  # soft tokens per picture; the ones the model was trained with
 DEFAULT_BUDGET = 280  # soft tokens
 END_TOKEN_IDS = "gemma4gguf.eos_token_ids"
+GRID_TENSORS = "gemma4gguf.grid.tensors"  # names: stored on the grid they were trained on, not by llama.cpp's rounding
 END_TOKENS = ("<eos>", "<turn|>", "<|tool_response>")  # the chat format's own: they always count; a file adds others
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..version import __version__
 from .common import common, in_options, option_names, print_json
 from .show import Progress, Table, number, size, warn
+
+if TYPE_CHECKING:
+    from converters.grid import Count
 
 
 @click.command(short_help="Turn a checkpoint into one GGUF file.")
@@ -24,6 +28,7 @@ from .show import Progress, Table, number, size, warn
     "--lora", type=click.Path(path_type=Path), metavar="FOLDER", help="LoRA adapter to merge, as PEFT saves it."
 )
 @click.option("--type", "types", multiple=True, metavar="PATTERN=TYPE", help="Type of the tensors that match.")
+@click.option("--exact-llama", is_flag=True, help="Round matrices that lie on a grid as llama.cpp does.")
 @click.option("--text-only", is_flag=True, help="Leave the multimodal embedder out.")
 @click.option("--threads", type=click.IntRange(1), metavar="N", help="Processor threads [all cores].")
 @click.option("--dry-run", is_flag=True, help="Print what would be written, and write nothing.")
@@ -52,12 +57,26 @@ def convert(source: str, out: Path | None, as_json: bool, **how: Any) -> None:
         kinds = ", ".join(f"{count} {kind}" for kind, count in section.counts.items())
         table.row(NAMES[section.architecture], number(len(section.tensors)), size(section.size), kinds)
     table.print()
+    _print_grids(result.grids)
     for note in plan.notes:
         warn(in_options(note, option_names(convert)))
     if result.path is None:
         click.echo(f"would write {plan.out}: {size(plan.total)}, {size(plan.free)} free there")
     else:
         click.echo(f"{result.path}: {size(result.size)} in {result.seconds:.1f} s")
+
+
+def _print_grids(grids: Mapping[str, Count]) -> None:
+    """How the tensors on a grid were stored: those given back exactly together, the others one by one."""
+    if not grids:
+        return
+    table = Table("on its grid", "blocks", "exact", "step rounded", "on no grid", "largest error")
+    exact = [c for c in grids.values() if c.exact == c.blocks]
+    rest = {name: c for name, c in grids.items() if c.exact < c.blocks}
+    whole = {f"{len(exact)} tensors": sum(exact[1:], exact[0])} if exact else {}
+    for name, c in (whole | rest).items():
+        table.row(name, *map(number, (c.blocks, c.exact, c.rounded, c.off)), f"{c.error:.2g}")
+    table.print()
 
 
 COMMANDS = (convert,)
