@@ -9,10 +9,12 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from ..chat.messages import prepare_messages
-from ..media.audio import SAMPLE_RATE, frame
+from ..media.audio import SAMPLE_RATE, listen
 from ..media.rgb import FORMATS
 from ..records import Message
 from .failure import RequestError
@@ -32,12 +34,21 @@ def bounded(messages: Sequence[Message], limits: Limits) -> list[Message]:
             if part["type"] == "image":
                 part["image"] = _picture(next(waiting)[1], limits.pixels)
             elif part["type"] == "audio":
-                samples = frame(next(waiting)[1]).reshape(-1)
+                samples = _heard(next(waiting)[1], left)
                 left -= len(samples) / SAMPLE_RATE
-                if left < 0:
-                    raise RequestError("large", f"more than {limits.sound:g} s of sound in a request")
                 part["audio"] = samples, SAMPLE_RATE
     return list(prepared)
+
+
+def _heard(clip: bytes, most_s: float) -> NDArray[np.float32]:
+    """A clip's samples. What is longer is not decoded to its end: a small file may be hours long."""
+    blocks, count = [], 0
+    for block in listen(clip):
+        blocks.append(block)
+        count += len(block)
+        if count > most_s * SAMPLE_RATE:
+            raise RequestError("large", f"more sound in a request than expected: {most_s:g} s were left for this clip")
+    return np.concatenate(blocks)
 
 
 def _picture(data: bytes, most: int) -> bytes:

@@ -90,6 +90,13 @@ def chosen(body: Body, table: Mapping[str, str]) -> tuple[dict[str, Any], dict[s
     return {table[name]: value for name, value in given.items()}, {table[name]: name for name in given}
 
 
+def told(parts: list[Json]) -> str | list[Json]:
+    """A message's content. One text is a text: templates may write it in another way than a list of one."""
+    if not parts:
+        return ""
+    return parts[0]["text"] if len(parts) == 1 and parts[0]["type"] == "text" else parts
+
+
 def thinking(effort: Effort | None, enabled: bool | None) -> bool:
     """Whether to think first: as the template is told, else by the effort that is asked for."""
     return effort not in NO_THINKING if enabled is None else enabled

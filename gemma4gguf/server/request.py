@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -32,8 +32,9 @@ B = TypeVar("B", bound=Body)
 
 @dataclass(frozen=True)
 class Request:
-    """One question. `options`: of one answer, by the names of `GenerateOptions`.
+    """One question; without messages, only the wish that the model is loaded.
 
+    `options`: of one answer, by the names of `GenerateOptions`. `keep_s`: seconds that the model is kept afterwards.
     `fields`: where the body has what a message of the library names, such as `messages[0]`: `system`.
     """
 
@@ -42,7 +43,12 @@ class Request:
     thinking: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
     stream: bool = False
+    keep_s: float | None = None
     fields: Mapping[str, str] = field(default_factory=dict)
+
+    def but(self, **changed: Any) -> Request:
+        """The same, but for some fields."""
+        return replace(self, **changed)
 
 
 @dataclass(frozen=True)
@@ -81,18 +87,40 @@ def checked(kind: type[B], body: object) -> B:
         return kind.model_validate(body)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        path = _path(first["loc"])
+        path = _path(first["loc"], body)
         raise RequestError("invalid", f"{path or 'the body'}: {first['msg']}", path or None) from error
 
 
-def _path(parts: Sequence[int | str]) -> str:
-    """("messages", 0, "role") -> messages[0].role"""
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).lstrip(".")
+def _path(parts: Sequence[int | str], body: object) -> str:
+    """("messages", 0, "role") -> messages[0].role
+
+    pydantic puts the type of a block before the fields in it, and a union's member after its field; both are no fields.
+    """
+    path, tag = "", None
+    for part in parts:
+        if part == tag or (isinstance(part, str) and not (part.isidentifier() and isinstance(body, dict))):
+            tag = None
+            continue
+        path += f"[{part}]" if isinstance(part, int) else f".{part}"
+        body = _item(body, part)
+        tag = _item(body, "type")
+    return path.lstrip(".")
+
+
+def _item(value: object, key: object) -> object:
+    """What is at a key or an index; None for nothing."""
+    try:
+        return value[key]  # type: ignore[index]
+    except (LookupError, TypeError):
+        return None
 
 
 @dataclass(frozen=True)
 class Dialect(Generic[B]):
-    """One API's way to ask and to answer. `failed`: an error as a body; `failed_late`: as an event of a stream."""
+    """One API's way to ask and to answer. `failed`: an error as a body; `failed_late`: as an event of a stream.
+
+    `loaded`: what a request without messages gets; None where that is an error.
+    """
 
     body: type[B]
     request: Callable[[B], Request]
@@ -102,6 +130,7 @@ class Dialect(Generic[B]):
     failed_late: Callable[[RequestError], Json]
     encode: Callable[[Event], bytes]
     media_type: str
+    loaded: Callable[[Asked[B]], Json] | None = None
 
 
 def dumped(value: object) -> bytes:

@@ -9,7 +9,8 @@ import asyncio
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import anyio
 
@@ -22,6 +23,15 @@ from .settings import Limits
 
 RETRY_AFTER_S = 5
 KEEP_FOREVER = float("inf")
+MOST_AT_ONCE = 2  # bodies that are taken apart: a large one takes several times its size for a moment
+T = TypeVar("T")
+
+
+@dataclass
+class Place:
+    """A place in the queue. `keep_s`: how long the model is kept afterwards; None: the server's own time."""
+
+    keep_s: float | None = None
 
 
 class Service:
@@ -46,6 +56,7 @@ class Service:
         self._opening = threading.Lock()
         self._scopes: set[anyio.CancelScope] = set()  # of what is being waited for, to be cut off
         self._unloading: asyncio.TimerHandle | None = None
+        self._apart = asyncio.Semaphore(MOST_AT_ONCE)
         self.live = 0
         self._ended = False
 
@@ -85,10 +96,15 @@ class Service:
         if not self.live and wait != KEEP_FOREVER:
             self._unloading = asyncio.get_running_loop().call_later(wait, self.unload)
 
+    async def apart(self, work: Callable[[bytes], T], body: bytes) -> T:
+        """What `work` makes of a body, beside the event loop, a few at a time."""
+        async with self._apart:
+            return await anyio.to_thread.run_sync(work, body)
+
     # ── answers ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     @asynccontextmanager
-    async def place(self, keep_s: float | None = None) -> AsyncIterator[None]:
+    async def place(self) -> AsyncIterator[Place]:
         """A place in the queue, for as long as the block runs. Raises RequestError where there is none."""
         if self._ended:
             raise RequestError("ending", "the server is ending; ask again in a while")
@@ -96,11 +112,12 @@ class Service:
             raise RequestError("busy", f"{self.live} requests are under way or waiting; ask again in {RETRY_AFTER_S} s")
         self.live += 1
         self.keep(KEEP_FOREVER)
+        place = Place()
         try:
-            yield
+            yield place
         finally:
             self.live -= 1
-            self.keep(keep_s)
+            self.keep(place.keep_s)
 
     async def answer(self, request: Request) -> AsyncGenerator[Item, None]:
         """The answer's items, up to the time limit or the server's end: then a last chunk with what there is."""

@@ -184,7 +184,7 @@ def test_limits(strict: Serving) -> None:
             ([{"type": "text", "text": "long " * 300_000}], "1,000,000 bytes"),
             ([PICTURE, PICTURE], "2 pictures"),
             ([PICTURE], "10,000 pixels"),
-            ([CLIP], "0.5 s of sound"),
+            ([CLIP], "0.5 s were left"),
         ):
             error = refused(*parts)
             assert error.status_code == 413

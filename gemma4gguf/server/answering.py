@@ -1,0 +1,159 @@
+"""One answer over HTTP: a body becomes a request, its items a response or a stream, until the client goes away.
+
+In: a dialect and the service. Out: an ASGI application. The items come from `Service.answer`; nothing here
+knows an API.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator
+from contextlib import aclosing, contextmanager, suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+import anyio
+from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
+from starlette.requests import Request as Http
+from starlette.types import Message, Receive, Scope, Send
+
+from ..errors import Gemma4Error
+from ..records import Chunk, Result
+from .bodies import json_response, read
+from .card import Card
+from .failure import RequestError
+from .limits import bounded
+from .middleware import RESULT
+from .request import Asked, Dialect, Item, Request, checked, parsed
+from .service import Service
+from .settings import Limits
+
+log = logging.getLogger("gemma4gguf.server")
+
+
+@contextmanager
+def told_as(asked: Request) -> Iterator[None]:
+    """In this block, errors of the library become those of the body that was sent."""
+    try:
+        yield
+    except Gemma4Error as error:
+        raise RequestError.of(error, asked.fields) from error
+
+
+@dataclass(frozen=True)
+class Answering:
+    """Answers requests of one API, as an ASGI application."""
+
+    dialect: Dialect[Any]
+    service: Service
+    card: Card
+    limits: Limits
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with self.service.place() as place:  # first: what waits for a place must not fill the memory
+            asked = await self.service.apart(self.asked, await read(Http(scope, receive), self.limits))
+            place.keep_s = asked.request.keep_s
+            await unless_gone(receive, self.answer(asked, scope, send))
+
+    def asked(self, body: bytes) -> Asked[Any]:
+        """A body as a request whose media were looked at. Raises RequestError."""
+        checked_body = checked(self.dialect.body, parsed(body))
+        request = self.dialect.request(checked_body)
+        tokens = min(request.options.get("max_tokens", self.limits.tokens), self.limits.tokens)
+        with told_as(request):
+            messages = bounded(request.messages, self.limits) if request.messages else []
+        request = replace(request, messages=messages, options={**request.options, "max_tokens": tokens})
+        return Asked(checked_body, request, self.card, secrets.token_hex(12), int(time.time()))
+
+    async def answer(self, asked: Asked[Any], scope: Scope, send: Send) -> None:
+        if self.dialect.loaded and not asked.request.messages:
+            if asked.request.keep_s != 0:
+                await anyio.to_thread.run_sync(self.service.model)
+            return await json_response(self.dialect.loaded(asked))(scope, _nothing, send)
+        items = translated(self.service.answer(asked.request), asked.request)
+        async with aclosing(noted(items, scope)) as answer:
+            if asked.request.stream:
+                await self.stream(asked, answer, send)
+            else:
+                response = json_response(self.dialect.response(asked, await last(answer)))
+                await response(scope, _nothing, send)
+
+    async def stream(self, asked: Asked[Any], items: AsyncIterator[Item], send: Send) -> None:
+        """The first item decides about the status; what goes wrong later is the stream's last event."""
+        first = await anext(items)
+        headers = {"content-type": self.dialect.media_type, "cache-control": "no-cache"}
+        await send({"type": "http.response.start", "status": 200, "headers": Headers(headers).raw})
+        try:
+            async for event in self.dialect.events(asked, _chained(first, items)):
+                await send(_part(self.dialect.encode(event)))
+        except RequestError as failure:
+            await send(_part(self.dialect.encode(self.dialect.failed_late(failure))))
+        await send({"type": "http.response.body", "body": b""})
+
+
+def _part(data: bytes) -> Message:
+    return {"type": "http.response.body", "body": data, "more_body": True}
+
+
+async def _chained(first: Item, rest: AsyncIterator[Item]) -> AsyncIterator[Item]:
+    yield first
+    async for item in rest:
+        yield item
+
+
+async def _nothing() -> Message:
+    raise AssertionError("a response that reads")
+
+
+async def translated(items: AsyncIterator[Item], request: Request) -> AsyncIterator[Item]:
+    """The items. Errors of the library are RequestErrors from here on, and so are faults, with no word about them."""
+    try:
+        with told_as(request):
+            async for item in items:
+                yield item
+    except RequestError:
+        raise
+    except Exception as error:
+        log.exception("an answer failed")
+        raise RequestError("broken", "the server has failed at this request; its log says how") from error
+
+
+async def noted(items: AsyncIterator[Item], scope: Scope) -> AsyncGenerator[Item, None]:
+    """The items; the result's counts are left for the log."""
+    async for item in items:
+        if isinstance(item, Chunk) and item.result:
+            scope[RESULT] = item.result
+        yield item
+
+
+async def last(items: AsyncIterator[Item]) -> Result:
+    """The whole answer."""
+    result = None
+    async for item in items:
+        result = item.result if isinstance(item, Chunk) else None
+    assert result is not None
+    return result
+
+
+async def unless_gone(receive: Receive, work: Coroutine[Any, Any, None]) -> None:
+    """Do the work, and stop at once when the client goes away."""
+    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(_left(receive))
+    try:
+        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnect
+        working.result()
+    finally:
+        for task in (working, leaving):
+            task.cancel()
+        with suppress(asyncio.CancelledError, Exception):
+            await working
+
+
+async def _left(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

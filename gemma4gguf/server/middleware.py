@@ -1,0 +1,61 @@
+"""What happens around every request: who may ask, one line in the log, counters."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ..records import Result
+from .bodies import refusal
+from .failure import RequestError
+from .security import Guard
+from .service import Service
+
+log = logging.getLogger("gemma4gguf.server")
+RESULT = "gemma4gguf.result"  # where an answer's result is left in the scope, for the log
+
+
+class Guarded:
+    """Middleware: only who may ask gets on."""
+
+    def __init__(self, app: ASGIApp, guard: Guard) -> None:
+        self._app, self._guard = app, guard
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            try:
+                self._guard.check(scope["path"], Headers(scope=scope))
+            except RequestError as failure:
+                return await refusal(scope["path"], failure)(scope, receive, send)
+        await self._app(scope, receive, send)
+
+
+class Watched:
+    """Middleware: counts requests, and writes one line about each, without a word of what was said."""
+
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self._app, self._metrics = app, service.metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        began, status = time.perf_counter(), 499  # where the client left before there was an answer
+
+        async def watched(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched)
+        finally:
+            known = scope["path"] if "endpoint" in scope else "other"  # a stranger's paths are no labels
+            self._metrics.requested(known, status)
+            result: Result | None = scope.get(RESULT)
+            counts = f" {result.tokens.prompt}+{result.tokens.completion} tokens" if result else ""
+            seconds = time.perf_counter() - began
+            log.info("%s %s %d %.3f s%s", scope["method"], known, status, seconds, counts)
