@@ -19,6 +19,7 @@ from .request import SSE, Asked, Body, Dialect, Event, Item, Json, Reading, Requ
 Whole = Annotated[int, Field(ge=-(1 << 53), le=1 << 53)]  # what JSON's readers agree about
 Messages = Annotated[list[Json], Field(min_length=1)]
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+LONGEST_ID = 10  # digits of a token's id
 NO_THINKING = {None, "none", "minimal"}
 # Fields of the body that are options of an answer; the last name that is given counts.
 OPTIONS: Mapping[str, str] = {
@@ -30,6 +31,12 @@ OPTIONS: Mapping[str, str] = {
     "min_p": "min_p",
     "repeat_penalty": "repetition_penalty",
     "repetition_penalty": "repetition_penalty",
+    "frequency_penalty": "frequency_penalty",
+    "presence_penalty": "presence_penalty",
+    "logit_bias": "logit_bias",
+    "logprobs": "logprobs",
+    "top_logprobs": "top_logprobs",
+    "max_thinking_tokens": "max_thinking_tokens",
     "seed": "seed",
     "stop": "stop",
 }
@@ -62,6 +69,12 @@ class ChatCompletion(Body):
     min_p: float | None = None
     repeat_penalty: float | None = None
     repetition_penalty: float | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    logit_bias: dict[str, float] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Whole | None = None
+    max_thinking_tokens: Whole | None = None
     seed: Whole | None = None
     stop: str | list[str] | None = None
     tools: list[Json] | None = None
@@ -73,6 +86,8 @@ class ChatCompletion(Body):
 
 def request(body: ChatCompletion) -> Request:
     options, fields = chosen(body, OPTIONS)
+    if body.logit_bias:
+        options["logit_bias"] = {_token(name): bias for name, bias in body.logit_bias.items()}
     template = body.chat_template_kwargs
     return Request(
         messages=body.messages,
@@ -82,6 +97,13 @@ def request(body: ChatCompletion) -> Request:
         stream=bool(body.stream),
         fields=fields,
     )
+
+
+def _token(name: str) -> int:
+    """A token's id, a key of JSON."""
+    if not name.isdecimal() or len(name) > LONGEST_ID:
+        raise RequestError("invalid", f"logit_bias: expected ids of tokens, found {name[:40]!a}", "logit_bias")
+    return int(name)
 
 
 def chosen(body: Body, table: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
@@ -104,23 +126,25 @@ def thinking(effort: Effort | None, enabled: bool | None) -> bool:
 
 def response(asked: Asked[ChatCompletion], result: Result) -> Json:
     message = {**result.message(), "content": result.text or (None if result.tool_calls else "")}
-    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": result.finish_reason}
+    logprobs = _logprobs(result)
+    choice = {"index": 0, "message": message, "logprobs": logprobs, "finish_reason": result.finish_reason}
     return {**_head(asked, "chat.completion"), "choices": [choice], "usage": usage(result), "timings": timings(result)}
 
 
 async def events(asked: Asked[ChatCompletion], items: AsyncIterator[Item]) -> AsyncIterator[Event]:
     head, calls = _head(asked, "chat.completion.chunk"), 0
 
-    def told(delta: Json, finish_reason: str | None = None, **more: object) -> Json:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+    def told(delta: Json, finish_reason: str | None = None, logprobs: Json | None = None, **more: object) -> Json:
+        choice = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
         return {**head, "choices": [choice], **more}
 
     yield told({"role": "assistant", "content": ""})
     async for item in items:
         if isinstance(item, Reading):
             continue
-        if delta := _delta(item, calls):
-            yield told(delta)
+        delta = _delta(item, calls)
+        if delta or item.logprobs:
+            yield told(delta, logprobs=_logprobs(item))
         calls += len(item.tool_calls)
         if item.result:
             yield told({}, item.finish_reason, timings=timings(item.result))
@@ -138,6 +162,10 @@ def _delta(chunk: Chunk, calls: int) -> Json:
     if chunk.tool_calls:
         delta["tool_calls"] = [{"index": calls + i, **call.openai()} for i, call in enumerate(chunk.tool_calls)]
     return delta
+
+
+def _logprobs(made: Result | Chunk) -> Json | None:
+    return {"content": [found.openai() for found in made.logprobs], "refusal": None} if made.logprobs else None
 
 
 def _head(asked: Asked[Any], what: str) -> Json:

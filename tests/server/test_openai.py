@@ -118,6 +118,22 @@ def test_options_reach_the_answer(ask: Any, server: Serving) -> None:
     assert [reply.choices[0].message.content for reply in said] == [own, own]
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_logprobs(ask: Any, server: Serving, stream: bool) -> None:
+    own = server.model.chat(SUM, temperature=0, max_tokens=64, logprobs=True, top_logprobs=2).logprobs
+    reply = ask(messages=SUM, logprobs=True, top_logprobs=2, stream=stream, **GREEDY)
+    told = [c.choices[0].logprobs for c in reply if c.choices] if stream else [reply.choices[0].logprobs]
+    found = [token for part in told if part for token in part.content]
+    assert [bytes(token.bytes) for token in found] == [logprob.piece for logprob in own]
+    assert [token.logprob for token in found] == pytest.approx([logprob.logprob for logprob in own], abs=1e-3)
+    assert {len(token.top_logprobs) for token in found} == {2}
+
+
+def test_biases(ask: Any, server: Serving) -> None:
+    (plain,) = server.model.tokenize("4")
+    assert ask(messages=SUM, logit_bias={str(plain): -100}, **GREEDY).choices[0].message.content[0] != "4"
+
+
 def test_unknown_fields_are_ignored(ask: Any) -> None:
     extra = {"user": "me", "store": False, "metadata": {"a": "b"}, "invented": [1]}
     assert ask(messages=SUM, extra_body=extra, **GREEDY).choices[0].message.content == "47 + 38 = 85"
@@ -136,6 +152,8 @@ def test_unknown_fields_are_ignored(ask: Any) -> None:
         ({"messages": SUM, "max_tokens": "many"}, "max_tokens"),
         ({"messages": SUM, "seed": 1 << 60}, "seed"),
         ({"messages": SUM, "stop": ["a", ""]}, "stop[1]"),
+        ({"messages": SUM, "logit_bias": {"x": 1}}, "logit_bias"),
+        ({"messages": SUM, "top_logprobs": 99, "logprobs": True}, "top_logprobs"),
         ({"messages": SUM, "tools": [{"type": "function", "function": {}}]}, "tools[0].function.name"),
         ({"messages": SUM, "stream_options": {"include_usage": "yes"}}, "stream_options.include_usage"),
         ({"messages": SUM, "chat_template_kwargs": {"enable_thinking": 1}}, "chat_template_kwargs.enable_thinking"),
