@@ -22,6 +22,7 @@ from .chat.rendering import Prompt
 from .conversation import Conversation, ConversationOptions, OpenedOptions
 from .coroutines import Coroutines
 from .errors import InputError
+from .isolated.engine import IsolatedEngine
 from .media.audio import Clips
 from .media.rgb import Images
 from .records import Chunk, Evaluation, Message, Result, Tokens
@@ -45,6 +46,8 @@ class Gemma4(Coroutines):
     `kv_type`: f32, f16, bf16, q8_0, q4_0. `flash_attention`: auto, on, off. `image_tokens`: soft tokens a picture
     may take (70, 140, 280, 560, 1120). `draft`: tokens that a bundle's drafter proposes at a time, auto (as many as
     pay), off, or a number; it changes the speed, not the answer. `force`: open a bundle whose memory cannot fit.
+    `isolate`: llama.cpp runs in a process of its own; where that ends, open answers raise NativeError, and the next
+    question starts it again.
     Raises InputError, FormatError and MemoryLimitError at once, NativeError when the weights load.
     """
 
@@ -55,19 +58,23 @@ class Gemma4(Coroutines):
         check_text(self.bundle.text)
         asked = opening.engine_options(self.bundle)
         self.image_tokens = asked.image_tokens
-        self._parts = Parts(self.bundle, settled(self.bundle, asked, force=opening.force))
+        make = IsolatedEngine if opening.isolate else Engine
+        self._parts = Parts(self.bundle, settled(self.bundle, asked, force=opening.force), make)
         self._composer = Composer(self._parts)
 
     # ── lifetime ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     def load(self) -> None:
         """Load the weights and make the cache, if that has not happened yet."""
-        _ = self.engine
+        _ = self._parts.engine
 
     @property
     def engine(self) -> Engine:
         """What is loaded, below messages and templates: for tests, benchmarks and scripts. Loads it where need be."""
-        return self._parts.engine
+        engine = self._parts.engine
+        if not isinstance(engine, Engine):
+            raise InputError("this model's engine is in a process of its own (isolate)")
+        return engine
 
     def close(self) -> None:
         """Free everything, once whoever is at work has done a step. Using the model afterwards is an error."""
@@ -119,7 +126,7 @@ class Gemma4(Coroutines):
     def evaluate(self, prompt: str, *, images: Images = (), audio: Clips = (), raw: bool = False) -> Evaluation:
         """Ids and logits at every position of a prompt, for scoring. Leaves the conversation's cache alone."""
         composed = self._composed(prompt, Question(images=images, audio=audio, raw=raw))
-        return self.engine.evaluate(composed.segments)
+        return self._parts.engine.evaluate(composed.segments)
 
     @showing(Conversation)
     def conversation(self, **options: Unpack[ConversationOptions]) -> Conversation:
@@ -193,7 +200,7 @@ class Gemma4(Coroutines):
         """A question as it is asked, with all that can be wrong with it told."""
         asked, rest = parted(Question, options)
         checked, composed = Options.of(rest), self._composed(prompt, asked)
-        return self.engine.request(composed, checked, asked.on_progress)
+        return self._parts.engine.request(composed, checked, asked.on_progress)
 
     def _chat(self, messages: Sequence[Message], options: ChatOptions) -> Request:
         """The same for messages, without the oldest turns where need be."""
@@ -202,10 +209,11 @@ class Gemma4(Coroutines):
         prompt = self._composer.chat(messages, asked)
         self._composer.check_media(prompt)
         if asked.on_full == "drop":
-            size = self.engine.options.context.context  # turns are counted by its vocabulary, which need not load twice
+            self.load()  # turns are counted by its vocabulary, which need not load twice
+            size = self._parts.options.context.context
             room = size - min(checked.max_tokens or size // 8, size // 2)
             prompt, dropped = self._composer.fitting_chat(messages, asked, room)
-        return replace(self.engine.request(prompt, checked, asked.on_progress), dropped=dropped)
+        return replace(self._parts.engine.request(prompt, checked, asked.on_progress), dropped=dropped)
 
     def _composed(self, prompt: str, asked: Question) -> Prompt:
         """A question as it is fed."""

@@ -6,12 +6,14 @@ import asyncio
 import threading
 from collections.abc import AsyncGenerator, Coroutine, Iterator
 from contextlib import aclosing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gemma4gguf import BusyError, Chunk, Gemma4, InputError, Message
+from gemma4gguf.runtime.delivery import adelivered
 from gemma4gguf.runtime.session import Session, Span, Work
 
 MODELS = Path(__file__).parents[1] / "models"
@@ -46,7 +48,7 @@ class Endless:
 
     def stream(self, wait: bool | float = True, length: int = 4) -> AsyncGenerator[int, None]:
         ids = (2, *range(400, 400 + length))
-        return self._scheduler.run_async([Span(ids)], self._begin, wait)
+        return adelivered(partial(self._scheduler.submit, [Span(ids)], self._begin, wait), wait)
 
     def _begin(self, session: Session) -> Iterator[Work | int]:
         yield from session.feeding([Span((2, *range(400, 404)))])
@@ -192,7 +194,7 @@ def test_a_long_prompt_is_left_while_it_is_read(model: Gemma4) -> None:
                 yield piece
 
         async def read() -> list[int]:
-            return [item async for item in model.engine.scheduler.run_async(spans, begin)]
+            return [item async for item in adelivered(partial(model.engine.scheduler.submit, spans, begin, True))]
 
         task = asyncio.create_task(read())
         await reached.wait()

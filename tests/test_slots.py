@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 
 from gemma4gguf import BusyError, Gemma4, InputError
+from gemma4gguf.runtime.delivery import delivered
 from gemma4gguf.runtime.session import Session, Span, Work, evaluate
 
 MODELS = Path(__file__).parents[1] / "models"
@@ -66,7 +68,7 @@ def endless(model: Gemma4) -> Generator[int, None, None]:
             yield session.length
             yield from session.stepping([400])
 
-    return model.engine.scheduler.run(spans, begin)
+    return delivered(partial(model.engine.scheduler.submit, spans, begin, True))
 
 
 def test_a_stream_that_is_left_frees_its_place(tiny_bundle: Path) -> None:

@@ -92,7 +92,7 @@ def serve(
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(message)s", level=logging.WARNING)
     logging.getLogger("gemma4gguf.server").setLevel(logging.INFO)
     idle_s = KEEP_FOREVER if idle_unload is None else idle_unload * MINUTE_S
-    opened = partial(Gemma4, file, parallel=parallel, debug=debug, **opening)
+    opened = partial(Gemma4, file, parallel=parallel, debug=debug, isolate=True, **opening)
     service = Service(opened, limits, Metrics(), parallel=parallel, idle_s=idle_s)
     with warnings_told(), closing(service):
         model = service.model()

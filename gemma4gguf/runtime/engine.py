@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -169,7 +169,7 @@ class Engine:
                 prepare_s=prepare_s,
             )
 
-        return Request(self.scheduler, prepared, begin, options.wait, on_progress)
+        return Request(partial(self.scheduler.submit, prepared, begin, options.wait), options.wait, on_progress)
 
     def evaluate(self, segments: Sequence[Segment]) -> Evaluation:
         """Ids and logits at every position of a prompt, in a cache of its own. Raises ContextError where it is full."""

@@ -37,6 +37,7 @@ class OpenOptions(TypedDict, total=False):
     cache_memory: int
     debug: bool
     force: bool
+    isolate: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +55,7 @@ class Opening:
     cache_memory: int = 1 << 30  # bytes
     debug: bool = False
     force: bool = False
+    isolate: bool = False
 
     def __post_init__(self) -> None:
         if self.draft not in ("auto", "off"):

@@ -6,34 +6,57 @@ In: a bundle and how its engine is to be made. Out: its parts, when somebody nee
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeAlias
 
 from ..bundle.reading import Bundle
+from ..chat.rendering import Prompt, Segment
 from ..errors import InputError
 from ..media.embedder import Embedder
 from ..native.vocabulary import Vocabulary
 from ..native.weights import Weights
+from ..records import Evaluation
 from .engine import Engine, EngineOptions
 from .loading import load
+from .options import Options
+from .request import Request
+
+
+class Answering(Protocol):
+    """What questions need of an engine, in whichever process it is."""
+
+    def request(
+        self, prompt: Prompt, options: Options, on_progress: Callable[[int, int], None] | None = None
+    ) -> Request: ...
+
+    def evaluate(self, segments: Sequence[Segment]) -> Evaluation: ...
+
+    def close(self) -> None: ...
+
+
+Make: TypeAlias = Callable[[Bundle, EngineOptions], Answering]
 
 
 class Parts:
     """One bundle's parts. Any thread may ask."""
 
-    def __init__(self, bundle: Bundle, options: EngineOptions) -> None:
-        self.bundle, self.options = bundle, options
-        self._engine: Engine | None = None
-        self._words: Weights | None = None  # a vocabulary without weights, where tokens are counted before loading
+    def __init__(
+        self, bundle: Bundle, options: EngineOptions, make: Callable[[Bundle, EngineOptions], Answering]
+    ) -> None:
+        """`make`: makes the engine."""
+        self.bundle, self.options, self._make = bundle, options, make
+        self._engine: Answering | None = None
+        self._words: Weights | None = None  # a vocabulary without weights, while there is no engine in this process
         self._opening = threading.Lock()  # held while something is made or freed
         self._closed = False
 
     @property
-    def engine(self) -> Engine:
+    def engine(self) -> Answering:
         """All of it. Loads it where need be; raises InputError once it is closed."""
         with self._opening:
             self._check_open()
             if self._engine is None:
-                self._engine = Engine(self.bundle, self.options)
+                self._engine = self._make(self.bundle, self.options)
             return self._engine
 
     @property
@@ -46,7 +69,7 @@ class Parts:
         with self._opening:
             self._check_open()
             engine = self._engine
-            if engine is not None:
+            if isinstance(engine, Engine):
                 return engine.weights.vocab, lambda: engine.embedder
             if self._words is None:
                 self._words = load(self.bundle.text, vocab_only=True)

@@ -10,17 +10,18 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..chat.guards import SPECIAL_TOKENS
 from ..chat.rendering import AudioSegment, ImageSegment, Segment, TextSegment
 from ..errors import FormatError
 from ..media.audio import frame
 from ..media.embedder import Embedder
-from ..media.image import patchify
+from ..media.image import Patches, patchify
 from ..native.vocabulary import Vocabulary
 from ..records import Tokens
 from .session import Span
@@ -84,22 +85,44 @@ def spans(
     return [span for span in out if len(span)]
 
 
+def prepared(parts: Iterable[Segment], image_tokens: int) -> tuple[Segment, ...]:
+    """The segments with their media read: what is left to do needs the vocabulary and the embedder."""
+    return tuple(
+        part if isinstance(part, TextSegment) else replace(part, medium=_read(part, image_tokens)) for part in parts
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Read:
+    """A medium as the embedder takes it: patches, or frames float32 [N, 640]."""
+
+    data: Patches | NDArray[np.float32]
+
+
+def _read(part: ImageSegment | AudioSegment, image_tokens: int) -> Read:
+    if isinstance(part.medium, Read):
+        return part.medium
+    if isinstance(part.medium, Span):
+        assert isinstance(part.medium.source, Read)
+        return part.medium.source
+    return Read(patchify(part.medium, image_tokens) if isinstance(part, ImageSegment) else frame(part.medium))
+
+
 def _medium(
     part: ImageSegment | AudioSegment, vocab: Vocabulary, embedder: Callable[[], Embedder], image_tokens: int
 ) -> Span:
     if isinstance(part.medium, Span):  # read already
         return part.medium
-    kind = "image" if isinstance(part, ImageSegment) else "audio"
-    if isinstance(part, ImageSegment):
-        patches = patchify(part.medium, image_tokens)
-        content: list[Any] = [patches.pixels, patches.positions]
-        make = cache(lambda: embedder().image(patches))
+    read = _read(part, image_tokens)
+    data = read.data
+    if isinstance(data, Patches):
+        kind, content = "image", [data.pixels, data.positions]
+        make = cache(lambda: embedder().image(data))
     else:
-        frames = frame(part.medium)
-        content = [frames]
-        make = cache(lambda: embedder().audio(frames))
+        kind, content = "audio", [data]
+        make = cache(lambda: embedder().audio(data))
     digest = hashlib.sha256(kind.encode())
     for array in content:
         digest.update(np.ascontiguousarray(array).data)
-    ids = (token_id(vocab, f"<|{kind}|>"),) * len(content[0])
-    return Span(ids, make, digest.digest(), causal=kind == "audio")
+    ids = (token_id(vocab, f"<|{kind}|>"),) * len(data)
+    return Span(ids, make, digest.digest(), causal=kind == "audio", source=read)

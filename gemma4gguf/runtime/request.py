@@ -1,48 +1,43 @@
 """One answer that is prepared and not begun: a thread streams it, or a coroutine does.
 
-In: what the scheduler is to run, and who is told of progress. Out: chunks. Leaving a stream early, at whatever point,
-ends the work for it within a step.
+In: how to start the answer, and who is told of progress. Out: chunks. Leaving a stream early, at whatever point, ends
+the work for it within a step.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
 from contextlib import aclosing, closing
 from dataclasses import dataclass, replace
 
 from ..records import Chunk, Result
 from .answer import Progress
-from .scheduler import Scheduler
-from .session import Session, Span, Work
+from .delivery import Start, adelivered, delivered
 
 
 @dataclass(frozen=True)
 class Request:
-    """`wait`: for a place, see Options. `on_progress` is told (positions read, of how many). `dropped`: the turns that
-    were left out of the prompt.
+    """`start`: its items are Progress and Chunk. `wait`: for a place, see Options. `on_progress` is told (positions
+    read, of how many). `dropped`: the turns that were left out of the prompt.
     """
 
-    scheduler: Scheduler
-    spans: Sequence[Span]
-    begin: Callable[[Session], Iterator[Work | Progress | Chunk]]
+    start: Start
     wait: bool | float
     on_progress: Callable[[int, int], None] | None = None
     dropped: int = 0
 
     def stream(self) -> Generator[Chunk, None, None]:
         """The answer for a thread, which waits for each chunk."""
-        items: Generator[Progress | Chunk, None, None] = self.scheduler.run(self.spans, self.begin, self.wait)
-        with closing(items):
+        with closing(delivered(self.start, self.wait)) as items:
             for item in items:
-                if isinstance(chunk := self._told(item), Chunk):
+                if chunk := self._told(item):
                     yield chunk
 
     async def astream(self) -> AsyncGenerator[Chunk, None]:
         """The answer for a coroutine."""
-        items: AsyncGenerator[Progress | Chunk, None] = self.scheduler.run_async(self.spans, self.begin, self.wait)
-        async with aclosing(items):
+        async with aclosing(adelivered(self.start, self.wait)) as items:
             async for item in items:
-                if isinstance(chunk := self._told(item), Chunk):
+                if chunk := self._told(item):
                     yield chunk
 
     def _told(self, item: Progress | Chunk) -> Chunk | None:

@@ -1,28 +1,27 @@
 """The owner of what runs next: several answers in one context, each in a sequence of its own, evaluated together.
 
-Jobs come in: prompts, and generators of work and of items for whoever asked, a thread or a coroutine. The items come
-out as they are made. One thread does all the work: the steps of all live answers in one call, then one piece of a
+Jobs come in: prompts, and generators of work and of items for whoever asked. The items come out as they are made. One
+thread does all the work: the steps of all live answers in one call, then one piece of a
 prompt that is being read, and so on. This module does not know tokens or text.
 """
 
 from __future__ import annotations
 
-import asyncio
 import os
-import queue
 import threading
-from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Generic, TypeVar
+from functools import partial
+from typing import Any, Generic, TypeVar
 
 from ..errors import BusyError, Gemma4Error, InputError
 from ..native.context import Context
+from .delivery import Admitted, Put
 from .places import Places, Wanted
 from .session import Piece, Session, Span, Step, Work, evaluate
 
 Item = TypeVar("Item")
 MOST_WAITING = 64  # jobs in the queue
-ADMITTED: Final = object()  # told before a job's first item: it has a session now
 
 
 @dataclass(eq=False)
@@ -31,7 +30,7 @@ class Job(Generic[Item]):
 
     wanted: Wanted
     begin: Callable[[Session], Iterator[Work | Item]]
-    put: Callable[[Any], object]
+    put: Put
     cancelled: bool = False
     session: Session | None = None
     making: Iterator[Work | Item] | None = None
@@ -53,54 +52,17 @@ class Scheduler:
 
     # ── asking ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def run(
-        self, spans: Sequence[Span], begin: Callable[[Session], Iterator[Work | Item]], wait: bool | float = True
-    ) -> Generator[Item, None, None]:
-        """Yield the items that `begin(session)` makes, once a session is free for the prompt `spans`.
+    def submit(
+        self, spans: Sequence[Span], begin: Callable[[Session], Iterator[Work | Item]], wait: bool | float, put: Put
+    ) -> Callable[[], None]:
+        """Queue a job for the prompt `spans`: once it has a session, `begin(session)` makes items, and `put` gets them.
 
-        `wait` False, or seconds: raises BusyError if none is free at once, or by then. Leaving the generator early
-        ends the job within a step. Raises what the job raises.
+        Returns how to leave it, which ends it within a step. Raises BusyError where `wait` is False and no session is
+        free, or too many wait already.
         """
-        items: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        job: Job[Item] = Job(Wanted.of(spans), begin, items.put)
-        self._submit(job, at_once=wait is False)
-        try:
-            try:
-                item = items.get(timeout=_limit(wait))
-            except queue.Empty:
-                raise _out_of_patience(wait) from None
-            while item is not None:
-                if item is not ADMITTED:
-                    yield _made(item)
-                item = items.get()
-        finally:
-            self._cancel(job)
-
-    async def run_async(
-        self, spans: Sequence[Span], begin: Callable[[Session], Iterator[Work | Item]], wait: bool | float = True
-    ) -> AsyncGenerator[Item, None]:
-        """`run` for a coroutine: no thread waits for an item. Cancelling its task ends the job within a step, too."""
-        loop, items = asyncio.get_running_loop(), asyncio.Queue[Any]()
-
-        def put(item: Any) -> None:
-            try:
-                loop.call_soon_threadsafe(items.put_nowait, item)
-            except RuntimeError:  # the loop was closed: nobody waits any more
-                job.cancelled = True
-
         job: Job[Item] = Job(Wanted.of(spans), begin, put)
         self._submit(job, at_once=wait is False)
-        try:
-            try:
-                item = await asyncio.wait_for(items.get(), _limit(wait))
-            except asyncio.TimeoutError:
-                raise _out_of_patience(wait) from None
-            while item is not None:
-                if item is not ADMITTED:
-                    yield _made(item)
-                item = await items.get()
-        finally:
-            self._cancel(job)
+        return partial(self._cancel, job)
 
     def _submit(self, job: Job[Any], *, at_once: bool) -> None:
         if os.getpid() != self._process:
@@ -175,7 +137,7 @@ class Scheduler:
             job = self._waiting.pop(0)
             job.session = self.places.take(job.wanted)
             self.live.append(job)
-            job.put(ADMITTED)
+            job.put(Admitted())
             admitted.append(job)
         return admitted
 
@@ -243,19 +205,3 @@ class Scheduler:
                 self.places.give_back(job.session)
                 job.session = None
         job.put(error)  # None: nothing more will come
-
-
-def _limit(wait: bool | float) -> float | None:
-    """Seconds to wait for a session; None for as long as it takes."""
-    return None if isinstance(wait, bool) else wait
-
-
-def _out_of_patience(wait: float) -> BusyError:
-    return BusyError(f"the model is at work for others, and waiting {wait} s was not enough")
-
-
-def _made(item: Any) -> Any:
-    """An item of a job. Raises the error that it is."""
-    if isinstance(item, BaseException):
-        raise item
-    return item

@@ -29,13 +29,15 @@ class Span:
     """A run of prompt positions: text (`ids`), or one picture or clip (`ids` all the placeholder's).
 
     `rows` computes a medium's soft tokens, float32 [n, hidden]; it is called only if the cache does not hold them.
-    `content`: a digest of the medium. `causal` False: its rows attend to each other in both directions.
+    `content`: a digest of the medium. `causal` False: its rows attend to each other in both directions. `source`: what
+    it was made of.
     """
 
     ids: Sequence[int]
     rows: Callable[[], NDArray[np.float32]] | None = None
     content: bytes = b""
     causal: bool = True
+    source: object = None
 
     def __len__(self) -> int:
         return len(self.ids)

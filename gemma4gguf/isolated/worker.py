@@ -1,0 +1,85 @@
+"""Runs in a process of its own: one engine, and what it is asked through a pipe. `engine` is the other side.
+
+It is sent `open` once, then `ask`, `evaluate` and `cancel`; it sends items, and `end` behind the last, each with the
+number of the question. Standard output belongs to the other side; nothing else may write there. It ends when the other
+side does.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ..bundle.reading import Bundle, FileIdentity
+from ..chat.rendering import Prompt, Segment
+from ..errors import FormatError, Gemma4Error, NativeError
+from ..runtime.delivery import Put, Warned
+from ..runtime.engine import Engine, EngineOptions
+from ..runtime.options import Options
+from .wire import Wire
+
+
+def serve() -> None:
+    """Be the engine until the other side ends."""
+    wire = Wire(os.dup(0), os.dup(1), trusting=True)
+    os.dup2(2, 1)  # a library that prints must not disturb the messages
+    with suppress(EOFError, OSError):
+        _Worker(wire).run()
+    os._exit(0)  # at once, also where llama.cpp is computing: nobody is there for the answer
+
+
+class _Worker:
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+        self._engine: Engine | None = None
+        self._leave: dict[int, Callable[[], None]] = {}  # how to end each answer that is being made
+
+    def run(self) -> None:
+        works: Mapping[str, Callable[..., None]] = {"open": self._open, "ask": self._ask, "evaluate": self._evaluate}
+        while True:
+            kind, number, *content = self._wire.receive()
+            if kind == "cancel":
+                self._leave.pop(number, _nothing)()
+                continue
+            try:
+                with warnings.catch_warnings(record=True) as told:
+                    warnings.simplefilter("always")
+                    works[kind](partial(self._put, number), number, *content)
+            except Exception as error:
+                self._put(number, error)
+            for one in told:
+                self._put(number, Warned(str(one.message), one.category.__name__))
+
+    def _put(self, number: int, item: Any) -> None:
+        """Send an item of a question; None or an error ends it."""
+        if isinstance(item, BaseException) and not isinstance(item, Gemma4Error):
+            item = NativeError(f"{type(item).__name__}: {item}")
+        if item is None or isinstance(item, BaseException):
+            self._leave.pop(number, None)
+        self._wire.send(number, item)
+
+    def _open(self, put: Put, number: int, path: Path, identity: FileIdentity | None, options: EngineOptions) -> None:
+        bundle = Bundle.open(path)
+        if bundle.text.identity != identity:
+            raise FormatError(f"{path}: was changed or replaced after it was opened; open it again")
+        self._engine = Engine(bundle, options)
+        put(self._engine.drafter is not None)
+        put(None)
+
+    def _ask(self, put: Put, number: int, prompt: Prompt, options: Options) -> None:
+        assert self._engine
+        self._leave[number] = self._engine.request(prompt, options).start(put)
+
+    def _evaluate(self, put: Put, number: int, segments: Sequence[Segment]) -> None:
+        assert self._engine
+        found = self._engine.evaluate(segments)
+        put((found.ids.tobytes(), found.logits.tobytes(), found.logits.shape[1]))
+        put(None)
+
+
+def _nothing() -> None: ...
