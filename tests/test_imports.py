@@ -37,6 +37,7 @@ ALLOWED: Mapping[str, set[str]] = {
     "gemma4gguf.coroutines": ENGINE,
     "gemma4gguf.model": ENGINE | {"gemma4gguf.isolated", "gemma4gguf.conversation", "gemma4gguf.coroutines"},
     "converters": FILES,
+    "gemma4gguf.reference": BASE | {"gemma4gguf.bundle", "converters"},
     "gemma4gguf": ENGINE | {"gemma4gguf.model", "gemma4gguf.conversation", "gemma4gguf.tools", "converters"},
     "gemma4gguf.tools": ENGINE | {"gemma4gguf.model", "converters"},
     "gemma4gguf.server": ENGINE | {"gemma4gguf.model"},

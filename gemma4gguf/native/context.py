@@ -20,6 +20,7 @@ from ..machine import physical_cores
 from .extensions import extension
 from .handle import Handle
 from .library import C, started
+from .watching import Watcher
 from .weights import Weights
 
 KV_TYPES = {"f32": 0, "f16": 1, "bf16": 30, "q8_0": 8, "q4_0": 2}  # enum ggml_type
@@ -59,9 +60,16 @@ class Context(Handle):
     """
 
     def __init__(
-        self, model: Weights, options: ContextOptions, *, hidden: bool = False, target: Context | None = None
+        self,
+        model: Weights,
+        options: ContextOptions,
+        *,
+        hidden: bool = False,
+        target: Context | None = None,
+        watcher: Watcher | None = None,
     ) -> None:
-        """Make a context. `hidden`: keep hidden rows too. `target`: the context whose cache a drafter reads.
+        """Make a context. `hidden`: keep hidden rows too. `target`: the context whose cache a drafter reads. `watcher`
+        sees the state after every layer.
 
         Making a drafter's context EMPTIES the target's cache. It must be closed before the target's context. Raises
         NativeError, and InputError for options that exclude each other.
@@ -91,7 +99,9 @@ class Context(Handle):
         if target is not None:
             params.ctx_type = C.LLAMA_CONTEXT_TYPE_MTP
             params.ctx_other = target.handle
-        self.model, self.options, self.threads = model, options, threads
+        if watcher is not None:
+            params.cb_eval = watcher.callback
+        self.model, self.options, self.threads, self._watcher = model, options, threads, watcher
         pointer = C.llama_init_from_model(model.handle, params)
         if not pointer:
             raise NativeError(
