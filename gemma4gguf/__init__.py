@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from .media.embedder import Embedder as Embedder
     from .media.image import Patches as Patches
     from .media.image import patchify as patchify
+    from .media.pdf import pages as pages
+    from .media.video import Video as Video
+    from .media.video import sample as sample
     from .model import Gemma4 as Gemma4
     from .records import Chunk as Chunk
     from .records import DraftCounts as DraftCounts
@@ -76,12 +79,15 @@ _HOME = {
     "Timings": ".records",
     "Tokens": ".records",
     "ToolCall": ".records",
+    "Video": ".media.video",
     "convert": "converters",
     "export": ".tools.export",
     "frame": ".media.audio",
     "pack": ".tools.pack",
+    "pages": ".media.pdf",
     "patchify": ".media.image",
     "render": ".chat.rendering",
+    "sample": ".media.video",
 }
 __all__ = sorted(_HOME)
 

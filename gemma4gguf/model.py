@@ -25,6 +25,7 @@ from .errors import InputError
 from .isolated.engine import IsolatedEngine
 from .media.audio import Clips
 from .media.rgb import Images
+from .media.video import Videos
 from .records import Chunk, Evaluation, Message, Result, Tokens
 from .runtime.asking import GENERATE_OPTIONS, Chat, ChatOptions, Question, QuestionOptions, parted
 from .runtime.composer import Composer
@@ -93,9 +94,10 @@ class Gemma4(Coroutines):
 
     @showing(Question, GENERATE_OPTIONS)
     def generate(self, prompt: str, **options: Unpack[QuestionOptions]) -> Result:
-        """Answer one prompt: pictures before the text, sound after it.
+        """Answer one prompt: pictures and videos before the text, sound after it.
 
-        `raw`: the prompt as it is, without the chat template, with `<|image|>` and `<|audio|>` where media go.
+        `videos`: paths, bytes, open files, or a `Video` that says which frames are looked at. `raw`: the prompt as it
+        is, without the chat template, with `<|image|>`, `<|audio|>` and `<|video|>` where media go.
         `on_progress` is told (positions read, of how many) while the prompt is read. `options`: see GenerateOptions.
         """
         return last(self.stream(prompt, **options))
@@ -123,9 +125,11 @@ class Gemma4(Coroutines):
         """`chat`, piece by piece."""
         return self._chat(messages, options).stream()
 
-    def evaluate(self, prompt: str, *, images: Images = (), audio: Clips = (), raw: bool = False) -> Evaluation:
+    def evaluate(
+        self, prompt: str, *, images: Images = (), audio: Clips = (), videos: Videos = (), raw: bool = False
+    ) -> Evaluation:
         """Ids and logits at every position of a prompt, for scoring. Leaves the conversation's cache alone."""
-        composed = self._composed(prompt, Question(images=images, audio=audio, raw=raw))
+        composed = self._composed(prompt, Question(images=images, audio=audio, videos=videos, raw=raw))
         return self._parts.engine.evaluate(composed.segments)
 
     @showing(Conversation)
@@ -153,6 +157,7 @@ class Gemma4(Coroutines):
         *,
         images: Images = (),
         audio: Clips = (),
+        videos: Videos = (),
         system: str | None = None,
         tools: Sequence[Mapping[str, object]] | None = None,
         thinking: bool = False,
@@ -162,15 +167,16 @@ class Gemma4(Coroutines):
     ) -> Tokens:
         """The positions that a prompt takes, and the soft tokens among them.
 
-        A text counts as `generate` would ask it, with `images`, `audio`, `system` and `raw`; messages as `chat` would,
-        with `tools`, `local_files` and `continue_final_message`. Reads pictures and sound; loads the vocabulary, no
-        weights.
+        A text counts as `generate` would ask it, with media, `system` and `raw`; messages as `chat` would, with
+        `tools`, `local_files` and `continue_final_message`. Reads media; loads the vocabulary, no weights.
         """
         if isinstance(prompt, str):
             _unused("a text", tools=tools, local_files=local_files, continue_final_message=continue_final_message)
-            asked = Question(images=images, audio=audio, system=system, thinking=thinking, raw=raw)
+            asked = Question(images=images, audio=audio, videos=videos, system=system, thinking=thinking, raw=raw)
             return self._composer.count(self._composer.question(prompt, asked))
-        _unused("messages", images=several(images), audio=several(audio), system=system, raw=raw)
+        _unused(
+            "messages", images=several(images), audio=several(audio), videos=several(videos), system=system, raw=raw
+        )
         chat = Chat(
             tools=tools,
             thinking=thinking,
@@ -206,13 +212,14 @@ class Gemma4(Coroutines):
         """The same for messages, without the oldest turns where need be."""
         asked, rest = parted(Chat, options)
         checked, dropped = Options.of(rest), 0
-        prompt = self._composer.chat(messages, asked)
+        frames = self._composer.frames()
+        prompt = self._composer.chat(messages, asked, frames)
         self._composer.check_media(prompt)
         if asked.on_full == "drop":
             self.load()  # turns are counted by its vocabulary, which need not load twice
             size = self._parts.options.context.context
             room = size - min(checked.max_tokens or size // 8, size // 2)
-            prompt, dropped = self._composer.fitting_chat(messages, asked, room)
+            prompt, dropped = self._composer.fitting_chat(messages, asked, room, frames)
         return replace(self._parts.engine.request(prompt, checked, asked.on_progress), dropped=dropped)
 
     def _composed(self, prompt: str, asked: Question) -> Prompt:

@@ -59,7 +59,7 @@ def media(case: cases.Case) -> dict[str, list[Any]]:
     }
 
 
-def prompt_spans(model: Gemma4, prompt: str, **given: list[Any]) -> list[Span]:
+def prompt_spans(model: Gemma4, prompt: str, **given: Any) -> list[Span]:
     """What the model would feed to its cache."""
     vocab = model.engine.weights.vocab
     return spans(raw_segments(prompt, **given), vocab, lambda: model.engine.embedder, model.image_tokens)

@@ -10,8 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from gemma4gguf import Gemma4
+from tests.support.recorded import moving, video_file
 
 ROOT = Path(__file__).parent.parent
 PAGE = "".join((ROOT / name).read_text(encoding="utf-8") for name in ("docs/guide.md", "README.md"))
@@ -30,6 +32,8 @@ def folder(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     files = {"cat.jpg": "demo/cat.jpg", "digits.png": "demo/digits.png", "note.wav": "demo/number.wav"}
     for name, source in files.items():
         shutil.copy(models / source, here / name)
+    (here / "clip.mp4").write_bytes(video_file("mp4", "libx264", moving(120, 90, 160), 24))
+    Image.new("RGB", (595, 842)).save(here / "letter.pdf", save_all=True, append_images=[Image.new("RGB", (595, 842))])
     (here / "gemma.gguf").symlink_to(tiny_bundle)
     (here / "checkpoint").symlink_to(models / "tiny")
     (here / "checkpoint-assistant").symlink_to(models / "tiny-assistant")

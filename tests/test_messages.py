@@ -51,6 +51,9 @@ PICTURE = Picture()
         ({"type": "input_audio", "input_audio": {"data": B64, "format": "wav"}}, ("audio", PNG)),
         ({"type": "input_audio", "input_audio": {"data": "data:audio/mpeg;base64," + B64}}, ("audio", PNG)),
         ({"type": "input_audio", "input_audio": {"data": PNG, "format": "wav"}}, ("audio", PNG)),
+        ({"type": "video", "video": "clip.mp4"}, ("video", "clip.mp4")),
+        ({"type": "video_url", "video_url": {"url": "data:video/mp4;base64," + B64}}, ("video", PNG)),
+        ({"type": "input_video", "input_video": {"data": B64, "format": "mp4"}}, ("video", PNG)),
     ],
 )
 def test_media_parts(part: dict[str, Any], expected: tuple[str, Any]) -> None:
@@ -141,7 +144,8 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "content": ([{"role": "user", "content": {"type": "text"}}], r"messages\[0\]\.content: expected"),
     "part": ([user("hi")], r"messages\[0\]\.content\[0\]: expected a mapping"),
     "part type": ([user({"type": "file"})], r"content\[0\]\.type: expected one of text, image, .*found 'file'"),
-    "video": ([user({"type": "video", "video": "a.mp4"})], "video is not supported; give its frames as images"),
+    "no video": ([user({"type": "video_url"})], "no video given; expected one of the keys video_url"),
+    "a video's data": ([user({"type": "input_video", "input_video": PNG})], "input_video: expected {"),
     "part key": ([user({"type": "text", "text": "a", "image": "b"})], "found 'text', 'image'"),
     "pictures beside the content": ([{"role": "user", "content": "a", "images": ["b"]}], "unknown key 'images'"),
     "an older call": ([{"role": "assistant", "function_call": {"name": "f"}}], "unknown key 'function_call'"),

@@ -226,7 +226,7 @@ def test_raw_prompts_keep_their_special_tokens() -> None:
         ("<|image|>", [], [], "1 image placeholders, but 0 were given"),
         ("no place", ["a"], [], "0 image placeholders, but 1 were given; write <|image|>"),
         ("<|image|>", ["a"], ["b"], "0 audio placeholders, but 1 were given"),
-        ("<|video|>", [], [], "video is not supported"),
+        ("<|video|>", [], [], "1 video placeholders, but 0 were given"),
         ("\ud800", [], [], "half a surrogate pair at character 0"),
     ],
 )

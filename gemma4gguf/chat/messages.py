@@ -42,7 +42,7 @@ _MEDIA_ROLES = frozenset({"user", "tool"})
 
 
 class _Part(NamedTuple):
-    kind: str  # "text", "image" or "audio"
+    kind: str  # "text", "image", "audio" or "video"
     keys: tuple[str, ...]  # where its content may be; exactly one is given
 
 
@@ -52,11 +52,14 @@ _PARTS = {
     "image_url": _Part("image", ("image_url",)),
     "audio": _Part("audio", ("audio", "path", "url")),
     "input_audio": _Part("audio", ("input_audio",)),
+    "video": _Part("video", ("video", "path", "url")),
+    "video_url": _Part("video", ("video_url",)),
+    "input_video": _Part("video", ("input_video",)),
 }
 _PART_KEYS = frozenset(key for part in _PARTS.values() for key in part.keys)
 
 Media = tuple[str, Any]
-"""A kind, "image" or "audio", and what to load: a path, bytes, or an object as the caller gave it."""
+"""A kind, "image", "audio" or "video", and what to load: a path, bytes, or an object as the caller gave it."""
 
 
 def prepare_messages(
@@ -91,13 +94,20 @@ def prepare_messages(
 
 
 def prepare_turn(
-    text: str, images: Sequence[object], audio: Sequence[object], system: str | None, *, sound_first: bool = False
+    text: str,
+    images: Sequence[object],
+    audio: Sequence[object],
+    system: str | None,
+    *,
+    videos: Sequence[object] = (),
+    sound_first: bool = False,
 ) -> tuple[list[dict[str, Any]], list[Media]]:
-    """One question as `prepare_messages` would give it: pictures, text, sound, or sound, pictures, text.
+    """One question as `prepare_messages` would give it: pictures, videos, text, sound, or sound first.
 
     Paths are the caller's own.
     """
     pictures = [("image", payload("image", image, f"images[{i}]")) for i, image in enumerate(images)]
+    pictures += [("video", payload("video", video, f"videos[{i}]")) for i, video in enumerate(videos)]
     clips = [("audio", payload("audio", clip, f"audio[{i}]")) for i, clip in enumerate(audio)]
     words = [{"type": "text", "text": _text(text, "prompt")}]
     seen, heard = ([{"type": kind} for kind, _ in media] for media in (pictures, clips))
@@ -256,8 +266,6 @@ def _part(part: Any, where: str) -> tuple[str, Any]:
     if not isinstance(part, Mapping):
         raise InputError(f"{where}: expected a mapping with a type, found {type(part).__name__}")
     name = part.get("type")
-    if name == "video":
-        raise InputError(f"{where}: video is not supported; give its frames as images and its sound as audio")
     if not isinstance(name, str) or name not in _PARTS:
         raise InputError(f"{where}.type: expected one of {', '.join(_PARTS)}, found {_shown(name)}")
     kind, keys = _PARTS[name]
@@ -265,18 +273,16 @@ def _part(part: Any, where: str) -> tuple[str, Any]:
     if len(given) > 1 or not {*given} <= {*keys}:
         raise InputError(f"{where}: expected one of the keys {', '.join(keys)}, found {', '.join(map(_shown, given))}")
     value = part[given[0]] if given else None
-    if name == "image_url" and isinstance(value, Mapping):
+    if name in ("image_url", "video_url") and isinstance(value, Mapping):
         # `detail` has no effect: the caller's soft-token budget rules.
-        value = _only(value, "url", ("url", "detail"), f"{where}.image_url")
-    if name == "input_audio" and value is not None:
+        value = _only(value, "url", ("url", "detail"), f"{where}.{name}")
+    if name in ("input_audio", "input_video") and value is not None:
         if not isinstance(value, Mapping):
-            raise InputError(
-                f'{where}.input_audio: expected {{"data": base64, "format": …}}, found {type(value).__name__}'
-            )
+            raise InputError(f'{where}.{name}: expected {{"data": base64, "format": …}}, found {type(value).__name__}')
         # `format` has no effect: the clip says itself what it is.
-        value = _only(value, "data", ("data", "format"), f"{where}.input_audio")
+        value = _only(value, "data", ("data", "format"), f"{where}.{name}")
         if isinstance(value, str) and not value.lower().startswith("data:"):
-            value = _base64(value, f"{where}.input_audio.data")
+            value = _base64(value, f"{where}.{name}.data")
     return kind, value
 
 

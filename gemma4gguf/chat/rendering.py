@@ -62,8 +62,18 @@ class AudioSegment:
     medium: Any
 
 
-Segment = TextSegment | ImageSegment | AudioSegment
-_MEDIA: dict[str, Callable[[Any], Segment]] = {"image": ImageSegment, "audio": AudioSegment}
+@dataclass(frozen=True)
+class FrameSegment:
+    """Where a frame of a video has its soft tokens. Its time, and the tokens of a picture, are in the texts around."""
+
+    medium: Any
+
+
+MediaSegment = ImageSegment | AudioSegment | FrameSegment
+Segment = TextSegment | MediaSegment
+_MEDIA: dict[str, Callable[[Any], MediaSegment]] = {"image": ImageSegment, "audio": AudioSegment}
+Frames = Callable[[Any], Sequence[tuple[str, Any]]]
+"""What a video becomes: for each frame its time as a text, and the frame."""
 
 
 @dataclass(frozen=True)
@@ -115,17 +125,18 @@ def compose(
     local_files: bool = True,
     special_tokens: tuple[str, ...] = (),
     continue_final_message: bool = False,
+    frames: Frames | None = None,
     **template_options: Any,
 ) -> Prompt:
     """Messages to a prompt that can be fed: checked, guarded, rendered and cut into segments.
 
     Parameters as for `render`; `local_files` False refuses paths to media, for messages from a network;
-    `special_tokens` are a vocabulary's own, which nobody's text may become, besides Gemma 4's. An assistant's message
-    at the end is refused where a generation prompt is asked for (the template would begin a new turn), unless
-    `continue_final_message`: then the model's turn is opened as for a new answer, and begins with that message's
-    thought and words. One departure from the reference: where the template leaves the prompt behind the end of a turn
-    (it does after words beside an answered tool call), the model's turn is opened as after a user's message, so that
-    there is something to go on from.
+    `special_tokens` are a vocabulary's own, which nobody's text may become, besides Gemma 4's; `frames` reads videos.
+    An assistant's message at the end is refused where a generation prompt is asked for (the template would begin a new
+    turn), unless `continue_final_message`: then the model's turn is opened as for a new answer, and begins with that
+    message's thought and words. One departure from the reference: where the template leaves the prompt behind the end
+    of a turn (it does after words beside an answered tool call), the model's turn is opened as after a user's message,
+    so that there is something to go on from.
     """
     prepared, media = prepare_messages(messages, local_files=local_files)
     begun = _taken_out(prepared) if continue_final_message else None
@@ -136,7 +147,7 @@ def compose(
             "or have it continued (continue_final_message=True)"
         )
     arguments = (prepare_tools(tools), thinking, template, add_generation_prompt, special_tokens, template_options)
-    return _composed(prepared, media, *arguments, begun)
+    return _composed(prepared, media, *arguments, begun, frames)
 
 
 def _taken_out(prepared: list[dict[str, Any]]) -> tuple[str, str]:
@@ -160,14 +171,16 @@ def compose_turn(
     template: str | None = None,
     special_tokens: tuple[str, ...] = (),
     *,
+    videos: Sequence[object] = (),
+    frames: Frames | None = None,
     sound_first: bool = False,
 ) -> Prompt:
-    """One question to a prompt that can be fed, media where the model card advises: pictures, text, sound.
+    """One question to a prompt that can be fed, media where the model card advises: pictures, videos, text, sound.
 
-    `sound_first`: sound, pictures, text.
+    `frames` reads videos. `sound_first`: sound, pictures, videos, text.
     """
-    prepared, media = prepare_turn(text, images, audio, system, sound_first=sound_first)
-    return _composed(prepared, media, None, thinking, template, True, special_tokens, {})
+    prepared, media = prepare_turn(text, images, audio, system, videos=videos, sound_first=sound_first)
+    return _composed(prepared, media, None, thinking, template, True, special_tokens, {}, None, frames)
 
 
 def _composed(
@@ -180,6 +193,7 @@ def _composed(
     special_tokens: tuple[str, ...],
     options: Mapping[str, Any],
     begun: tuple[str, str] | None = None,
+    frames: Frames | None = None,
 ) -> Prompt:
     """Checked messages, guarded, rendered and cut into segments. `begun`: thought and words to be continued."""
     guard = free_character(json.dumps([messages, tools, begun], ensure_ascii=False))
@@ -194,7 +208,7 @@ def _composed(
         text = text.removesuffix(THOUGHT_OPEN) + _opener(thinking, template, options)
     thought, words = map(plain, begun or ("", ""))
     text = _beginning(text, thought, words)
-    cut = segments(text, media, guard, special_tokens)
+    cut = segments(text, media, guard, special_tokens, frames)
     inside = bool(thought) and not words
     return Prompt(text.replace(guard, ""), tuple(cut), inside or text.endswith(THOUGHT_OPEN), inside)
 
@@ -208,11 +222,16 @@ def _beginning(opened: str, thought: str, words: str) -> str:
 
 
 def segments(
-    rendered: str, media: Sequence[Media], guard: str = "", special_tokens: tuple[str, ...] = ()
+    rendered: str,
+    media: Sequence[Media],
+    guard: str = "",
+    special_tokens: tuple[str, ...] = (),
+    frames: Frames | None = None,
 ) -> list[Segment]:
     """Cut a rendered prompt at its media placeholders; `media` as `prepare_messages` gives them.
 
-    A placeholder becomes `<|image>`, an ImageSegment, `<image|>` (audio likewise), as the reference expands it.
+    A placeholder becomes `<|image>`, an ImageSegment, `<image|>` (audio likewise), as the reference expands it; a
+    video as many frames as `frames` makes of it, each a picture behind its time, with spaces between.
     `guard`: the character that marks look-alikes of special tokens in `rendered`, see the module's text; empty for
     none. Raises InputError unless placeholders and media agree in number, kind and order.
     """
@@ -224,26 +243,47 @@ def segments(
             "the chat template leaves media out or moves them"
         )
     found: list[Segment] = []
-    begin = ""
-    for index, text in enumerate(pieces[::2]):
-        kind = wanted[index] if index < len(wanted) else None
-        whole = begin + text + (f"<|{kind}>" if kind else "")
-        found += [TextSegment(piece) for piece in guards(special_tokens).cut(whole, guard) if piece]
-        if kind:
-            found.append(_MEDIA[kind](media[index][1]))
-            begin = f"<{kind}|>"
+    text = pieces[0]
+
+    def add(words: str) -> None:
+        found.extend(TextSegment(piece) for piece in guards(special_tokens).cut(words, guard) if piece)
+
+    for (kind, medium), after in zip(media, pieces[2::2], strict=True):
+        mark = "image" if kind == "video" else kind
+        for words, segment in _shown(kind, medium, frames):
+            add(f"{text}{words}<|{mark}>")
+            found.append(segment)
+            text = f"<{mark}|> "
+        text = text.removesuffix(" ") + after
+    add(text)
     return found
 
 
-def raw_segments(prompt: str, images: Iterable[object] = (), audio: Iterable[object] = ()) -> list[Segment]:
-    """Cut a raw prompt, in which every special token counts, at `<|image|>` and `<|audio|>`, which take the media in
-    order.
+def _shown(kind: str, medium: Any, frames: Frames | None) -> Sequence[tuple[str, MediaSegment]]:
+    """What stands in the place of one medium: words before each picture or clip, and where that goes."""
+    if kind != "video":
+        return [("", _MEDIA[kind](medium))]
+    if frames is None:
+        raise InputError("a video, and nobody to read it: give its frames as images")
+    return [(f"{time} ", FrameSegment(frame)) for time, frame in frames(medium)]
+
+
+def raw_segments(
+    prompt: str,
+    images: Iterable[object] = (),
+    audio: Iterable[object] = (),
+    videos: Iterable[object] = (),
+    frames: Frames | None = None,
+) -> list[Segment]:
+    """Cut a raw prompt, in which every special token counts, at `<|image|>`, `<|audio|>` and `<|video|>`, which take
+    the media in order.
 
     Raises InputError unless there are as many placeholders as media of each kind.
     """
     given = {
         "image": [payload("image", image, f"images[{i}]") for i, image in enumerate(images)],
         "audio": [payload("audio", clip, f"audio[{i}]") for i, clip in enumerate(audio)],
+        "video": [payload("video", video, f"videos[{i}]") for i, video in enumerate(videos)],
     }
     wanted = _PLACEHOLDER.findall(prompt)
     for kind, sources in given.items():
@@ -252,14 +292,12 @@ def raw_segments(prompt: str, images: Iterable[object] = (), audio: Iterable[obj
                 f"the prompt has {wanted.count(kind)} {kind} placeholders, but {len(sources)} were given; "
                 f"write <|{kind}|> once for each {kind}"
             )
-    if "video" in wanted:
-        raise InputError("the prompt has a <|video|> placeholder; video is not supported: give its frames as images")
     try:
         prompt.encode("utf-8")
     except UnicodeEncodeError as error:
         raise InputError(f"the prompt is not Unicode: half a surrogate pair at character {error.start}") from error
     left = {kind: iter(sources) for kind, sources in given.items()}
-    return segments(prompt, [(kind, next(left[kind])) for kind in wanted])
+    return segments(prompt, [(kind, next(left[kind])) for kind in wanted], frames=frames)
 
 
 def text_segments(text: str, special_tokens: tuple[str, ...] = ()) -> list[str]:

@@ -11,7 +11,8 @@ import click
 
 from ..records import Chunk
 from .answering import AnswerWriter, speed, warnings_told
-from .common import common, debug_option, found, print_json, standard_input
+from .common import common, debug_option, found, print_json
+from .media import media_of, media_options, uses_standard_input
 from .options import answer_options, model_options, split
 from .question import STDIN, question
 from .show import StatusLine, note, warn
@@ -22,8 +23,7 @@ from .signals import ending_at_once
 @click.argument("file", type=click.Path(path_type=Path))
 @click.argument("text", required=False, metavar="[QUESTION]")
 @click.option("-p", "--prompt", metavar="TEXT", help="The question; @FILE reads a file, - standard input.")
-@click.option("--image", "images", multiple=True, metavar="PATH", help="A picture; may be given several times.")
-@click.option("--audio", multiple=True, metavar="PATH", help="A sound clip; may be given several times.")
+@media_options
 @click.option("--system", metavar="TEXT", help="What the model is told first.")
 @click.option("--thinking", is_flag=True, help="Let it think first; the thought goes to standard error.")
 @click.option("--raw", is_flag=True, help="No chat template; <|image|> and <|audio|> stand where media go.")
@@ -40,8 +40,6 @@ def generate(
     file: Path,
     text: str | None,
     prompt: str | None,
-    images: tuple[str, ...],
-    audio: tuple[str, ...],
     system: str | None,
     thinking: bool,
     raw: bool,
@@ -51,20 +49,23 @@ def generate(
     debug: bool,
     **given: Any,
 ) -> None:
-    """Answer one question about text, pictures and sound.
+    """Answer one question about text, pictures, sound and videos.
 
     FILE is a bundle made by `gemma4gguf convert`. Text that is piped in follows the question. For example:
 
     \b
       gemma4gguf generate gemma.gguf "What is in this picture?" --image cat.jpg
       gemma4gguf generate gemma.gguf "Write down what is said." --audio note.wav
+      gemma4gguf generate gemma.gguf "What happens here?" --video clip.mp4 --from 1:30 --to 2:00
+      gemma4gguf generate gemma.gguf "What is owed?" --image letter.pdf#2-4 --image-tokens 1120
       gemma4gguf generate gemma.gguf "Summarise" < letter.txt
     """
     from ..model import Gemma4
 
-    if [text, prompt, *images, *audio].count(STDIN) > 1:
+    if [text, prompt, *given["images"], *given["audio"], *given["videos"]].count(STDIN) > 1:
         raise click.UsageError("standard input (-) can be read only once")
-    asked = question(text, prompt, stdin_taken=STDIN in (*images, *audio))
+    asked = question(text, prompt, stdin_taken=uses_standard_input(given))
+    media = media_of(given)
     opening, answering = split(given)
     writer = AnswerWriter(None if quiet else sys.stderr)
     status = StatusLine(quiet=quiet or as_json or jsonl)
@@ -73,9 +74,8 @@ def generate(
             warn(f"{file}: {model.bundle.absence(name)}")
         line.tell("loading")
         for chunk in model.stream(
-            asked,
-            images=[_medium(path) for path in images],
-            audio=[_medium(path) for path in audio],
+            "\n\n".join([*media.texts, asked]),
+            **media.keywords,
             system=system,
             thinking=thinking,
             raw=raw,
@@ -95,10 +95,6 @@ def generate(
         writer.end(result)
         if sys.stderr is not None and sys.stderr.isatty() and not quiet:
             note(speed(result))
-
-
-def _medium(path: str) -> str | bytes:
-    return standard_input() if path == STDIN else path
 
 
 def _record(chunk: Chunk) -> dict[str, Any]:

@@ -7,7 +7,7 @@ This module does not know the model: `embedder` turns patches into soft tokens.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,11 +51,21 @@ def patchify(image: ImageInput, max_soft_tokens: int = DEFAULT_BUDGET) -> Patche
     size = target_size(width, height, max_soft_tokens)
     if rgb.size != size:
         rgb = rgb.resize(size, Image.Resampling.BICUBIC, box)
-    columns, rows = size[0] // PATCH_SIDE, size[1] // PATCH_SIDE
-    pixels = cut(np.asarray(rgb))
+    return replace(patches_of(np.asarray(rgb)), width=width, height=height)
+
+
+def patches_of(rgb: NDArray[np.uint8]) -> Patches:
+    """The patches of a picture that needs no resizing: uint8 [height, width, 3], both sides multiples of 48."""
+    height, width = rgb.shape[:2]
+    columns, rows = width // PATCH_SIDE, height // PATCH_SIDE
     x, y = np.meshgrid(np.arange(columns, dtype=np.int32), np.arange(rows, dtype=np.int32))  # [rows, columns] each
     positions = np.stack([x, y], axis=-1).reshape(-1, 2)  # [N, 2]
-    return Patches(pixels, positions, rows, columns, width, height)
+    return Patches(cut(rgb), positions, rows, columns, width, height)
+
+
+def soft_tokens_of(rgb: NDArray[np.uint8]) -> int:
+    """How many patches `patches_of` makes of it."""
+    return int(rgb.shape[0] * rgb.shape[1] // PATCH_SIDE**2)
 
 
 def target_size(width: int, height: int, max_soft_tokens: int = DEFAULT_BUDGET) -> tuple[int, int]:

@@ -70,7 +70,12 @@ _KINDS = (
         _NO_SOUND,
     ),
     Kind(rb"%PDF.*/Encrypt", "an encrypted PDF", _OPEN_FIRST, _NO_SOUND),
-    Kind(rb"%PDF", "a PDF", "make pictures of its pages with: pdftoppm -png -r 150 FILE page", _NO_SOUND),
+    Kind(
+        rb"%PDF",
+        "a PDF",
+        "take its pages by gemma4gguf.pages(FILE), or with: pdftoppm -png -r 150 FILE page",
+        _NO_SOUND,
+    ),
     Kind(rb"%!PS|\xc5\xd0\xd3\xc6", "PostScript", "convert it with: gs -sDEVICE=png16m -o picture.png FILE", _NO_SOUND),
     Kind(
         rb"-----BEGIN PGP|age-encryption\.org|Salted__|\x85[\x01\x02]|" + _isobmff(b"M4P |aax |aaxc"),

@@ -13,6 +13,7 @@ from ..arguments import one_of
 from ..errors import InputError
 from ..media.audio import Clips
 from ..media.rgb import Images
+from ..media.video import Videos
 from .options import GenerateOptions
 
 GENERATE_OPTIONS = "Unpack[GenerateOptions]"
@@ -32,6 +33,7 @@ class TurnOptions(GenerateOptions, total=False):
 class QuestionOptions(TurnOptions, total=False):
     """Keywords of `Gemma4.generate` and its like; `Question` has the defaults."""
 
+    videos: Videos
     system: str | None
     thinking: bool
     raw: bool
@@ -61,6 +63,7 @@ class Turn:
 class Question(Turn):
     """What goes with one prompt."""
 
+    videos: Videos = ()
     system: str | None = None
     thinking: bool = False
     raw: bool = False

@@ -6,13 +6,27 @@ In: texts, media and messages, and a bundle's template and vocabulary. Out: prom
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cache, cached_property
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ..arguments import several
 from ..bundle.reading import EMBEDDER
 from ..bundle.settings import special_tokens
-from ..chat.rendering import THOUGHT_OPEN, Prompt, TextSegment, compose, compose_turn, raw_segments, text_segments
+from ..chat.rendering import (
+    THOUGHT_OPEN,
+    Frames,
+    Prompt,
+    TextSegment,
+    compose,
+    compose_turn,
+    raw_segments,
+    text_segments,
+)
 from ..chat.turns import starts, without_oldest
+from ..errors import InputError
+from ..media.video import Video, VideoInput, as_video, sample, sound, stamp
 from ..records import Message, Tokens
 from .asking import Chat, Question
 from .fitting import late_sound, media, reusing, turns_to_drop
@@ -40,16 +54,19 @@ class Composer:
 
     def question(self, prompt: str, asked: Question) -> Prompt:
         """One question: pictures, text, sound; or sound first, where it would begin too late. Or a prompt as it is."""
-        pictures, clips = several(asked.images), several(asked.audio)
+        pictures, clips, videos = several(asked.images), several(asked.audio), several(asked.videos)
+        heard = [sound(video) for video in videos if isinstance(video, Video) and video.sound]
+        frames = self.frames()
         if asked.raw:
-            return Prompt(prompt, tuple(raw_segments(prompt, pictures, clips)), prompt.endswith(THOUGHT_OPEN))
+            parts = raw_segments(prompt, pictures, [*clips, *heard], videos, frames)
+            return Prompt(prompt, tuple(parts), prompt.endswith(THOUGHT_OPEN))
 
         def ordered(sound_first: bool) -> Prompt:
-            given = pictures, clips, asked.system, asked.thinking, self.template, self.special_tokens
-            return compose_turn(prompt, *given, sound_first=sound_first)
+            given = pictures, [*clips, *heard], asked.system, asked.thinking, self.template, self.special_tokens
+            return compose_turn(prompt, *given, videos=videos, frames=frames, sound_first=sound_first)
 
         usual = ordered(sound_first=False)
-        if not clips:
+        if not clips and not heard:
             return usual
         prepared = self._spans(usual)
         read = media(prepared)
@@ -57,24 +74,25 @@ class Composer:
             return reusing(usual, read)
         return reusing(ordered(sound_first=True), sorted(read, key=lambda span: not span.causal))
 
-    def chat(self, messages: Sequence[Message], asked: Chat) -> Prompt:
-        """A conversation."""
+    def chat(self, messages: Sequence[Message], asked: Chat, frames: Frames | None = None) -> Prompt:
+        """A conversation. `frames` reads its videos."""
         given = messages, asked.tools, asked.thinking, self.template
         return compose(
             *given,
             local_files=asked.local_files,
             special_tokens=self.special_tokens,
             continue_final_message=asked.continue_final_message,
+            frames=frames or self.frames(),
         )
 
-    def fitting_chat(self, messages: Sequence[Message], asked: Chat, room: int) -> tuple[Prompt, int]:
+    def fitting_chat(self, messages: Sequence[Message], asked: Chat, room: int, frames: Frames) -> tuple[Prompt, int]:
         """A conversation in at most `room` positions, without its oldest turns where need be, and their number."""
-        prompt = self.chat(messages, asked)
+        prompt = self.chat(messages, asked, frames)
         prepared = self._spans(prompt)
         read = media(prepared)
 
         def without(dropped: int) -> Prompt:
-            return reusing(self.chat(without_oldest(messages, dropped), asked), read)
+            return reusing(self.chat(without_oldest(messages, dropped), asked, frames), read)
 
         def size_without(dropped: int) -> int:
             return count(self._spans(without(dropped)) if dropped else prepared).prompt
@@ -96,6 +114,18 @@ class Composer:
         """Raise MissingPartError where the bundle has no embedder for a prompt's media."""
         if any(not isinstance(part, TextSegment) for part in prompt.segments):
             self._bundle.require(EMBEDDER)
+
+    def frames(self) -> Frames:
+        """What reads the videos of one question, each once however often the question is composed."""
+        return cache(self._frames)
+
+    def _frames(self, video: VideoInput) -> list[tuple[str, NDArray[np.uint8]]]:
+        """A video's frames and their times. Raises InputError where a frame does not fit one micro-batch."""
+        wanted, most = as_video(video).frame_tokens, self._parts.options.context.micro_batch
+        if wanted > most:
+            raise InputError(f"frame_tokens is {wanted}, {most} is the most here; open it with image_tokens={wanted}")
+        frames, times = sample(video)
+        return [(stamp(time), frame) for time, frame in zip(times, frames, strict=True)]
 
     def _spans(self, prompt: Prompt) -> list[Span]:
         """A prompt as spans: media are read, and nothing is computed."""

@@ -12,16 +12,17 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..chat.guards import SPECIAL_TOKENS
-from ..chat.rendering import AudioSegment, ImageSegment, Segment, TextSegment
+from ..chat.rendering import FrameSegment, ImageSegment, MediaSegment, Segment, TextSegment
 from ..errors import FormatError
 from ..media.audio import frame
 from ..media.embedder import Embedder
-from ..media.image import Patches, patchify
+from ..media.image import Patches, patches_of, patchify, soft_tokens_of
 from ..native.vocabulary import Vocabulary
 from ..records import Tokens
 from .session import Span
@@ -94,35 +95,38 @@ def prepared(parts: Iterable[Segment], image_tokens: int) -> tuple[Segment, ...]
 
 @dataclass(frozen=True, eq=False)
 class Read:
-    """A medium as the embedder takes it: patches, or frames float32 [N, 640]."""
+    """A medium, ready to be embedded: patches, a clip's frames float32 [N, 640], or a video's frame uint8 [H, W, 3]."""
 
-    data: Patches | NDArray[np.float32]
+    data: Patches | NDArray[Any]
 
 
-def _read(part: ImageSegment | AudioSegment, image_tokens: int) -> Read:
+def _read(part: MediaSegment, image_tokens: int) -> Read:
     if isinstance(part.medium, Read):
         return part.medium
     if isinstance(part.medium, Span):
         assert isinstance(part.medium.source, Read)
         return part.medium.source
+    if isinstance(part, FrameSegment):
+        return Read(part.medium)
     return Read(patchify(part.medium, image_tokens) if isinstance(part, ImageSegment) else frame(part.medium))
 
 
-def _medium(
-    part: ImageSegment | AudioSegment, vocab: Vocabulary, embedder: Callable[[], Embedder], image_tokens: int
-) -> Span:
+def _medium(part: MediaSegment, vocab: Vocabulary, embedder: Callable[[], Embedder], image_tokens: int) -> Span:
     if isinstance(part.medium, Span):  # read already
         return part.medium
     read = _read(part, image_tokens)
-    data = read.data
+    data, count = read.data, len(read.data)
     if isinstance(data, Patches):
         kind, content = "image", [data.pixels, data.positions]
         make = cache(lambda: embedder().image(data))
+    elif isinstance(part, FrameSegment):  # patches of it would take four times the memory
+        kind, content, count = "video", [data], soft_tokens_of(data)
+        make = cache(lambda: embedder().image(patches_of(data)))
     else:
         kind, content = "audio", [data]
         make = cache(lambda: embedder().audio(data))
     digest = hashlib.sha256(kind.encode())
     for array in content:
         digest.update(np.ascontiguousarray(array).data)
-    ids = (token_id(vocab, f"<|{kind}|>"),) * len(data)
+    ids = (token_id(vocab, f"<|{kind}|>"),) * count
     return Span(ids, make, digest.digest(), causal=kind == "audio", source=read)

@@ -93,3 +93,10 @@ def _write_sound(container: Any, stream: Any, samples: Floats, rate: int, layout
     for frame in [*shaped.resample(whole), *shaped.resample(None)]:
         container.mux(stream.encode(frame))
     container.mux(stream.encode(None))
+
+
+def moving(count: int, height: int, width: int, seed: int = 0) -> list[Pixels]:
+    """Pictures of coloured squares, all different: uint8 [height, width, 3] each."""
+    draw = np.random.default_rng(seed)
+    squares = draw.integers(0, 256, (count, -(-height // 16), -(-width // 16), 3), dtype=np.uint8)
+    return [np.kron(each, np.ones((16, 16, 1), np.uint8))[:height, :width] for each in squares]

@@ -44,8 +44,17 @@ class Reference:
         """Token ids of text as it stands; no `<bos>` is added."""
         return list(self.tokenizer(text, add_special_tokens=False).input_ids)
 
-    def inputs(self, prompt: str, images: Sequence[Picture] = (), audio: Sequence[FloatArray] = ()) -> Inputs:
-        """A raw prompt, `<bos>` put before it, with each placeholder expanded as Gemma4UnifiedProcessor does."""
+    def inputs(
+        self,
+        prompt: str,
+        images: Sequence[Picture] = (),
+        audio: Sequence[FloatArray] = (),
+        videos: Sequence[tuple[str, Sequence[Picture]]] = (),
+    ) -> Inputs:
+        """A raw prompt, `<bos>` put before it, with each placeholder expanded as Gemma4UnifiedProcessor does.
+
+        A video: what its placeholder becomes, and its frames.
+        """
         counts = {"<|image|>": [len(pixels) for pixels, _ in images], "<|audio|>": [len(frames) for frames in audio]}
         text = "<bos>" + prompt
         for token, (begin, end) in WRAPS.items():
@@ -53,6 +62,9 @@ class Reference:
             assert len(pieces) == len(counts[token]) + 1, f"{len(pieces) - 1} times {token} in the prompt"
             expanded = [begin + token * n + end + rest for n, rest in zip(counts[token], pieces[1:], strict=True)]
             text = pieces[0] + "".join(expanded)
+        for expansion, _ in videos:
+            text = text.replace("<|video|>", expansion.replace("<|video|>", "\0"), 1)
+        text = text.replace("\0", "<|video|>")
         ids = torch.tensor([self.tokenize(text)])
         media: dict[str, torch.Tensor] = {"mm_token_type_ids": self._types(ids)}
         if images:
@@ -63,6 +75,12 @@ class Reference:
             most = max(map(len, audio))
             media["input_features"] = torch.stack([_padded(frames, most, 0.0) for frames in audio])
             media["input_features_mask"] = torch.tensor([[i < len(f) for i in range(most)] for f in audio])
+        frames = [frame for _, shown in videos for frame in shown]
+        if frames:
+            most = max(len(pixels) for pixels, _ in frames)
+            media["pixel_values_videos"] = torch.stack([_padded(pixels, most, 0.0) for pixels, _ in frames])
+            media["video_position_ids"] = torch.stack([_padded(where, most, -1) for _, where in frames])
+            media["num_frames_per_video"] = torch.tensor([len(shown) for _, shown in videos])
         return Inputs(ids, media)
 
     def _types(self, ids: torch.Tensor) -> torch.Tensor:
