@@ -239,13 +239,11 @@ def response(asked: Asked[Messages], result: Result) -> Json:
 
 
 async def events(asked: Asked[Messages], items: AsyncIterator[Item]) -> AsyncIterator[Event]:
-    begun, index, open_kind = False, -1, ""
+    index, open_kind = -1, ""
     async for item in items:
         if isinstance(item, Reading):
-            if not begun:
-                usage = _usage(Tokens(item.total, 0, 0, reused=item.done))
-                yield {"type": "message_start", "message": {**_head(asked), "content": [], "usage": usage}}
-            begun = True
+            usage = _usage(Tokens(item.total, 0, 0, reused=item.done))
+            yield {"type": "message_start", "message": {**_head(asked), "content": [], "usage": usage}}
             continue
         for block, delta in _pieces(item):
             if block["type"] != open_kind or open_kind == "tool_use":

@@ -64,7 +64,7 @@ class Asked(Generic[B]):
 
 @dataclass(frozen=True)
 class Reading:
-    """The prompt is being read: positions held, of how many. At least one comes before the first chunk."""
+    """The prompt was read: positions that were held already, of how many. One comes before the first chunk."""
 
     done: int
     total: int

@@ -75,6 +75,7 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self.loop = asyncio.get_running_loop()
         await super().startup(sockets)
+        self._service.keep(None)  # also where nobody ever asks
         self._on_ready()
 
     @contextlib.contextmanager

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
-from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import anyio
 
@@ -123,21 +123,27 @@ class Service:
         """The answer's items, up to the time limit or the server's end: then a last chunk with what there is."""
         deadline = anyio.current_time() + self._limits.seconds
         model = await anyio.to_thread.run_sync(self.model)
-        seen: list[Item] = []
-        async with aclosing(streamed(model, request)) as items:
-            while True:
-                item = None
+        readings: list[Reading] = []
+        seen: list[Chunk] = []
+        stream = model.astream_chat(
+            request.messages,
+            tools=request.tools,
+            thinking=request.thinking,
+            on_progress=lambda done, total: readings.append(Reading(done, total)),
+            **request.options,
+        )
+        async with aclosing(stream) as chunks:
+            while not (seen and seen[-1].result):
                 with self._cuttable(deadline) as scope:
-                    item = await anext(items, None)
+                    chunk = await anext(chunks)
                 if scope.cancelled_caught:
-                    yield await anyio.to_thread.run_sync(_cut_short, model, seen)
-                    return
-                if item is None:
-                    return
-                seen.append(item)
-                if isinstance(item, Chunk) and item.result:
-                    self.metrics.answered(item.result)
-                yield item
+                    chunk = await anyio.to_thread.run_sync(_cut_short, model, seen, readings)
+                if not seen:
+                    yield readings[0] if readings else Reading(0, 0)
+                seen.append(chunk)
+                if chunk.result:
+                    self.metrics.answered(chunk.result)
+                yield chunk
 
     @contextmanager
     def _cuttable(self, deadline: float) -> Iterator[anyio.CancelScope]:
@@ -157,63 +163,16 @@ class Service:
             scope.cancel()
 
 
-async def streamed(model: Gemma4, request: Request) -> AsyncGenerator[Item, None]:
-    """`model.stream_chat` as an asynchronous generator. Leaving it ends the answer within a step."""
-    loop, items = asyncio.get_running_loop(), asyncio.Queue[Any]()
-    left = threading.Event()
-
-    def put(item: object) -> None:
-        if left.is_set():
-            raise _LeftError
-        loop.call_soon_threadsafe(items.put_nowait, item)
-
-    def work() -> None:
-        try:
-            chunks = model.stream_chat(
-                request.messages,
-                tools=request.tools,
-                thinking=request.thinking,
-                on_progress=lambda done, total: put(Reading(done, total)),
-                **request.options,
-            )
-            for chunk in chunks:
-                put(chunk)
-            put(None)
-        except _LeftError:
-            pass
-        except BaseException as error:
-            with suppress(_LeftError):
-                put(error)
-
-    threading.Thread(target=work, name="gemma4gguf-answer", daemon=True).start()
-    try:
-        while (item := await items.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-    finally:
-        left.set()
-
-
-class _LeftError(Exception):
-    """Nobody waits for this answer any more."""
-
-
-def _cut_short(model: Gemma4, seen: list[Item]) -> Chunk:
+def _cut_short(model: Gemma4, chunks: Sequence[Chunk], readings: Sequence[Reading]) -> Chunk:
     """The last chunk of an answer that was cut off: what there is of it, as if it had reached its longest."""
-    chunks = [item for item in seen if isinstance(item, Chunk)]
     text, thought = ("".join(getattr(chunk, name) for chunk in chunks) for name in ("text", "thought"))
+    prompt, reused = (readings[0].total, readings[0].done) if readings else (0, 0)
     result = Result(
         text=text,
         thought=thought,
         tool_calls=tuple(call for chunk in chunks for call in chunk.tool_calls),
         finish_reason="length",
-        tokens=Tokens(
-            prompt=max((item.total for item in seen if isinstance(item, Reading)), default=0),
-            image=0,
-            audio=0,
-            completion=len(model.tokenize(thought + text)),
-        ),
+        tokens=Tokens(prompt, 0, 0, reused=reused, completion=len(model.tokenize(thought + text))),
         timings=Timings(),
         seed=0,
     )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import threading
-from collections.abc import Coroutine, Iterator
+import time
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,6 +76,19 @@ def serving(
             thread.join(60)
             service.close()
     assert not thread.is_alive()
+
+
+def endless(model: Gemma4) -> dict[str, Any]:
+    """Options of OpenAI's chat with which an answer only ends at a limit."""
+    return {"temperature": 0, "logit_bias": {str(token): -100 for token in model.engine.rules.end}}
+
+
+def eventually(happened: Callable[[], bool], seconds: float = 60) -> None:
+    """Wait for what must happen soon; only a hang takes so long."""
+    until = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < until
+        time.sleep(0.01)
 
 
 def encoded(path: Path) -> str:
