@@ -40,8 +40,12 @@ def limit_options(function: Function) -> Function:
 @click.option(
     "--api-key", metavar="KEY", envvar="GEMMA4GGUF_API_KEY", help="What clients must send; also GEMMA4GGUF_API_KEY."
 )
-@click.option("--tls-cert", type=click.Path(path_type=Path), metavar="FILE", help="Certificate, for https.")
-@click.option("--tls-key", type=click.Path(path_type=Path), metavar="FILE", help="The certificate's private key.")
+@click.option(
+    "--tls-cert", type=click.Path(exists=True, path_type=Path), metavar="FILE", help="Certificate, for https."
+)
+@click.option(
+    "--tls-key", type=click.Path(exists=True, path_type=Path), metavar="FILE", help="The certificate's private key."
+)
 @click.option("--cors", multiple=True, metavar="ORIGIN", help="A web page's address that may ask; may be repeated.")
 @click.option("--grace", type=float, default=30, show_default=True, metavar="S", help="Seconds for answers at the end.")
 @click.option(

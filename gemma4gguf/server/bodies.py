@@ -51,7 +51,7 @@ def json_response(body: object, status: int = 200, headers: Mapping[str, str] | 
 def refusal(path: str, failure: RequestError) -> Response:
     """A failure in the form of the API that the path belongs to."""
     shape = next(shape for beginning, shape in ERRORS if path.startswith(beginning))
-    headers = {"retry-after": str(RETRY_AFTER_S)} if failure.kind in ("busy", "ending") else {}
+    headers = {"retry-after": str(RETRY_AFTER_S)} if failure.kind in ("busy", "unavailable") else {}
     if failure.kind in ("large", "slow"):
         headers["connection"] = "close"  # the rest of the body is not read
     return json_response(shape(failure), failure.status, headers)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from ..errors import BusyError, ContextError, Gemma4Error, InputError, MemoryLimitError, MissingPartError
+from ..errors import BusyError, ContextError, Gemma4Error, InputError, MemoryLimitError, MissingPartError, NativeError
 
 # What can go wrong: HTTP status, and what OpenAI and Anthropic call it.
 KINDS: Mapping[str, tuple[int, str, str]] = {
@@ -24,7 +24,7 @@ KINDS: Mapping[str, tuple[int, str, str]] = {
     "encoding": (415, "invalid_request_error", "invalid_request_error"),
     "busy": (429, "rate_limit_error", "rate_limit_error"),
     "broken": (500, "server_error", "api_error"),
-    "ending": (503, "server_error", "overloaded_error"),
+    "unavailable": (503, "server_error", "overloaded_error"),
 }
 CODES = {"context": "context_length_exceeded", "key": "invalid_api_key", "busy": "rate_limit_exceeded"}
 _ERRORS: tuple[tuple[type[Gemma4Error], str], ...] = (
@@ -32,7 +32,8 @@ _ERRORS: tuple[tuple[type[Gemma4Error], str], ...] = (
     (InputError, "invalid"),
     (MissingPartError, "invalid"),
     (BusyError, "busy"),
-    (MemoryLimitError, "ending"),
+    (MemoryLimitError, "unavailable"),
+    (NativeError, "unavailable"),
     (Gemma4Error, "broken"),
 )
 _NAMED = re.compile(r"^([a-z_]+(?:\[\d+\]|\.\w+)*)(?= is |: )")

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import signal
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -34,6 +35,13 @@ def listening(host: str, port: int) -> socket.socket:
         raise InputError(f"cannot listen on {host}, port {port}: {error.strerror or error}") from error
 
 
+def _check_certificate(certificate: Path, key: Path | None) -> None:
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)
+    except OSError as error:
+        raise InputError(f"{certificate}: is no certificate with its key, in PEM: {error.strerror or error}") from error
+
+
 class Server(uvicorn.Server):
     """Serves on `listener` until SIGTERM or SIGINT; `on_ready` is called when it does.
 
@@ -52,6 +60,8 @@ class Server(uvicorn.Server):
         key: Path | None = None,
         on_ready: Callable[[], None],
     ) -> None:
+        if certificate:
+            _check_certificate(certificate, key)
         config = uvicorn.Config(
             app,
             loop="asyncio",

@@ -107,7 +107,7 @@ class Service:
     async def place(self) -> AsyncIterator[Place]:
         """A place in the queue, for as long as the block runs. Raises RequestError where there is none."""
         if self._ended:
-            raise RequestError("ending", "the server is ending; ask again in a while")
+            raise RequestError("unavailable", "the server is ending; ask again in a while")
         if self.live >= self._places:
             raise RequestError("busy", f"{self.live} requests are under way or waiting; ask again in {RETRY_AFTER_S} s")
         self.live += 1

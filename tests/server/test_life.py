@@ -17,6 +17,7 @@ from typing import Any
 import httpx
 import pytest
 
+from gemma4gguf.isolated.engine import IsolatedEngine
 from gemma4gguf.server.settings import Limits
 from tests.support.serving import Serving, endless, eventually, serving
 
@@ -181,6 +182,24 @@ def test_sigterm_ends_the_program_with_success(tiny_bundle: Path) -> None:
             assert _openai(_lines("\n".join(lines)))
         assert program.wait(60) == 0
         assert "Traceback" not in program.stderr.read()
+
+
+def test_an_engine_that_dies_takes_nothing_with_it(tiny_bundle: Path) -> None:
+    """Open answers end with an error, as events of their API; the next question works."""
+    with serving(tiny_bundle, context=CONTEXT, limits=Limits(tokens=LONG), isolate=True) as running:
+        engine = running.model._parts.engine
+        assert isinstance(engine, IsolatedEngine)
+        ban = {str(token): -100 for token in range(1, 120)}  # the end tokens among them
+        body = {"messages": SUM, "stream": True, "temperature": 0, "logit_bias": ban}
+        for number in (signal.SIGKILL, signal.SIGABRT):
+            with httpx.stream("POST", running.url + CHAT, json=body, timeout=120) as reply:
+                lines = reply.iter_lines()
+                next(lines)
+                assert engine.pid
+                os.kill(engine.pid, number)
+                *_, last = _lines("\n".join(lines))
+            assert number.name in last["error"]["message"]
+            works(running)
 
 
 def test_the_memory_is_freed_when_nobody_asks(tiny_bundle: Path) -> None:

@@ -51,6 +51,7 @@ def serving(
     guard: Guard = Guard(None, local=True),  # noqa: B008
     parallel: int = 2,
     grace_s: float = 30,
+    certificate: Path | None = None,
     idle_s: float = float("inf"),
     port: int = 0,
     **options: Any,
@@ -64,11 +65,11 @@ def serving(
     model, ready = service.model(), threading.Event()
     app = application(service, Card.of(model.bundle, model.context), limits, guard)
     with listening("127.0.0.1", port) as listener:
-        server = Server(app, service, listener, grace_s=grace_s, on_ready=ready.set)
+        server = Server(app, service, listener, grace_s=grace_s, certificate=certificate, on_ready=ready.set)
         thread = threading.Thread(target=server.run, daemon=True)
         thread.start()
         assert ready.wait(60)
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        url = f"http{'s' if certificate else ''}://127.0.0.1:{listener.getsockname()[1]}"
         try:
             yield Serving(url, service, model, server)
         finally:
