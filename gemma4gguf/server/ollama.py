@@ -53,6 +53,7 @@ class Turn(Body):
     images: list[str] | None = None
     tool_calls: list[Call] | None = None
     tool_call_id: str | None = None
+    tool_name: str | None = None
 
 
 class Options(Body):
@@ -96,7 +97,7 @@ def request(body: Chat) -> Request:
         pictures = range(len(turn.images or ()))
         fields |= {f"messages[{index}].content[{i}]": f"messages[{index}].images[{i}]" for i in pictures}
     return Request(
-        messages=[_message(turn) for turn in body.messages],
+        messages=_messages(body.messages),
         tools=body.tools or None,
         thinking=bool(body.think),
         options=options,
@@ -106,7 +107,27 @@ def request(body: Chat) -> Request:
     )
 
 
-def _message(turn: Turn) -> Message:
+def _messages(turns: list[Turn]) -> list[Message]:
+    """Ollama's calls need no ids: a result belongs to the first open call, or to the first of its tool."""
+    messages: list[Message] = []
+    opened: list[Json] = []  # calls without a result
+    for index, turn in enumerate(turns):
+        message = _message(turn)
+        if turn.tool_calls:
+            opened = message["tool_calls"]
+            for number, call in enumerate(opened):
+                call.setdefault("id", f"call_{index}_{number}")
+        elif turn.role == "tool" and opened:
+            named = [call for call in opened if call["id"] == turn.tool_call_id]
+            named += [call for call in opened if call["function"]["name"] == turn.tool_name]
+            answered = [*named, *opened][0]
+            message.setdefault("tool_call_id", answered["id"])
+            opened = [call for call in opened if call is not answered]
+        messages.append(message)
+    return messages
+
+
+def _message(turn: Turn) -> Json:
     message: Json = {"role": turn.role, "content": turn.content}
     if turn.images:
         pictures = [{"type": "image_url", "image_url": {"url": _data_url(image)}} for image in turn.images]
