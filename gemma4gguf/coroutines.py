@@ -7,7 +7,6 @@ first the weights) takes a thread of the loop's pool for as long as it lasts.
 from __future__ import annotations
 
 import asyncio
-from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
@@ -16,17 +15,11 @@ from typing_extensions import Unpack
 from .arguments import showing
 from .records import Chunk, Message, Result
 from .runtime.asking import GENERATE_OPTIONS, Chat, ChatOptions, Question, QuestionOptions
-from .runtime.request import Request, alast
+from .runtime.request import Prepares, alast
 
 
-class Coroutines(ABC):
+class Coroutines(Prepares):
     """Mixed into `Gemma4`, which prepares requests."""
-
-    @abstractmethod
-    def _question(self, prompt: str, options: QuestionOptions) -> Request: ...
-
-    @abstractmethod
-    def _chat(self, messages: Sequence[Message], options: ChatOptions) -> Request: ...
 
     @showing(Question, GENERATE_OPTIONS)
     async def agenerate(self, prompt: str, **options: Unpack[QuestionOptions]) -> Result:

@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from typing_extensions import Unpack
 
+from .answers import SeveralAnswers
 from .arguments import several, showing
 from .bundle.finding import find_model
 from .bundle.reading import EMBEDDER, Bundle
@@ -37,7 +38,7 @@ from .runtime.request import Request, last
 from .runtime.room import settled
 
 
-class Gemma4(Coroutines):
+class Gemma4(Coroutines, SeveralAnswers):
     """A bundle, ready to answer from any thread. Close it, or use it in a `with` block.
 
     `path`: a file, or a name in the models folder. `context`: positions that prompt and answer may have together;

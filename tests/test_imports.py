@@ -34,8 +34,10 @@ ALLOWED: Mapping[str, set[str]] = {
     "gemma4gguf.runtime": STAGES,
     "gemma4gguf.isolated": ENGINE,
     "gemma4gguf.conversation": ENGINE,
+    "gemma4gguf.answers": ENGINE,
     "gemma4gguf.coroutines": ENGINE,
-    "gemma4gguf.model": ENGINE | {"gemma4gguf.isolated", "gemma4gguf.conversation", "gemma4gguf.coroutines"},
+    "gemma4gguf.model": ENGINE
+    | {f"gemma4gguf.{name}" for name in ("isolated", "answers", "conversation", "coroutines")},
     "converters": FILES,
     "gemma4gguf.reference": BASE | {"gemma4gguf.bundle", "converters"},
     "gemma4gguf": ENGINE | {"gemma4gguf.model", "gemma4gguf.conversation", "gemma4gguf.tools", "converters"},

@@ -27,7 +27,7 @@ from ..bundle.reading import Bundle
 from ..chat.rendering import Prompt, Segment
 from ..errors import InputError, NativeError
 from ..records import Evaluation
-from ..runtime.delivery import Put, delivered
+from ..runtime.delivery import Put, Start, delivered
 from ..runtime.engine import EngineOptions
 from ..runtime.options import Options
 from ..runtime.prompt import prepared
@@ -63,7 +63,12 @@ class IsolatedEngine:
     ) -> Request:
         """As `Engine.request`. What the engine finds wrong with a prompt is raised before the first chunk."""
         readied = replace(prompt, segments=prepared(prompt.segments, self.options.image_tokens))
-        return Request(partial(self._running().ask, "ask", readied, options), options.wait, on_progress)
+        process, first = self._running(), options.numbered(0)
+
+        def start(number: int) -> Start:
+            return partial(process.ask, "ask", readied, first.numbered(number))
+
+        return Request(start, options.wait, on_progress, self.options.context.sequences)
 
     def evaluate(self, segments: Sequence[Segment]) -> Evaluation:
         """As `Engine.evaluate`."""

@@ -73,7 +73,7 @@ class _Worker:
 
     def _ask(self, put: Put, number: int, prompt: Prompt, options: Options) -> None:
         assert self._engine
-        self._leave[number] = self._engine.request(prompt, options).start(put)
+        self._leave[number] = self._engine.request(prompt, options).start(0)(put)
 
     def _evaluate(self, put: Put, number: int, segments: Sequence[Segment]) -> None:
         assert self._engine

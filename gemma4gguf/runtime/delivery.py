@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 import queue
 import warnings
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 from ..errors import BusyError
@@ -31,8 +32,15 @@ class Warned:
     category: str = "UserWarning"
 
 
+@dataclass(frozen=True)
+class Due:
+    """What whoever waits is to do, in its own thread."""
+
+    do: Callable[[], None]
+
+
 Put: TypeAlias = Callable[[Any], object]
-"""Takes `Admitted`, then items, then None or an error; `Warned` at any time. Any thread may call it."""
+"""Takes `Admitted`, then items, then None or an error; `Warned` and `Due` at any time. Any thread may call it."""
 Start: TypeAlias = Callable[[Put], Callable[[], None]]
 """Starts work, and returns how to leave it, which may be done at any time, also when it has ended."""
 
@@ -78,16 +86,57 @@ async def adelivered(start: Start, wait: bool | float = True) -> AsyncGenerator[
         leave()
 
 
+def together(starts: Sequence[Start], most: int) -> Start:
+    """Several works as one: their items as (number, item), at most `most` of them at a time."""
+
+    def start(put: Put) -> Callable[[], None]:
+        leaves: list[Callable[[], None]] = []
+        ended = 0
+
+        def begin() -> None:
+            number = len(leaves)
+            if number < len(starts):
+                leaves.append(starts[number](partial(numbered, number)))
+
+        def numbered(number: int, item: Any) -> None:
+            passed = isinstance(item, (BaseException, Admitted, Warned))
+            put(Due(over) if item is None else item if passed else (number, item))
+
+        def over() -> None:
+            nonlocal ended
+            ended += 1
+            if ended == len(starts):
+                put(None)
+            else:
+                begin()
+
+        def leave() -> None:
+            for one in leaves:
+                one()
+
+        try:
+            for _ in range(most):
+                begin()
+        except BaseException:
+            leave()
+            raise
+        return leave
+
+    return start
+
+
 def _nothing() -> None: ...
 
 
 def _wanted(item: Any) -> bool:
-    """Whether an item is one. Raises the error that it is, and gives the warning."""
+    """Whether an item is one. Raises the error that it is, gives the warning, does what is due."""
     if isinstance(item, BaseException):
         raise item
     if isinstance(item, Warned):
         warnings.warn(item.text, _CATEGORIES.get(item.category, UserWarning), stacklevel=6)
-    return not isinstance(item, (Admitted, Warned))
+    if isinstance(item, Due):
+        item.do()
+    return not isinstance(item, (Admitted, Warned, Due))
 
 
 def _limit(wait: bool | float) -> float | None:

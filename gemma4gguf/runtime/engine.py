@@ -29,6 +29,7 @@ from ..native.weights import Weights
 from ..records import Chunk, Evaluation
 from .answer import Progress, Rules, answer, room
 from .decode import Drafts
+from .delivery import Start
 from .drafter import Drafter, drafter_weights
 from .fitting import warn_of_late_sound
 from .keeping import Keeper
@@ -136,40 +137,45 @@ class Engine:
     def request(
         self, prompt: Prompt, options: Options, on_progress: Callable[[int, int], None] | None = None
     ) -> Request:
-        """Prepare an answer. Raises where a prompt does not fit, or media cannot be read.
+        """Prepare an answer, or several, whose seeds follow each other.
 
-        `on_progress` is told (positions read, of how many) while the prompt is read.
+        Raises where a prompt does not fit, or media cannot be read. `on_progress` is told (positions read, of how many)
+        while the prompt is read.
         """
         started = time.perf_counter()
         self.bundle.text.check_unchanged()
         prepared = self.spans(prompt.segments)
         warn_of_late_sound(prepared)
         limit = min(options.max_tokens or self.options.context.context, room(self.session, prepared))
-        sampling = options.sampling(self.bundle.text.metadata)
+        options = options.numbered(0)
         size = self.weights.vocab.size
-        for token in sampling.logit_bias:
+        for token in options.logit_bias or {}:
             whole("logit_bias: a token", token, lambda v: v < size, f"an id below {size:,}")
         load_s, self.load_s = self.load_s, 0.0
         prepare_s = time.perf_counter() - started
 
-        def begin(session: Session) -> Iterator[Work | Progress | Chunk]:
+        def begin(number: int, session: Session) -> Iterator[Work | Progress | Chunk]:
             drafts = Drafts(self.drafter.of(session.sequence), self.pace) if self.drafter else None
+            one = options.numbered(number)
             return answer(
                 session,
                 self.weights.vocab,
                 self.rules,
                 prepared,
-                options,
-                sampling,
+                one,
+                one.sampling(self.bundle.text.metadata),
                 limit,
                 thinking_open=prompt.thinking_open,
                 thought_begun=prompt.thought_begun,
                 drafts=drafts,
-                load_s=load_s,
+                load_s=0.0 if number else load_s,
                 prepare_s=prepare_s,
             )
 
-        return Request(partial(self.scheduler.submit, prepared, begin, options.wait), options.wait, on_progress)
+        def start(number: int) -> Start:
+            return partial(self.scheduler.submit, prepared, partial(begin, number), options.numbered(number).wait)
+
+        return Request(start, options.wait, on_progress, self.options.context.sequences)
 
     def evaluate(self, segments: Sequence[Segment]) -> Evaluation:
         """Ids and logits at every position of a prompt, in a cache of its own. Raises ContextError where it is full."""

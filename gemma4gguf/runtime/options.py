@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from ..arguments import real, whole
@@ -18,6 +18,7 @@ from ..errors import InputError
 if TYPE_CHECKING:
     from ..native.sampler import SamplingOptions
 
+SEEDS = 1 << 32
 # What the model card recommends, where a file does not say.
 SAMPLING = {
     "temperature": ("temp", 1.0),
@@ -150,7 +151,7 @@ class Options:
         _whole(lambda v: 0 <= v <= 20), "a whole number, 0 to 20", "Tell as many of the likeliest tokens at each place."
     )
     seed: int | None = _option(
-        _whole(lambda v: 0 <= v < 1 << 32), "a whole number, 0 to 4294967295", "The same seed gives the same answer."
+        _whole(lambda v: 0 <= v < SEEDS), "a whole number, 0 to 4294967295", "The same seed gives the same answer."
     )
     stop: tuple[str, ...] | None = _option(_texts, "a text or a list of texts", "End before this text.")
     wait: bool | float = _option(
@@ -173,6 +174,11 @@ class Options:
             raise InputError(f"unknown option {', '.join(unknown)}; the options are {', '.join(OPTIONS)}")
         return cls(**given)
 
+    def numbered(self, number: int) -> Options:
+        """The same for an answer to a prompt that has several: seeds follow each other, and only the first hurries."""
+        first = self if self.seed is not None else replace(self, seed=secrets.randbits(32))
+        return replace(first, seed=((first.seed or 0) + number) % SEEDS, wait=True) if number else first
+
     def sampling(self, metadata: Mapping[str, Any]) -> SamplingOptions:
         """What is chosen here, else in a file's generation config, else by the model card; a seed in any case."""
         from ..native.sampler import SamplingOptions  # loads llama.cpp, which the table of options does without
@@ -183,7 +189,7 @@ class Options:
             chosen[name] = metadata.get(f"general.sampling.{key}", neutral) if own is None else own
         return SamplingOptions(
             **chosen,
-            seed=secrets.randbits(32) if self.seed is None else self.seed,
+            seed=self.numbered(0).seed or 0,
             frequency_penalty=self.frequency_penalty or 0.0,
             presence_penalty=self.presence_penalty or 0.0,
             logit_bias=self.logit_bias or {},

@@ -13,7 +13,8 @@ from ..native.context import Context
 from .keeping import Keeper, Kept
 from .session import Checkpoint, Key, Session, Span, shared_prefix
 
-WORTH_KEEPING = 64  # positions that another place must save before a cache is moved there
+WORTH_KEEPING = 64  # positions that must be saved before a cache is kept, or brought back
+WORTH_A_COPY = 16  # positions that another session must save before it is copied
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,10 @@ class Wanted:
     @classmethod
     def of(cls, spans: Sequence[Span]) -> Wanted:
         return cls(spans, [key for span in spans for key in span.entries()])
+
+    def shared(self, other: Wanted) -> int:
+        """How many positions need not be evaluated where another prompt was read."""
+        return shared_prefix(other.keys, self.spans, self.keys)
 
     def held_by(self, session: Session) -> int:
         """How many positions need not be evaluated in a session."""
@@ -56,6 +61,11 @@ class Places:
         self.free = list(sessions)  # the least recently used first
         self._parked: list[Parked] = []
 
+    @property
+    def number(self) -> int:
+        """Places there are, free or not."""
+        return len(self._sessions)
+
     def take(self, wanted: Wanted) -> Session:
         """The free session that suits a prompt best. There must be one."""
         session = max(self.free, key=lambda s: (wanted.held_by(s), -s.length))
@@ -76,12 +86,10 @@ class Places:
         stored = parked.usable(wanted) if parked else 0
         if session.turn_end - here > WORTH_KEEPING:  # another conversation's
             self._park(session)
-        if max(there, stored) - here <= WORTH_KEEPING:
-            return
-        if there >= stored:
+        if there >= stored and there - here > WORTH_A_COPY:
             self._context.copy(source.sequence, session.sequence)
             session.adopt(source.held, source.checkpoints)
-        elif parked:
+        elif parked and stored - here > WORTH_KEEPING:
             self._unpark(parked, session)
 
     def _park(self, session: Session) -> None:

@@ -1,8 +1,8 @@
 """The owner of what runs next: several answers in one context, each in a sequence of its own, evaluated together.
 
 Jobs come in: prompts, and generators of work and of items for whoever asked. The items come out as they are made. One
-thread does all the work: the steps of all live answers in one call, then one piece of a
-prompt that is being read, and so on. This module does not know tokens or text.
+thread does all the work: the steps of all live answers in one call, then one piece of a prompt that is being read, and
+so on. What one job reads is copied for others whose prompts begin like it. This module does not know tokens or text.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, Generic, TypeVar
 from ..errors import BusyError, Gemma4Error, InputError
 from ..native.context import Context
 from .delivery import Admitted, Put
-from .places import Places, Wanted
+from .places import WORTH_A_COPY, Places, Wanted
 from .session import Piece, Session, Span, Step, Work, evaluate
 
 Item = TypeVar("Item")
@@ -32,9 +32,20 @@ class Job(Generic[Item]):
     begin: Callable[[Session], Iterator[Work | Item]]
     put: Put
     cancelled: bool = False
+    ended: bool = False
     session: Session | None = None
     making: Iterator[Work | Item] | None = None
     work: Work | None = None
+    ahead: tuple[Job[Any], int] | None = None  # who reads the beginning of the same prompt, and up to which position
+
+    @property
+    def may_begin(self) -> bool:
+        """Nobody is reading what this job would have to read again."""
+        if self.ahead is None:
+            return True
+        other, shared = self.ahead
+        read = other.session.length if other.session and other.making else 0
+        return other.ended or read >= shared
 
 
 class Scheduler:
@@ -114,10 +125,13 @@ class Scheduler:
                 while not (self._closed or self.live or self._waiting):
                     self._changed.wait()
                 closed = self._closed
-                admitted = [] if closed else self._admit()
+                if not closed:
+                    self._admit()
             if closed:
                 break
-            for job in admitted:
+            for job in [job for job in self.live if job.making is None]:
+                if not job.may_begin:
+                    continue
                 try:
                     self._begin(job)
                 except Gemma4Error as error:
@@ -130,16 +144,21 @@ class Scheduler:
         for job in [*self.live, *self._waiting]:
             self._end(job, InputError("this model is closed; open it again"))
 
-    def _admit(self) -> list[Job[Any]]:
+    def _admit(self) -> None:
         """Give the first in the queue the free sessions that suit them best."""
-        admitted = []
         while self._waiting and self.places.free:
             job = self._waiting.pop(0)
             job.session = self.places.take(job.wanted)
+            job.ahead = self._ahead_of(job)
             self.live.append(job)
             job.put(Admitted())
-            admitted.append(job)
-        return admitted
+
+    def _ahead_of(self, job: Job[Any]) -> tuple[Job[Any], int] | None:
+        """The job that reads most of the same prompt, and how much; None where that would save little."""
+        assert job.session
+        reading = [(other, job.wanted.shared(other.wanted)) for other in self.live if not isinstance(other.work, Step)]
+        ahead = max(reading, key=lambda pair: pair[1], default=None)
+        return ahead if ahead and ahead[1] - job.wanted.held_by(job.session) > WORTH_A_COPY else None
 
     def _begin(self, job: Job[Any]) -> None:
         assert job.session
@@ -197,6 +216,7 @@ class Scheduler:
         if close:
             close()
         job.making = job.work = None
+        job.ended = True
         with self._changed:
             if job in self.live:
                 self.live.remove(job)
