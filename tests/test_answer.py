@@ -10,6 +10,7 @@ import pytest
 
 from gemma4gguf import DraftCounts, Gemma4
 from tests.support import cases
+from tests.support.private import resident_mb
 
 CAT = Path(__file__).parent.parent / "models" / "demo" / "cat.jpg"
 ASKED: list[tuple[str, dict[str, Any]]] = [
@@ -78,12 +79,3 @@ def test_many_prompts_leave_memory_flat(bundle: Path) -> None:
                 list(chunks)
             used.append(resident_mb())
         assert max(used[-10:]) - max(used[20:40]) < 4
-
-
-def resident_mb() -> float:
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6
-    except OSError:  # not Linux: the highest so far
-        import resource
-
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6

@@ -77,7 +77,7 @@ class Engine:
                 undo.enter_context(self.drafter)
             self.rules = Rules.of(self.weights.vocab, bundle.text.metadata)
             undo.pop_all()
-        keeper = Keeper(options.cache_memory)
+        self.keeper = keeper = Keeper(options.cache_memory)
         self.sessions = [Session(context, i, keeper) for i in range(options.context.sequences)]
         self.scheduler = Scheduler(context, Places(context, self.sessions, keeper))
         self._stop = weakref.finalize(self, self.scheduler.close)  # also where nobody closes the model

@@ -1,4 +1,4 @@
-"""A process's peak of private memory: what is its alone, without pages of files. Linux only: it reads /proc."""
+"""A process's memory: its peak of private memory, without pages of files (Linux only), and what is resident now."""
 
 from __future__ import annotations
 
@@ -63,3 +63,13 @@ def peak_of_answering(file: Path, context: int, tokens: int, *, drafts: bool, im
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, command)
     return peak[0], int(printed)
+
+
+def resident_mb() -> float:
+    """Memory of this process, pages of files included."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6
+    except OSError:  # not Linux: the highest so far
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
