@@ -111,7 +111,7 @@ class Reference:
         if apart < TIE:
             tally.ties.append((asked.key[:60], round(apart, 4)))
         else:
-            tally.wrong.append((asked.key[:60], said(found), expected))
+            tally.wrong.append((asked.key, f"{said(found)} (gap {apart:.3f})", expected))
 
     def _smallest_gap(self, asked: Asked, characters: int) -> float:
         """Of the two best logits, over the steps that lead to so many characters of an answer and one more token."""
