@@ -12,10 +12,11 @@ storm   8 threads with 100 prompts each: streams that are closed, fail, time out
 turns   conversations with pictures and sound that go on for 50 turns after the context is full, with each `on_full`:
         every answer equals a cold one, what goes is told, memory stays flat.
 
-The last two parts keep everything in float32, because a conversation that is read in other pieces than it was written
-in differs by up to 0.2 in its logits otherwise. Where llama.cpp's last bits depend on how many rows are computed together, two logits closer than 0.05 may change
-places: such answers are listed, and allowed in 1 %. WORK holds the cache of spoken clips (see training/evaluate.py).
-Every choice follows from the seed, which is printed. Prints a line a part; ends with status 1 if one fails.
+The last two parts keep everything in float32, because otherwise a conversation that is read in other pieces than it
+was written in differs by up to 0.2 in its logits. Where llama.cpp's last bits depend on how many rows are computed
+together, two logits closer than 0.05 may change places: such answers are listed, and allowed in 1 %. WORK holds the
+cache of spoken clips (see training/evaluate.py). Every choice follows from the seed, which is printed. Prints a line a
+part; ends with status 1 if one fails.
 """
 
 from __future__ import annotations
