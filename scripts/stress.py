@@ -28,6 +28,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ sys.path.insert(0, str(ROOT))
 
 from converters import convert  # noqa: E402
 from gemma4gguf import ContextError, Gemma4  # noqa: E402
+from gemma4gguf.runtime.delivery import delivered  # noqa: E402
 from gemma4gguf.runtime.session import Session, Span, Work  # noqa: E402
 from tests.support.private import resident_mb  # noqa: E402
 from tests.support.storm import GREEDY, Messages, OneQuestion, Reference, Tally, storm  # noqa: E402
@@ -48,6 +50,7 @@ MODELS = ROOT / "models"
 DEMO = MODELS / "demo"
 PLACES, THREADS = 4, 12
 HANG_S = 1800
+BUDGET = 16_000_000  # bytes for states: little enough that some must go
 SIZE: dict[str, Any] = {"context": 1024, "threads": 1}
 EXACT: dict[str, Any] = {"threads": 1, "kv_type": "f32", "flash_attention": "off"}  # nothing is rounded to fewer bits
 
@@ -105,7 +108,7 @@ def steps_after_leaving(model: Gemma4) -> int:
             yield from session.stepping([400])
 
     spans = [Span((2, 105, 400, 401))]
-    stream = model.engine.scheduler.run(spans, begin)
+    stream = delivered(partial(model.engine.scheduler.submit, spans, begin, True))
     for _ in range(random.randrange(1, 20)):
         next(stream)
     stream.close()
@@ -123,10 +126,9 @@ def stormy(given: argparse.Namespace) -> bool:
         OneQuestion("sound", {"prompt": "What is said?", "audio": DEMO / "number.wav"}),
         OneQuestion("long", {"prompt": "Hello", "system": "Be brief. " * 200}),
     ]
-    budget = 16_000_000  # little enough that states must go
     with (
-        Gemma4(given.exact, draft="off", context=1024, **EXACT) as slow,
-        Gemma4(given.exact, parallel=3, cache_memory=budget, context=1024, **EXACT) as model,
+        Gemma4(given.exact, draft="off", context=1024, cache_memory=0, **EXACT) as slow,
+        Gemma4(given.exact, parallel=3, cache_memory=BUDGET, context=1024, **EXACT) as model,
     ):
         reference, rounds = Reference(slow), 10
         total, used, kept = Tally(), [], []
@@ -146,17 +148,17 @@ def stormy(given: argparse.Namespace) -> bool:
     growth = max(used[rounds // 2 :]) - used[rounds // 2 - 1]
     print(
         f"storm: 8 threads, {given.prompts} prompts each, seed {given.seed}: {total}; states kept at most "
-        f"{max(kept) / 1e6:.1f} of {budget / 1e6:.0f} MB; resident {used[0]:.0f} to {used[-1]:.0f} MB, "
+        f"{max(kept) / 1e6:.1f} of {BUDGET / 1e6:.0f} MB; resident {used[0]:.0f} to {used[-1]:.0f} MB, "
         f"{growth:+.1f} MB in the second half",
         flush=True,
     )
-    return not total.wrong and max(kept) <= budget and growth <= 20 and len(total.ties) <= 0.01 * total.right
+    return not total.wrong and max(kept) <= BUDGET and growth <= 20 and len(total.ties) <= 0.01 * total.right
 
 
 def turns(given: argparse.Namespace) -> bool:
     size: dict[str, Any] = {"context": 512, "draft": "off", **EXACT}
     dice, held = random.Random(given.seed), True
-    with Gemma4(given.exact, **size) as model, Gemma4(given.exact, cache_memory=0, **size) as cold:
+    with Gemma4(given.exact, cache_memory=BUDGET, **size) as model, Gemma4(given.exact, cache_memory=0, **size) as cold:
         reference, tally, used = Reference(cold), Tally(), []
         chat, asked, silent = model.conversation(system="Be brief."), 0, 0
         while chat.dropped < given.turns:
