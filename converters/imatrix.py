@@ -1,7 +1,8 @@
-"""Reads importance matrices: how much each column of a weight matters. llama.cpp's files, GGUF or the older .dat.
+"""Reads and writes importance matrices, llama.cpp's files: how much each column of a weight matters.
 
-In: a file, untrusted. Out: for each tensor float32 [columns], the values that llama-quantize reads. Knows of a model
-only the names and widths of its tensors, to refuse another model's file.
+In: a file, untrusted, GGUF or the older .dat. Out: for each tensor float32 [columns], the values that llama-quantize
+reads; or the sums behind them, which can be written as a GGUF again. Knows of a model only the names and widths of its
+tensors, to refuse another model's file.
 """
 
 from __future__ import annotations
@@ -17,13 +18,16 @@ from gguf import GGMLQuantizationType, GGUFValueType
 from numpy.typing import NDArray
 
 from gemma4gguf.arguments import local_path
-from gemma4gguf.bundle.container import encode_pair, read_header
+from gemma4gguf.bundle.container import encode_array, encode_header, encode_pair, padded, place_tensors, read_header
+from gemma4gguf.bundle.newfile import new_file
 from gemma4gguf.errors import ConversionError, FormatError, InputError
 
 from .safetensors import listed
 
 FloatArray = NDArray[np.float32]
 SUMS, COUNTS = ".in_sum2", ".counts"
+TASK = "gemma4gguf.imatrix.task"
+CHUNK_SIZE = 512  # tokens of a piece of text
 LOGITS = ("token_embd.weight", "output.weight")  # llama-imatrix omits them, or its values do not apply to them
 MAX_VALUES = 1 << 24  # of one entry
 MAX_ENTRIES = 1 << 16
@@ -74,6 +78,26 @@ class ImportanceMatrix:
         return found if found is not None and found.size == width else None
 
 
+@dataclass(frozen=True)
+class Sums:
+    """What a GGUF importance matrix stores: by tensor, sums of squares float32 [columns] and the rows they are over.
+
+    `chunks`: pieces of text and media that were evaluated. `task`: what an unfinished one is for, else empty.
+    """
+
+    sums: Mapping[str, FloatArray]
+    counts: Mapping[str, float]
+    datasets: tuple[str, ...]
+    chunks: int
+    task: str = ""
+
+    def matrix(self, path: Path) -> ImportanceMatrix:
+        """The values that llama-quantize reads."""
+        counts = {name: np.float32(np.rint(count)) for name, count in self.counts.items()}
+        values = {n: s / counts[n] if counts[n] > 0 else np.ones_like(s) for n, s in self.sums.items()}
+        return ImportanceMatrix(path, values, self.datasets[0] if self.datasets else None, self.chunks)
+
+
 def read_imatrix(path: str | Path) -> ImportanceMatrix:
     """Read an importance matrix. Raises InputError (no such file) or ConversionError (damaged or another kind)."""
     path = local_path(path)
@@ -86,7 +110,7 @@ def read_imatrix(path: str | Path) -> ImportanceMatrix:
         raise ConversionError(f"{path}: cannot be read as an importance matrix ({error})") from None
     with data:
         try:
-            found = _read_gguf(path, data) if data[:4] == b"GGUF" else _read_legacy(path, data)
+            found = _read_gguf(path, data).matrix(path) if data[:4] == b"GGUF" else _read_legacy(path, data)
         except FormatError as error:
             raise ConversionError(str(error)) from None
     bad = sorted(n for n, v in found.values.items() if not np.isfinite(v).all() or (v < 0).any())
@@ -96,7 +120,39 @@ def read_imatrix(path: str | Path) -> ImportanceMatrix:
     return found
 
 
-def _read_gguf(path: Path, data: mmap.mmap) -> ImportanceMatrix:
+def read_sums(path: str | Path) -> Sums:
+    """Read a GGUF importance matrix as it is stored. Raises as `read_imatrix` does."""
+    read_imatrix(path)  # so that a damaged one is told of, whichever way
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        if data[:4] != b"GGUF":
+            raise ConversionError(f"{path}: is an importance matrix of the older kind, which cannot be added to")
+        return _read_gguf(Path(path), data)
+
+
+def write_sums(path: Path, found: Sums, *, force: bool) -> None:
+    """Write an importance matrix as llama-imatrix does. Raises ConversionError."""
+    u32, text = GGUFValueType.UINT32, GGUFValueType.STRING
+    pairs = [
+        encode_pair("general.type", text, "imatrix"),
+        encode_array("imatrix.datasets", text, found.datasets or ("unknown",)),
+        encode_pair("imatrix.chunk_count", u32, found.chunks),
+        encode_pair("imatrix.chunk_size", u32, CHUNK_SIZE),
+        *([encode_pair(TASK, text, found.task)] if found.task else []),
+    ]
+    arrays: dict[str, FloatArray] = {}
+    for name in sorted(found.sums):
+        arrays[name + SUMS] = found.sums[name].reshape(1, -1)
+        arrays[name + COUNTS] = np.full((1, 1), found.counts[name], np.float32)
+    table = place_tensors((name, values.shape, GGMLQuantizationType.F32) for name, values in arrays.items())
+    header = encode_header(pairs, table)
+    size = len(header) + sum(padded(t.nbytes) for t in table)
+    with new_file(path, size, force=force) as file:
+        file.write(header)
+        for values in arrays.values():
+            file.write(values.tobytes() + bytes(padded(values.nbytes) - values.nbytes))
+
+
+def _read_gguf(path: Path, data: mmap.mmap) -> Sums:
     header = read_header(data, 0, str(path))
     if header.metadata.get("general.type") != "imatrix" and not any(n.endswith(SUMS) for n in header.tensors):
         raise ConversionError(f"{path}: is a GGUF but no importance matrix; expected what llama-imatrix writes")
@@ -108,22 +164,19 @@ def _read_gguf(path: Path, data: mmap.mmap) -> ImportanceMatrix:
         found: FloatArray = np.frombuffer(data, np.float32, info.nbytes // 4, header.data_start + info.offset).copy()
         return found
 
-    values = {}
+    sums, counts = {}, {}
     for name in header.tensors:
         if name.endswith(SUMS):
             tensor = name.removesuffix(SUMS)
-            sums, counts = array(name), array(tensor + COUNTS)
-            if counts.size != 1:
-                raise ConversionError(f"{path}: {tensor} has {counts.size} experts; it belongs to another model")
-            count = np.float32(np.rint(counts[0]))
-            values[tensor] = sums / count if count > 0 else np.ones_like(sums)
+            sums[tensor], count = array(name), array(tensor + COUNTS)
+            if count.size != 1:
+                raise ConversionError(f"{path}: {tensor} has {count.size} experts; it belongs to another model")
+            counts[tensor] = float(count[0])
     datasets, chunks = (header.metadata.get(f"imatrix.{key}") for key in ("datasets", "chunk_count"))
-    first = datasets[0] if isinstance(datasets, Sequence) and datasets else None
-    return ImportanceMatrix(path, values, _text(first), chunks if type(chunks) is int and chunks > 0 else 0)
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) and value else None
+    named = tuple(d for d in datasets if isinstance(d, str) and d) if isinstance(datasets, Sequence) else ()
+    task = header.metadata.get(TASK)
+    chunks = chunks if type(chunks) is int and chunks > 0 else 0
+    return Sums(sums, counts, named, chunks, task if isinstance(task, str) else "")
 
 
 def _read_legacy(path: Path, data: mmap.mmap) -> ImportanceMatrix:

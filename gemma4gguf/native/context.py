@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ..errors import InputError, NativeError
 from ..machine import physical_cores
+from .activations import Activations
 from .extensions import extension
 from .handle import Handle
 from .library import C, started
@@ -66,10 +67,10 @@ class Context(Handle):
         *,
         hidden: bool = False,
         target: Context | None = None,
-        watcher: Watcher | None = None,
+        watcher: Watcher | Activations | None = None,
     ) -> None:
         """Make a context. `hidden`: keep hidden rows too. `target`: the context whose cache a drafter reads. `watcher`
-        sees the state after every layer.
+        sees the state after every layer, or what is multiplied with each matrix.
 
         Making a drafter's context EMPTIES the target's cache. It must be closed before the target's context. Raises
         NativeError, and InputError for options that exclude each other.
@@ -170,6 +171,8 @@ class Context(Handle):
         finally:
             if not causal:
                 C.llama_set_causal_attn(self.handle, True)
+        if self._watcher is not None and self._watcher.failure is not None:
+            raise self._watcher.failure
         if status != 0:
             reason = {1: "no room is left in the context", 2: "it was interrupted"}.get(status, f"status {status}")
             raise NativeError(f"llama.cpp could not evaluate {n} rows at position {start}: {reason}{self._log.last()}")

@@ -21,7 +21,7 @@ STATE = b"l_out-"  # how llama.cpp names the state after layer i, which the next
 
 
 @cache
-def _library() -> ctypes.CDLL:
+def library() -> ctypes.CDLL:
     lib = ctypes.CDLL(str(library_path()))
     # const char * ggml_get_name(const struct ggml_tensor * tensor);
     lib.ggml_get_name.argtypes, lib.ggml_get_name.restype = [ctypes.c_void_p], ctypes.c_char_p
@@ -36,8 +36,10 @@ def _library() -> ctypes.CDLL:
 class Watcher:
     """Keeps the state after each layer, of every row that is evaluated until `take`."""
 
+    failure: Exception | None = None
+
     def __init__(self) -> None:
-        self._lib = _library()
+        self._lib = library()
         self._seen: dict[int, list[NDArray[np.float32]]] = defaultdict(list)
         self.callback = C.ggml_backend_sched_eval_callback(self._look)  # kept alive, because C holds only its address
 

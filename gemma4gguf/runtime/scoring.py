@@ -24,7 +24,7 @@ def position_logits(context: Context, spans: Sequence[Span], *, first: int = 0) 
     """
     context.clear()
     start = 0
-    for span, part in _pieces(spans, min(context.options.batch, context.options.outputs)):
+    for span, part in pieces(spans, min(context.options.batch, context.options.outputs)):
         stop = start + part.stop - part.start
         wanted = max(0, stop - max(start, first))
         evaluate_rows(context, span, part, start=start, outputs=wanted)
@@ -33,7 +33,7 @@ def position_logits(context: Context, spans: Sequence[Span], *, first: int = 0) 
         start = stop
 
 
-def _pieces(spans: Sequence[Span], size: int) -> Iterator[tuple[Span, slice]]:
+def pieces(spans: Sequence[Span], size: int) -> Iterator[tuple[Span, slice]]:
     """Cut `spans` into parts for one call each: at most `size` rows, but a span that is not causal stays whole."""
     for span in spans:
         step = size if span.causal else len(span)

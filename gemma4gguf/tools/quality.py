@@ -30,6 +30,7 @@ from ..media.audio import AudioInput
 from ..media.embedder import Embedder
 from ..media.rgb import ImageInput
 from ..native.context import Context, ContextOptions
+from ..native.vocabulary import Vocabulary
 from ..native.weights import Weights
 from ..runtime.loading import load
 from ..runtime.prompt import BOS, spans, token_id
@@ -167,16 +168,20 @@ def _check_pair(base: Bundle, other: Bundle) -> None:
             )
 
 
+def text_windows(vocab: Vocabulary, text: str) -> list[Span]:
+    """A text cut into windows of WINDOW tokens, the first of each replaced by BOS. Raises InputError without any."""
+    bos = token_id(vocab, BOS)
+    ids = [bos, *vocab.tokenize(text, special=False)]
+    starts = range(0, len(ids) - WINDOW + 1, WINDOW)
+    if not starts:
+        raise InputError(f"the text has {len(ids):,} tokens, expected at least {WINDOW}; give a longer one")
+    return [Span((bos, *ids[start + 1 : start + WINDOW])) for start in starts]
+
+
 def _passages(
     model: Weights, bundle: Bundle, text: str, media: Sequence[Sequence[Segment]], windows: int | None
 ) -> list[Passage]:
-    bos = token_id(model.vocab, BOS)
-    ids = [bos, *model.vocab.tokenize(text, special=False)]
-    count = min(len(ids) // WINDOW, len(ids) if windows is None else windows)
-    if count < 1:
-        raise InputError(f"the text has {len(ids):,} tokens, expected at least {WINDOW}; give a longer one")
-    cut = [ids[i * WINDOW : (i + 1) * WINDOW] for i in range(count)]
-    found = [Passage((Span((bos, *window[1:])),), WINDOW // 2, media=False) for window in cut]
+    found = [Passage((span,), WINDOW // 2, media=False) for span in text_windows(model.vocab, text)[:windows]]
     embedder = cache(lambda: Embedder(bundle))
     budget = image_budget(bundle.text.metadata)
     for parts in media:
