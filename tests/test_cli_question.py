@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import click
 import pytest
 
+from gemma4gguf.cli import cli, run
 from gemma4gguf.cli.question import joined, question
 from gemma4gguf.errors import InputError
 
@@ -78,3 +80,35 @@ def test_a_question_from_a_file(tmp_path: Path) -> None:
 def test_one_question(argument: str | None, option: str | None, word: str) -> None:
     with pytest.raises(click.UsageError, match=word):
         question(argument, option, stdin_taken=True)
+
+
+def test_an_answers_form_is_read_from_a_file(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "schema.json").write_text('{"enum": ["yes", "no"]}', "utf-8")
+    (tmp_path / "grammar.gbnf").write_text('root ::= "maybe"', "utf-8")
+    ask = ["generate", str(tiny_bundle), "-p", "Is it?", "--seed", "1"]
+    assert run(cli, [*ask, "--schema", str(tmp_path / "schema.json")]) == 0
+    assert json.loads(capsys.readouterr().out) in ("yes", "no")
+    assert run(cli, [*ask, "--grammar", str(tmp_path / "grammar.gbnf")]) == 0
+    assert capsys.readouterr().out == "maybe\n"
+
+
+@pytest.mark.parametrize(
+    ("option", "text", "told"),
+    [
+        ("--schema", '{"not": {}}', "--schema: schema: not cannot be held by a grammar"),
+        ("--schema", "{", "not JSON"),
+        ("--schema", "[1]", "--schema: schema: expected a JSON schema, found list"),
+        ("--grammar", "root ::= a", "--grammar: rule a is used and not defined"),
+    ],
+)
+def test_a_form_that_is_none_is_told(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, text: str, told: str
+) -> None:
+    (tmp_path / "form").write_text(text, "utf-8")
+    assert run(cli, ["generate", str(bundle), "-p", "Is it?", option, str(tmp_path / "form")]) == 1
+    assert told in capsys.readouterr().err
+    (tmp_path / "form").unlink()
+    assert run(cli, ["generate", str(bundle), "-p", "Is it?", option, str(tmp_path / "form")]) == 1
+    assert "no such file" in capsys.readouterr().err

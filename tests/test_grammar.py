@@ -139,7 +139,7 @@ def test_the_tokens_that_fit_are_those_of_llama(tokens: Tokens, vocab: Vocabular
     usual = np.array(
         [p not in (b"", b"\0") and p < b"\xf5" and s not in SPECIAL_TOKENS for p, s in zip(pieces, shown, strict=True)]
     )
-    random, automaton = Random(1), tokens.automaton(grammar)
+    random, automaton = Random(1), tokens.automaton((grammar,))
     state = automaton.start
     sampler = C.llama_sampler_init_grammar(vocab._handle, grammar.encode(), b"root")
     try:
@@ -161,7 +161,7 @@ def test_the_tokens_that_fit_are_those_of_llama(tokens: Tokens, vocab: Vocabular
 
 
 def test_the_end_of_an_answer_fits_only_where_the_grammar_ends(tokens: Tokens, vocab: Vocabulary) -> None:
-    automaton = tokens.automaton('root ::= "a" "b"?')
+    automaton = tokens.automaton(('root ::= "a" "b"?',))
     behind = tokens.behind(automaton, automaton.start, vocab.tokenize("a", special=False)[0])
     assert behind
     for end in tokens.end:

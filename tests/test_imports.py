@@ -46,7 +46,7 @@ ALLOWED: Mapping[str, set[str]] = {
     "gemma4gguf.cli.signals": set(),
     "gemma4gguf.cli.show": set(),
     "gemma4gguf.cli.common": {"gemma4gguf.errors", "gemma4gguf.bundle", "gemma4gguf.cli.show"},
-    "gemma4gguf.cli.options": {"gemma4gguf.runtime"},
+    "gemma4gguf.cli.options": {"gemma4gguf.runtime", "gemma4gguf.errors", "gemma4gguf.arguments"},
     "gemma4gguf.cli.bundled": {"gemma4gguf.errors", "converters"},
     "gemma4gguf.cli.answering": {"gemma4gguf.records", "gemma4gguf.cli.show"},
     "gemma4gguf.cli.chat": ENGINE | {"gemma4gguf.model"} | COMMANDS_SHARE,

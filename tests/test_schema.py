@@ -10,8 +10,12 @@ from typing import Any
 import jsonschema
 import pytest
 
+from gemma4gguf.chat.calls import read_calls
+from gemma4gguf.chat.reply import parse_reply
 from gemma4gguf.errors import InputError
+from gemma4gguf.forms.gbnf import MARKS
 from gemma4gguf.forms.schema import schema_grammar
+from gemma4gguf.forms.tools import tools_grammar
 from tests.support.schemas import accepts, rooted, written
 
 Validator = jsonschema.Draft202012Validator
@@ -183,3 +187,68 @@ def test_what_a_grammar_cannot_hold_is_named(name: str) -> None:
     schema, told = REFUSED[name]
     with pytest.raises(InputError, match=f"^{re.escape(told)}"):
         schema_grammar(schema)
+
+
+# ── calls ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def function(parameters: Any, name: str = "f") -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name, "parameters": parameters}}
+
+
+# (parameters, arguments of the grammar, texts that are none)
+CALLS: dict[str, tuple[Any, list[str], list[str]]] = {
+    "none": (None, ["{}"], ["", "{a:1}"]),
+    "sorted by name": (
+        {"type": "object", "properties": {"b": {"type": "string"}, "A": {"type": "integer"}}, "required": ["b"]},
+        ['{b:<|"|>x<|"|>}', '{A:-7,b:<|"|>a < b, <<|"|>}'],
+        ['{b:<|"|>x<|"|>,A:1}', "{A:1}", '{b:"x"}', '{b:<|"|>x}', "{b:x}"],
+    ),
+    "what a grammar cannot hold is any value": (
+        {"type": "object", "properties": {"x": {"type": "number", "minimum": 0}}, "required": ["x"]},
+        ["{x:1.5}", "{x:-1e5}", "{x:[true,null,{y:{}}]}", '{x:<|"|><|"|>}'],
+        ["{}", "{y:1}", "{x:01}"],
+    ),
+    "nothing of it can be held": ({"type": "object", "not": {}}, ["{}", "{a:1,b:{}}"], ["[]", "1"]),
+    "names that are no words": (
+        {"type": "object", "properties": {"a b": {"const": 1}}, "required": ["a b"]},
+        ['{<|"|>a b<|"|>:1}'],
+        ["{a b:1}"],
+    ),
+    "other names": (
+        {"type": "object", "properties": {"ab": {"const": 1}}, "additionalProperties": {"const": 2}},
+        ["{}", "{ab:1,a:2,abc:2}", "{_:2}"],
+        ["{ab:2}", "{:2}", "{a b:2}"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_the_arguments_of_a_call(name: str) -> None:
+    parameters, right, wrong = CALLS[name]
+    grammar = tools_grammar([function(parameters)])
+    assert [text for text in right if not accepts(grammar, f"<|tool_call>call:f{text}<tool_call|>")] == []
+    assert [text for text in wrong if accepts(grammar, f"<|tool_call>call:f{text}<tool_call|>")] == []
+    for text in right:
+        assert read_calls(f"call:f{text}")
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_calls_by_chance_are_read_as_they_were_meant(seed: int) -> None:
+    random = Random(seed)
+    tools = {name: function(rooted(random), name) for name in ("f", "other-1")}
+    text = written(tools_grammar([*tools.values()]), random, lambda index: MARKS[index].encode())
+    found = parse_reply(text)
+    assert (found.text, found.unreadable_calls) == ("", ())
+    for call in found.tool_calls:
+        schema = tools[call.name]["function"]["parameters"]
+        jsonschema.validate(call.arguments, schema, cls=Validator, format_checker=Validator.FORMAT_CHECKER)
+
+
+def test_how_many_calls() -> None:
+    call = "<|tool_call>call:f{}<tool_call|>"
+    for several, most in ((False, 1), (True, 16)):
+        grammar = tools_grammar([function(None)], several=several)
+        assert accepts(grammar, call * most)
+        assert not accepts(grammar, call * (most + 1))
+        assert not accepts(grammar, "")

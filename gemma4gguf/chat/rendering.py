@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from .choice import FREE, Choice
 from .guards import free_character, guards
 from .messages import Media, payload, prepare_messages, prepare_options, prepare_tools, prepare_turn
 from .reply import CHANNEL, CHANNEL_END, THOUGHT
@@ -81,13 +82,17 @@ class Prompt:
     """A chat, ready to be fed.
 
     `text`: as the reference renders it. `thinking_open`: the reply begins inside a thought; `thought_begun`: and the
-    prompt holds words of it already.
+    prompt holds words of it already. `may_think`: it may begin with a thought. `words`: of the answer, that the prompt
+    holds already. `choice`: of the tools that it may call.
     """
 
     text: str
     segments: tuple[Segment, ...]
     thinking_open: bool
     thought_begun: bool = False
+    may_think: bool = False
+    words: str = ""
+    choice: Choice = FREE
 
 
 @lru_cache(maxsize=1)
@@ -210,7 +215,14 @@ def _composed(
     text = _beginning(text, thought, words)
     cut = segments(text, media, guard, special_tokens, frames)
     inside = bool(thought) and not words
-    return Prompt(text.replace(guard, ""), tuple(cut), inside or text.endswith(THOUGHT_OPEN), inside)
+    return Prompt(
+        text.replace(guard, ""),
+        tuple(cut),
+        thinking_open=inside or text.endswith(THOUGHT_OPEN),
+        thought_begun=inside,
+        may_think=thinking and not begun,
+        words=begun[1] if begun else "",
+    )
 
 
 def _beginning(opened: str, thought: str, words: str) -> str:

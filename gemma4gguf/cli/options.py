@@ -5,11 +5,15 @@ Options come as one dictionary each: those of the model when it is opened, those
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import click
 
+from ..arguments import local_path
+from ..errors import InputError
 from ..runtime.options import OPTIONS, GenerateOptions
 
 Function = Callable[..., Any]
@@ -18,6 +22,13 @@ LETTERS = {"temperature": "T", "top_k": "K", "top_p": "P", "min_p": "P"} | dict.
     ("repetition_penalty", "frequency_penalty", "presence_penalty"), "R"
 )
 FOR_PROGRAMS = {"logit_bias", "logprobs", "top_logprobs"}  # options of an answer that nobody types
+MOST_BYTES = 1 << 20  # of a schema's or a grammar's file
+_FROM_FILES = {  # options of an answer that are too long to be typed
+    "response_format": click.option(
+        "--schema", "response_format", metavar="FILE", help="Answer in JSON, as this JSON schema says."
+    ),
+    "grammar": click.option("--grammar", metavar="FILE", help="Answer in what this grammar (GBNF) writes."),
+}
 _MODEL = (
     click.option("--image-tokens", type=int, metavar="N", help="Soft tokens per picture: 70, 140, 280, 560, 1120."),
     click.option("--context", type=int, metavar="N", help="Tokens of prompt and answer together [what fits]."),
@@ -49,6 +60,8 @@ def answer_options(function: Function) -> Function:
 
 
 def _answer_option(name: str) -> Function:
+    if name in _FROM_FILES:
+        return _FROM_FILES[name]
     wanted = get_args(get_type_hints(GenerateOptions)[name])
     flag, text = f"--{name.replace('_', '-')}", OPTIONS[name].help
     if str in wanted:
@@ -58,11 +71,32 @@ def _answer_option(name: str) -> Function:
 
 def split(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Options as click gives them -> those of the model, and those of an answer; without what was not given."""
-    chosen = {name: _number(name, value) for name, value in given.items() if value not in (None, ())}
+    chosen = {name: _meant(name, value) for name, value in given.items() if value not in (None, ())}
     answer = {name: chosen.pop(name) for name in OPTIONS if name in chosen}
     return chosen, answer
 
 
-def _number(name: str, value: Any) -> Any:
-    """A number or a word, such as `--draft 3` and `--draft auto`."""
+def _meant(name: str, value: Any) -> Any:
+    """What was typed, as the library takes it: a number or a word (`--draft 3`, `--draft auto`); what a file holds."""
+    if name in _FROM_FILES:
+        text = _file(local_path(value))
+        return text if name == "grammar" else {"type": "json_schema", "json_schema": {"schema": _json(text, value)}}
     return int(value) if name in ("gpu_layers", "draft") and str(value).isdecimal() else value
+
+
+def _file(path: Path) -> str:
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    if path.stat().st_size > MOST_BYTES:
+        raise InputError(f"{path}: longer than {MOST_BYTES:,} bytes")
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 at byte {error.start:,}") from error
+
+
+def _json(text: str, path: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not JSON ({error})") from error

@@ -63,6 +63,19 @@ def parse(text: str) -> Grammar:
     return Grammar(rules)
 
 
+def any_of(grammars: Sequence[Grammar]) -> Grammar:
+    """The grammar of all that one of these writes."""
+    if len(grammars) == 1:
+        return grammars[0]
+    rules: Rules = {ROOT: []}
+    for index, grammar in enumerate(grammars):
+        rules[ROOT].append((f"{index} {ROOT}",))
+        for name, sequences in grammar.rules.items():
+            renamed = [tuple(f"{index} {e}" if isinstance(e, str) else e for e in sequence) for sequence in sequences]
+            rules[f"{index} {name}"] = renamed
+    return Grammar(rules)
+
+
 class _Parser:
     """Reads one text from front to back."""
 

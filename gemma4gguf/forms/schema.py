@@ -251,7 +251,7 @@ class Writer:
             raise InputError(f"{where}.properties: expected JSON schemas by name, found {_shown(properties)}")
         if not isinstance(required, list) or not all(isinstance(name, str) for name in required):
             raise InputError(f"{where}.required: expected a list of names, found {_shown(required)}")
-        more = node.get("additionalProperties", not properties)
+        more = node.get("additionalProperties", "properties" not in node)
         unnamed = {name: more for name in required if name not in properties}
         if more is False and unnamed:
             raise InputError(f"{where}.required: {_shown(min(unnamed))} is not among the properties")

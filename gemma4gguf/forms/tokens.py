@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .automaton import Automaton, State
-from .gbnf import MARKS, parse
+from .gbnf import MARKS, any_of, parse
 
 MOST_AUTOMATA = 8  # grammars whose automata are kept
 
@@ -26,28 +26,26 @@ class Tokens:
     """
 
     def __init__(self, pieces: Sequence[bytes], marks: Mapping[str, int], end: Iterable[int]) -> None:
-        symbols = [list(piece) for piece in pieces]
-        for index, mark in enumerate(MARKS):
-            symbols[marks[mark]] = [256 + index]
         self.end = frozenset(end)
-        for token in self.end:
-            symbols[token] = []
-        self._lengths = np.array([len(each) for each in symbols], np.int32)
+        ids = [marks[mark] for mark in MARKS]
+        symbols = [b"" if i in self.end else b"-" if i in ids else piece for i, piece in enumerate(pieces)]
+        self._lengths = np.fromiter(map(len, symbols), np.int32, len(symbols))
         self._starts = np.concatenate([[0], np.cumsum(self._lengths)]).astype(np.int64)
-        self._symbols = np.fromiter((s for each in symbols for s in each), np.int16, int(self._starts[-1]))
-        self._automata: OrderedDict[str, Automaton] = OrderedDict()
+        self._symbols = np.frombuffer(b"".join(symbols), np.uint8).astype(np.int16)
+        self._symbols[self._starts[ids]] = np.arange(256, 256 + len(ids))
+        self._automata: OrderedDict[tuple[str, ...], Automaton] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._lengths)
 
-    def automaton(self, grammar: str) -> Automaton:
-        """The automaton of a grammar. Raises InputError for a bad one."""
-        if grammar not in self._automata:
-            self._automata[grammar] = Automaton(parse(grammar))
-        self._automata.move_to_end(grammar)
+    def automaton(self, grammars: tuple[str, ...]) -> Automaton:
+        """Of what any of these grammars writes. Raises InputError for a bad one."""
+        if grammars not in self._automata:
+            self._automata[grammars] = Automaton(any_of([parse(text) for text in grammars]))
+        self._automata.move_to_end(grammars)
         if len(self._automata) > MOST_AUTOMATA:
             self._automata.popitem(last=False)
-        return self._automata[grammar]
+        return self._automata[grammars]
 
     def behind(self, automaton: Automaton, state: State, token: int) -> State | None:
         """The state behind a token; None where it does not fit. An end token leaves an accepting state as it is."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +43,15 @@ class SamplingOptions:
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0
     logit_bias: Mapping[int, float] = field(default_factory=dict)
+
+
+class Allowed(Protocol):
+    """Says which tokens may come next, at the answer's present place."""
+
+    def fits(self, token: int) -> bool: ...
+
+    def fitting(self) -> NDArray[np.bool_]:
+        """Bool [vocabulary], at least one of them true."""
 
 
 class Sampler(Handle):
@@ -85,8 +94,11 @@ class Sampler(Handle):
             if wanted and chain:
                 C.llama_sampler_chain_add(chain, make())
 
-    def sample(self, context: Context, row: int = -1) -> int:
+    def sample(self, context: Context, row: int = -1, allowed: Allowed | None = None) -> int:
         """Choose from batch row `row` of the context's last call, and accept the choice.
+
+        `allowed`: what may be chosen. One token is asked about first. Only where it is not allowed, all are, and the
+        choice is made again among those that are.
 
         WRITES into llama.cpp's buffer of logits: biases are added, and suppressed ids get -inf there. So
         `context.logits(row)` also shows that, until the context's next call. Copy the row first if the model's own
@@ -96,6 +108,9 @@ class Sampler(Handle):
         logits[self._biased] += self._bias
         logits[self._suppressed] = -np.inf
         token = self.choose(logits)
+        if allowed and not allowed.fits(token):
+            logits[~allowed.fitting()] = -np.inf
+            token = self.choose(logits)
         self.accept(token)
         return token
 

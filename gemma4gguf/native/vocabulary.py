@@ -58,6 +58,17 @@ class Vocabulary:
                 return buffer.raw[:n]
             room = -n
 
+    def pieces(self) -> list[bytes]:
+        """Every token's bytes, as `piece` gives them for texts: none for control tokens. Once for each model."""
+        buffer = ctypes.create_string_buffer(256)
+        found = []
+        with self._model.lock:
+            vocab, size = self._handle, len(buffer)
+            for token in range(self.size):
+                n = C.llama_token_to_piece(vocab, token, buffer, size, 0, False)
+                found.append(ctypes.string_at(buffer, n) if n >= 0 else None)
+        return [self.piece(token, special=False) if piece is None else piece for token, piece in enumerate(found)]
+
     def suppressed(self) -> list[int]:
         """Ids that the model must never emit, as listed in its file."""
         count = ctypes.c_int32(0)

@@ -7,13 +7,13 @@ text apart, tool calls whole. Joins prefill, decoding, detokenising, stop string
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from ..bundle.settings import end_token_ids
-from ..chat.reply import CHANNEL, CHANNEL_END, ReplyParser
+from ..chat.reply import CALL, CHANNEL, CHANNEL_END, ReplyParser
 from ..chat.stream import ReplyStream
 from ..errors import ContextError
 from ..native.sampler import Sampler, SamplingOptions
@@ -21,6 +21,7 @@ from ..native.vocabulary import Vocabulary
 from ..records import Chunk, DraftCounts, FinishReason, Result, Timings
 from .chooser import Chooser
 from .decode import Drafts, decoding
+from .form import Form
 from .logprobs import LogprobNotes
 from .options import Options
 from .prompt import PLACEHOLDERS, count, find_token, token_id
@@ -46,13 +47,14 @@ class Progress:
 class Rules:
     """What a model's vocabulary and file say about every answer: ids that end it, never appear, or show as marks.
 
-    `thought_marks`: ids that begin and end a thought.
+    `thought_marks`: ids that begin and end a thought, `call_mark`: that begins a call.
     """
 
     end: frozenset[int]
     suppressed: frozenset[int]
     visible: frozenset[int]
     thought_marks: tuple[int, int]
+    call_mark: int
 
     @classmethod
     def of(cls, vocab: Vocabulary, metadata: Mapping[str, Any]) -> Rules:
@@ -63,7 +65,13 @@ class Rules:
             suppressed=frozenset([*vocab.suppressed(), *placeholders]),
             visible=frozenset(token_id(vocab, text) for text in VISIBLE),
             thought_marks=(token_id(vocab, CHANNEL), token_id(vocab, CHANNEL_END)),
+            call_mark=token_id(vocab, CALL),
         )
+
+    @property
+    def without_calls(self) -> Rules:
+        """The same for an answer that may not call tools."""
+        return replace(self, suppressed=self.suppressed | {self.call_mark})
 
 
 def answer(
@@ -77,6 +85,7 @@ def answer(
     *,
     thinking_open: bool,
     thought_begun: bool,
+    form: Callable[[ThoughtTracker], Form] | None = None,
     drafts: Drafts | None = None,
     load_s: float = 0.0,
     prepare_s: float = 0.0,
@@ -84,8 +93,9 @@ def answer(
     """Answer a prompt with at most `limit` tokens, which must fit (see `room`).
 
     Yields work, to be evaluated before the next item, and what whoever asked is to be told. The last chunk has a finish
-    reason and the result. `thinking_open`, `thought_begun`: see `Prompt`. `load_s` and `prepare_s`: seconds that
-    went before, the latter part of the time to the first token.
+    reason and the result. `thinking_open`, `thought_begun`: see `Prompt`. `form`: what the answer must look like, made
+    for the tracker that follows it. `load_s` and `prepare_s`: seconds that went before, the latter part of the time to
+    the first token.
     """
     begun = time.perf_counter()
     used, reading = count(spans), session.feeding(spans, limit)
@@ -108,7 +118,7 @@ def answer(
     def shown(token: int) -> bytes:
         return vocab.piece(token, special=token in rules.visible)
 
-    tracker = ThoughtTracker(shown, thinking_open) if options.max_thinking_tokens is not None else None
+    tracker = ThoughtTracker(shown, thinking_open) if form or options.max_thinking_tokens is not None else None
     notes = None
     if options.logprobs:
         whole = partial(vocab.piece, special=True)
@@ -116,7 +126,12 @@ def answer(
     history = [i for span in spans for i in span.ids] if sampling.repetition_penalty != 1 else ()
     with Sampler(sampling, rules.suppressed, history, limit) as sampler:
         chooser = Chooser(
-            sampler, tracker, notes, most_thought=options.max_thinking_tokens, thought_marks=rules.thought_marks
+            sampler,
+            tracker,
+            notes,
+            form(tracker) if form and tracker else None,
+            most_thought=options.max_thinking_tokens,
+            thought_marks=rules.thought_marks,
         )
         for item in decoding(session, chooser, rules.end, limit, drafts):
             if isinstance(item, Step):

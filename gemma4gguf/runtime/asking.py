@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, TypeAlias, TypeVar
 
 from ..arguments import one_of
+from ..chat.choice import ToolChoice
 from ..errors import InputError
 from ..media.audio import Clips
 from ..media.rgb import Images
@@ -43,6 +44,7 @@ class ChatOptions(GenerateOptions, total=False):
     """Keywords of `Gemma4.chat` and its like; `Chat` has the defaults."""
 
     tools: Sequence[Mapping[str, object]] | None
+    tool_choice: ToolChoice
     thinking: bool
     continue_final_message: bool
     local_files: bool
@@ -78,6 +80,7 @@ class Chat:
     """What goes with messages."""
 
     tools: Sequence[Mapping[str, object]] | None = None
+    tool_choice: ToolChoice = "auto"
     thinking: bool = False
     continue_final_message: bool = False
     local_files: bool = False

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..native.context import Context
 from ..native.sampler import Sampler
+from .form import Form
 from .logprobs import LogprobNotes
 from .thought import ThoughtTracker
 
@@ -17,7 +18,8 @@ from .thought import ThoughtTracker
 class Chooser:
     """Chooses an answer's tokens.
 
-    `tracker` says where the answer has got to, `notes` takes log-probabilities; None where nobody needs to know.
+    `tracker` says where the answer has got to, `form` what it must look like, `notes` takes log-probabilities; None
+    where nobody needs to know.
     """
 
     def __init__(
@@ -25,6 +27,7 @@ class Chooser:
         sampler: Sampler,
         tracker: ThoughtTracker | None = None,
         notes: LogprobNotes | None = None,
+        form: Form | None = None,
         *,
         most_thought: int | None = None,
         thought_marks: tuple[int, int] = (-1, -1),
@@ -33,7 +36,8 @@ class Chooser:
 
         `thought_marks`: ids of `<|channel>` and `<channel|>`.
         """
-        self._sampler, self._tracker, self._notes, self._most_thought = sampler, tracker, notes, most_thought
+        self._sampler, self._tracker, self._notes, self._form = sampler, tracker, notes, form
+        self._most_thought = most_thought
         self._thought_begin, self._thought_end = thought_marks
 
     def sample(self, context: Context, row: int = -1) -> int:
@@ -46,7 +50,9 @@ class Chooser:
         else:
             if self._enough_thought:
                 logits[self._thought_begin] = -np.inf
-            token = self._sampler.sample(context, row)
+            token = self._sampler.sample(context, row, self._form)
+            if self._form:
+                self._form.accept(token)
         if self._tracker:
             self._tracker.accept(token)
         if self._notes:

@@ -6,6 +6,7 @@ In: texts, media and messages, and a bundle's template and vocabulary. Out: prom
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache, cached_property
 
 import numpy as np
@@ -14,6 +15,8 @@ from numpy.typing import NDArray
 from ..arguments import several
 from ..bundle.reading import EMBEDDER
 from ..bundle.settings import special_tokens
+from ..chat.choice import chosen
+from ..chat.messages import prepare_tools
 from ..chat.rendering import (
     THOUGHT_OPEN,
     Frames,
@@ -59,7 +62,7 @@ class Composer:
         frames = self.frames()
         if asked.raw:
             parts = raw_segments(prompt, pictures, [*clips, *heard], videos, frames)
-            return Prompt(prompt, tuple(parts), prompt.endswith(THOUGHT_OPEN))
+            return Prompt(prompt, tuple(parts), prompt.endswith(THOUGHT_OPEN), may_think=True)
 
         def ordered(sound_first: bool) -> Prompt:
             given = pictures, [*clips, *heard], asked.system, asked.thinking, self.template, self.special_tokens
@@ -77,13 +80,14 @@ class Composer:
     def chat(self, messages: Sequence[Message], asked: Chat, frames: Frames | None = None) -> Prompt:
         """A conversation. `frames` reads its videos."""
         given = messages, asked.tools, asked.thinking, self.template
-        return compose(
+        prompt = compose(
             *given,
             local_files=asked.local_files,
             special_tokens=self.special_tokens,
             continue_final_message=asked.continue_final_message,
             frames=frames or self.frames(),
         )
+        return replace(prompt, choice=chosen(asked.tool_choice, prepare_tools(asked.tools) or ()))
 
     def fitting_chat(self, messages: Sequence[Message], asked: Chat, room: int, frames: Frames) -> tuple[Prompt, int]:
         """A conversation in at most `room` positions, without its oldest turns where need be, and their number."""

@@ -22,6 +22,8 @@ from ..arguments import whole
 from ..bundle.reading import DRAFTER, Bundle, Section
 from ..chat.rendering import Prompt, Segment
 from ..errors import ContextError, FormatError, NativeError
+from ..forms.gbnf import MARKS
+from ..forms.tokens import Tokens
 from ..media.embedder import Embedder
 from ..native import library
 from ..native.context import Context, ContextOptions
@@ -32,12 +34,13 @@ from .decode import Drafts
 from .delivery import Start
 from .drafter import Drafter, drafter_weights
 from .fitting import warn_of_late_sound
+from .form import Form, wanted
 from .keeping import Keeper
 from .loading import load
 from .options import Options
 from .pace import Pace
 from .places import Places
-from .prompt import spans
+from .prompt import spans, token_id
 from .request import Request
 from .scheduler import Scheduler
 from .scoring import position_logits
@@ -130,6 +133,13 @@ class Engine:
     def embedder(self) -> Embedder:
         return Embedder(self.bundle)
 
+    @cached_property
+    def tokens(self) -> Tokens:
+        """The vocabulary, for grammars. The scheduler's thread alone works with it."""
+        vocab, shown = self.weights.vocab, self.rules.visible  # marks are no text
+        pieces = [b"" if token in shown else piece for token, piece in enumerate(vocab.pieces())]
+        return Tokens(pieces, {mark: token_id(vocab, mark) for mark in MARKS}, self.rules.end)
+
     def spans(self, segments: Sequence[Segment]) -> list[Span]:
         """A prompt's segments as spans of token ids and soft tokens."""
         return spans(segments, self.weights.vocab, lambda: self.embedder, self.options.image_tokens)
@@ -151,6 +161,12 @@ class Engine:
         size = self.weights.vocab.size
         for token in options.logit_bias or {}:
             whole("logit_bias: a token", token, lambda v: v < size, f"an id below {size:,}")
+        asked, may_think = (
+            wanted(options.form, prompt.choice, prompt.words),
+            prompt.may_think and not prompt.thinking_open,
+        )
+        form = partial(Form, self.tokens, asked, self.rules.thought_marks[0], may_think) if asked else None
+        rules = self.rules.without_calls if prompt.choice.calls == "none" else self.rules
         load_s, self.load_s = self.load_s, 0.0
         prepare_s = time.perf_counter() - started
 
@@ -160,13 +176,14 @@ class Engine:
             return answer(
                 session,
                 self.weights.vocab,
-                self.rules,
+                rules,
                 prepared,
                 one,
                 one.sampling(self.bundle.text.metadata),
                 limit,
                 thinking_open=prompt.thinking_open,
                 thought_begun=prompt.thought_begun,
+                form=form,
                 drafts=drafts,
                 load_s=0.0 if number else load_s,
                 prepare_s=prepare_s,

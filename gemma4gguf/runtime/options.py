@@ -9,9 +9,11 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from ..arguments import real, whole
+from ..chat.messages import plain
 from ..chat.stream import StopStrings
 from ..errors import InputError
 
@@ -46,6 +48,8 @@ class GenerateOptions(TypedDict, total=False):
     top_logprobs: int | None
     seed: int | None
     stop: str | Sequence[str] | None
+    response_format: Mapping[str, object] | None
+    grammar: str | None
     wait: bool | float
 
 
@@ -94,6 +98,21 @@ def _logprobs(name: str, value: Any, expected: str) -> bool | str:
         raise InputError(f"{name} is {value!r}, expected {expected}")
     found: bool | str = value
     return found
+
+
+def _formatted(name: str, value: Any, expected: str) -> Mapping[str, object]:
+    from ..forms.response import response_grammar
+
+    response_grammar(value, name)
+    return dict(plain(value, name))
+
+
+def _grammatical(name: str, value: Any, expected: str) -> str:
+    from ..forms.automaton import checked_grammar
+
+    if not isinstance(value, str):
+        raise InputError(f"{name} is {value!r}, expected {expected}")
+    return checked_grammar(value)
 
 
 def _waiting(name: str, value: Any, expected: str) -> bool | float:
@@ -154,6 +173,10 @@ class Options:
         _whole(lambda v: 0 <= v < SEEDS), "a whole number, 0 to 4294967295", "The same seed gives the same answer."
     )
     stop: tuple[str, ...] | None = _option(_texts, "a text or a list of texts", "End before this text.")
+    response_format: Mapping[str, object] | None = _option(
+        _formatted, "a mapping as the OpenAI API has it", "Answer in JSON, of a schema or of any."
+    )
+    grammar: str | None = _option(_grammatical, "a text in GBNF", "Answer in what this grammar writes.")
     wait: bool | float = _option(
         _waiting, "true, false or seconds", "How long to wait while the model is at work for others.", True
     )
@@ -163,8 +186,17 @@ class Options:
             value = getattr(self, name)
             if value is not None:
                 object.__setattr__(self, name, option.check(name, value, option.expected))
+        if self.grammar and self.form != self.grammar:
+            raise InputError("grammar: response_format says what an answer must be, too; use one of them")
         if self.top_logprobs and not self.logprobs:
             raise InputError(f"top_logprobs is {self.top_logprobs}, and logprobs is off; give logprobs=True too")
+
+    @cached_property
+    def form(self) -> str | None:
+        """The grammar that the answer's text must follow, as GBNF; None where there is none."""
+        from ..forms.response import response_grammar  # loads numpy, which the table of options does without
+
+        return (response_grammar(self.response_format) if self.response_format else None) or self.grammar
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Options:

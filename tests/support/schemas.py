@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from random import Random
 from typing import Any
 
 from gemma4gguf.forms.automaton import NOWHERE, Automaton
-from gemma4gguf.forms.gbnf import parse
+from gemma4gguf.forms.gbnf import MARKS, parse
 
 NAMES = ("name", "age", "größe", "名前", "a b", 'say "hi"', "back\\slash", "x", "xy", "id", "list", "🙂", "a/b", "")
 WORDS = ("red", "grün", "blue and green", "", 'a "quoted" one', "tab\there", "東京", "🙂", "</s>", "null")
@@ -121,6 +122,16 @@ def rooted(random: Random, depth: int = 3) -> dict[str, Any]:
     return made
 
 
+def json_schema(schema: Any) -> dict[str, Any]:
+    """A schema as a `response_format`."""
+    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
+
+
+def declared(name: str, random: Random) -> dict[str, Any]:
+    """A tool whose parameters are made by chance."""
+    return {"type": "function", "function": {"name": name, "parameters": rooted(random, 2)}}
+
+
 def written(grammar: str, random: Random, mark: Callable[[int], bytes] = lambda index: b"", most: int = 20_000) -> str:
     """A text that a grammar writes by chance, byte for byte. `mark`: how a mark is written."""
     automaton = Automaton(parse(grammar))
@@ -138,5 +149,7 @@ def written(grammar: str, random: Random, mark: Callable[[int], bytes] = lambda 
 def accepts(grammar: str, text: str) -> bool:
     """Whether a grammar writes a text, to its end."""
     automaton = Automaton(parse(grammar))
-    state = automaton.move(automaton.start, text.encode())
+    pieces = re.split(f"({'|'.join(map(re.escape, MARKS))})", text)
+    symbols = [s for p in pieces for s in ([256 + MARKS.index(p)] if p in MARKS else p.encode())]
+    state = automaton.move(automaton.start, symbols)
     return state is not None and state.accepting
