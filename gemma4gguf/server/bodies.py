@@ -20,7 +20,7 @@ DRAINED = 4  # times the longest body: what is read of a longer one, as few clie
 ERRORS: tuple[tuple[str, Callable[[RequestError], dict[str, Any]]], ...] = (
     ("/v1/messages", anthropic.failed),
     ("/api/", ollama.failed),
-    ("/", openai.failed),
+    ("", openai.failed),
 )
 
 

@@ -71,6 +71,7 @@ class Server(uvicorn.Server):
             log_config=None,
             access_log=False,
             server_header=False,
+            proxy_headers=False,
             limit_concurrency=MOST_CONNECTIONS,
             timeout_graceful_shutdown=int(grace_s) + LAST_WORDS_S,
             ssl_certfile=certificate,
