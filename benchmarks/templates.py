@@ -16,7 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from gemma4gguf.chat import sandbox
-from gemma4gguf.chat.child import Child, Limits
+from gemma4gguf.chat.child import Child
 from gemma4gguf.chat.rendering import default_template
 from tests.support.templates import CONVERSATION, KINDS, OPTIONS, TOOLS
 
@@ -31,7 +31,7 @@ def milliseconds(action: Callable[[], str]) -> float:
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()
-    child = Child(Limits())
+    child = Child()
     names = {"documents": None, **OPTIONS, "messages": CONVERSATION, "tools": TOOLS}
     print(f"{milliseconds(lambda: child.render('', {})):8.1f}         to start the process")
     print("    here   there   median milliseconds")

@@ -10,9 +10,9 @@ from typing import Any
 
 import yaml
 
-from .jsonfile import read_whole
+from gemma4gguf.limits import current
 
-MAX_FRONT_MATTER = 1 << 16  # characters of YAML, which is parsed slowly; usual ones have a few thousand
+from .jsonfile import read_whole
 
 
 def read_card(folder: Path) -> dict[str, Any]:
@@ -22,9 +22,8 @@ def read_card(folder: Path) -> dict[str, Any]:
         return {}
     try:
         first, *lines = read_whole(path).decode("utf-8").splitlines()
-        front = "\n".join(lines[: lines.index("---")]) + "\n"
-        # Aliases make a short text stand for a huge value.
-        if first != "---" or len(front) > MAX_FRONT_MATTER or any(map(_is_alias, yaml.scan(front))):
+        front, most = "\n".join(lines[: lines.index("---")]) + "\n", current()
+        if first != "---" or len(front) > most.card_chars or sum(map(_is_alias, yaml.scan(front))) > most.card_aliases:
             return {}
         # As gguf reads it: the language code `no` is no boolean, and a tab is two spaces.
         found = yaml.safe_load(front.replace("- no\n", '- "no"\n').replace("\t", "  "))

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from gemma4gguf.errors import ConversionError
+from gemma4gguf.limits import current
 
-MAX_BYTES = 1 << 28  # of a file that is read whole; the 12B's tokenizer.json has 32 MB
-MAX_VALUES = 1 << 22  # brackets and commas; the 12B's tokenizer.json has 1.9 million
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
@@ -22,16 +21,15 @@ def read_whole(path: Path) -> bytes:
     """A file's bytes. Raises ConversionError where there is no such file, or it cannot be read to its end."""
     if not path.is_file():  # a pipe or a device would keep us waiting
         raise ConversionError(f"{path}: no such file; get the whole checkpoint again")
+    most = current().json_bytes
     try:
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
-            raw = file.read(min(size, MAX_BYTES) + 1)
+            raw = file.read(min(size, most) + 1)
     except OSError as error:
         raise ConversionError(f"{path}: cannot be read ({error.strerror})") from None
     if len(raw) != size:
-        what = (
-            f"has {size:,} bytes, expected at most {MAX_BYTES:,}" if size > MAX_BYTES else "changed while it was read"
-        )
+        what = f"has {size:,} bytes, expected at most {most:,}" if size > most else "changed while it was read"
         raise ConversionError(f"{path}: {what}; get it again")
     return raw
 
@@ -49,9 +47,9 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def parse(raw: bytes) -> Any:
     """Parse untrusted JSON. Raises ValueError or RecursionError, also for more than it may hold."""
-    count = sum(map(raw.count, (b"[", b"{", b",")))
-    if count > MAX_VALUES:
-        raise ValueError(f"it has {count:,} values, expected at most {MAX_VALUES:,}")
+    count, most = sum(map(raw.count, (b"[", b"{", b","))), current().json_values
+    if count > most:
+        raise ValueError(f"it has {count:,} values, expected at most {most:,}")
     value = json.loads(raw)
     if _SURROGATE.search(raw):  # JSON can escape half a surrogate pair, which UTF-8 cannot encode
         json.dumps(value, ensure_ascii=False).encode()

@@ -16,10 +16,10 @@ from gguf import GGMLQuantizationType
 
 from gemma4gguf.bundle.container import tensor_nbytes
 from gemma4gguf.errors import ConversionError
+from gemma4gguf.limits import current
 
 from .jsonfile import parse
 
-MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 TYPES = {
     "BF16": GGMLQuantizationType.BF16,
     "F16": GGMLQuantizationType.F16,
@@ -58,7 +58,7 @@ def read_file(path: Path, ignored: Callable[[str], bool] = lambda name: False) -
         with open(path, "rb") as file:
             head = file.read(8)
             length = struct.unpack("<Q", head)[0] if len(head) == 8 else size
-            if length > min(size - 8, MAX_HEADER_BYTES):
+            if length > min(size - 8, current().table_bytes):
                 raise _damaged(path, f"its header of {length:,} bytes runs past the end of the file ({size:,} bytes)")
             header = parse(file.read(length))
     except OSError as error:

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from .errors import MemoryLimitError as MemoryLimitError
     from .errors import MissingPartError as MissingPartError
     from .errors import NativeError as NativeError
+    from .limits import Limits as Limits
+    from .limits import limited as limited
     from .media.audio import frame as frame
     from .media.embedder import Embedder as Embedder
     from .media.image import Patches as Patches
@@ -69,6 +71,7 @@ _HOME = {
     "GenerateOptions": ".runtime.options",
     "InputError": ".errors",
     "Logprob": ".records",
+    "Limits": ".limits",
     "MemoryLimitError": ".errors",
     "Message": ".records",
     "MissingPartError": ".errors",
@@ -83,6 +86,7 @@ _HOME = {
     "convert": "converters",
     "export": ".tools.export",
     "frame": ".media.audio",
+    "limited": ".limits",
     "pack": ".tools.pack",
     "pages": ".media.pdf",
     "patchify": ".media.image",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import reprlib
 from collections.abc import Callable, Sequence
 from numbers import Integral, Real
 from pathlib import Path
@@ -17,27 +18,39 @@ from .errors import InputError
 Function = TypeVar("Function", bound=Callable[..., object])
 
 MOST_THREADS = 512  # ggml's own limit
+_BRIEF = reprlib.Repr()  # looks at a few items of what it shows: the whole may be huge
+_BRIEF.maxstring = _BRIEF.maxother = _BRIEF.maxlong = 80
 
 
 def whole(name: str, value: object, allowed: Callable[[int], bool], expected: str) -> int:
     """A whole number, Python's or numpy's. `expected` says in words what `allowed` allows."""
     if isinstance(value, bool) or not isinstance(value, Integral) or not allowed(int(value)):
-        raise InputError(f"{name} is {value!r}, expected {expected}")
+        raise InputError(f"{name} is {shown(value)}, expected {expected}")
     return int(value)
 
 
 def real(name: str, value: object, allowed: Callable[[float], bool], expected: str) -> float:
     """A number, whole or not."""
     if isinstance(value, bool) or not isinstance(value, Real) or not allowed(float(value)):
-        raise InputError(f"{name} is {value!r}, expected {expected}")
+        raise InputError(f"{name} is {shown(value)}, expected {expected}")
     return float(value)
 
 
 def one_of(name: str, value: object, known: Sequence[str]) -> str:
     """One of a few words."""
     if not isinstance(value, str) or value not in known:
-        raise InputError(f"{name} is {value!r}, expected one of {', '.join(known)}")
+        raise InputError(f"{name} is {shown(value)}, expected one of {', '.join(known)}")
     return value
+
+
+def shown(value: object) -> str:
+    """A value in an error message: short, printable, in one line."""
+    try:
+        text = repr(value[:60]) if isinstance(value, (str, bytes)) else _BRIEF.repr(value)
+    except (ValueError, RecursionError):  # a number of more digits than Python writes
+        text = f"of type {type(value).__name__}"
+    text = text.encode("ascii", "backslashreplace").decode()
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def local_path(given: str | os.PathLike[str]) -> Path:

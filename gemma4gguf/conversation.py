@@ -24,6 +24,7 @@ from .chat.messages import prepare_messages, prepare_tools
 from .chat.saved import Saved
 from .chat.turns import starts
 from .errors import InputError
+from .limits import current
 from .media.encoded import clip_bytes, clip_format, picture_bytes, picture_type
 from .records import Chunk, Message, Result, Tokens, ToolCall
 from .runtime.asking import GENERATE_OPTIONS, ChatOptions, OnFull, Turn, TurnOptions, parted
@@ -32,8 +33,6 @@ from .runtime.request import alast, last
 
 Tool: TypeAlias = "Mapping[str, object] | Callable[..., object]"
 Allow: TypeAlias = Callable[[ToolCall], "bool | str"]
-
-MAX_FILE_BYTES = 1 << 30
 
 
 class OpenedOptions(TypedDict, total=False):
@@ -279,8 +278,8 @@ class Conversation:
         where = Path(path)
         if not where.is_file():
             raise InputError(f"{where}: no such file")
-        if where.stat().st_size > MAX_FILE_BYTES:
-            raise InputError(f"{where}: longer than {MAX_FILE_BYTES:,} bytes; this is no saved conversation")
+        if where.stat().st_size > (most := current().saved_bytes):
+            raise InputError(f"{where}: longer than {most:,} bytes; this is no saved conversation")
         try:
             saved = Saved.from_json(where.read_bytes())
         except OSError as error:

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from gemma4gguf.chat.calls import MAX_DEPTH, read_calls
+from gemma4gguf.chat.calls import read_calls
 from gemma4gguf.chat.rendering import render
 from gemma4gguf.chat.reply import Reply, ReplyParser, gather, parse_reply
+from gemma4gguf.limits import Limits
 from gemma4gguf.records import ToolCall
 
 Q = '<|"|>'
@@ -141,7 +142,7 @@ def test_calls_that_can_be_read(text: str, expected: dict[str, Any]) -> None:
         *('{"name":"f","arguments":"a"}', '{"name":"f","arguments":"{} x"}', '[{"name":"f"},1]', "call:f{a:'\\q'}"),
         *('call:f{a:"\\ud83d"}', "call:f{a:'\\ude00'}", 'call:f{"\\ud83d":1}'),
         *(f"call:f{{a:{Q}x}}", f"call:f{{{Q}a:1}}", "call:f{a:" + "9" * 5000 + "}"),
-        "call:f{a:" + "[" * (MAX_DEPTH + 1) + "]" * (MAX_DEPTH + 1) + "}",
+        "call:f{a:" + "[" * (Limits().depth + 1) + "]" * (Limits().depth + 1) + "}",
         "call:f" + "{a:" * 100_000,
         "call:x" * 20_000 + "(",
         '{"name":' * 100_000,

@@ -21,10 +21,10 @@ from gemma4gguf.bundle.container import (
     place_tensors,
     read_header,
 )
-from gemma4gguf.bundle.limits import LIMITS
 from gemma4gguf.bundle.reading import TEXT, Bundle
 from gemma4gguf.bundle.writing import Part, write_bundle
 from gemma4gguf.errors import FormatError, Gemma4Error, InputError
+from gemma4gguf.limits import Limits
 from tests.support.bundles import PARTS
 
 
@@ -145,7 +145,7 @@ HOSTILE = {
     ),
     "2^64 keys": (gguf(ARCHITECTURE, counts=(0, HUGE)), "keys"),
     "2^64 tensors": (gguf(ARCHITECTURE, counts=(HUGE, 1)), "tensors"),
-    "too many keys": (gguf(ARCHITECTURE, counts=(0, LIMITS.entries + 1)), "keys"),
+    "too many keys": (gguf(ARCHITECTURE, counts=(0, Limits().entries + 1)), "keys"),
     "a key of 2^64 bytes": (gguf(struct.pack("<Q", HUGE)), "a key of"),
     "a key that is no text": (gguf(struct.pack("<Q", 2) + b"\xff\xfe" + bytes(20)), "not UTF-8"),
     "a string of 2^64 bytes": (gguf(pair("a", STRING, struct.pack("<Q", HUGE))), "a string of"),
@@ -186,8 +186,8 @@ def test_hostile_headers(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     "body",
     [
-        pytest.param(struct.pack("<IQ", U8, LIMITS.numbers + 1), id="bytes as numbers"),
-        pytest.param(struct.pack("<IQ", STRING, LIMITS.strings + 1), id="empty strings"),
+        pytest.param(struct.pack("<IQ", U8, Limits().numbers + 1), id="bytes as numbers"),
+        pytest.param(struct.pack("<IQ", STRING, Limits().strings + 1), id="empty strings"),
         pytest.param(struct.pack("<IQ", U64, 1 << 28), id="numbers"),
     ],
 )

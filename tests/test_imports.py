@@ -15,7 +15,7 @@ import gemma4gguf
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("gemma4gguf", "converters", "training")
 # What each place may import besides itself. A place is a folder, or a module that lies beside the folders.
-BASE = {"gemma4gguf.errors", "gemma4gguf.arguments", "gemma4gguf.version", "gemma4gguf.records", "gemma4gguf.machine"}
+BASE = {f"gemma4gguf.{name}" for name in ("errors", "arguments", "version", "records", "machine", "limits")}
 FILES = BASE | {"gemma4gguf.bundle", "gemma4gguf.native"}
 STAGES = FILES | {"gemma4gguf.media", "gemma4gguf.chat", "gemma4gguf.forms"}
 ENGINE = STAGES | {"gemma4gguf.runtime"}
@@ -26,6 +26,7 @@ ALLOWED: Mapping[str, set[str]] = {
     "gemma4gguf.records": set(),
     "gemma4gguf.machine": set(),
     "gemma4gguf.arguments": {"gemma4gguf.errors"},
+    "gemma4gguf.limits": {"gemma4gguf.errors"},
     "gemma4gguf.bundle": BASE,
     "gemma4gguf.native": BASE,
     "gemma4gguf.media": BASE | {"gemma4gguf.bundle"},

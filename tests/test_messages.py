@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from gemma4gguf.chat.messages import MAX_DEPTH, prepare_messages, prepare_tools
+from gemma4gguf.chat.messages import prepare_messages, prepare_tools
 from gemma4gguf.chat.rendering import render
 from gemma4gguf.errors import InputError
+from gemma4gguf.limits import Limits
 
 PNG = b"\x89PNG\r\n\x1a\n and so on"
 B64 = base64.b64encode(PNG).decode()
@@ -126,7 +127,7 @@ def calling(**function: Any) -> list[dict[str, Any]]:
 
 
 deep: Any = 1
-for _ in range(MAX_DEPTH + 2):
+for _ in range(Limits().depth + 2):
     deep = [deep]
 
 REFUSED: dict[str, tuple[Any, str]] = {

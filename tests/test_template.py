@@ -6,6 +6,7 @@ import pytest
 
 from gemma4gguf.chat import sandbox
 from gemma4gguf.errors import FormatError, InputError
+from gemma4gguf.limits import Limits, limited
 
 HI = [{"role": "user", "content": "Hi"}]
 
@@ -67,39 +68,36 @@ HOSTILE = {
     "syntax": "{% if %}",
     "unknown filter": "{{ 1 | nonsense }}",
     "undefined": "{{ messages[0].content.nothing.more }}",
-    "too long": "x" * (sandbox.MAX_TEMPLATE_CHARS + 1),
+    "too long": "x" * (Limits().template_chars + 1),
 }
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_template_ends_in_one_line(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sandbox, "MAX_STEPS", 50_000)
-    monkeypatch.setattr(sandbox, "MAX_TEXT_CHARS", 100_000)
-    with pytest.raises(FormatError) as caught:
+def test_hostile_template_ends_in_one_line(name: str) -> None:
+    with limited(template_steps=50_000, text_chars=100_000), pytest.raises(FormatError) as caught:
         render(HOSTILE[name])
     assert str(caught.value).startswith("the chat template ")
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 400
 
 
-def test_output_is_capped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sandbox, "MAX_TEXT_CHARS", 1000)
+def test_output_is_capped() -> None:
     source = "{% for i in range(n) %}0123456789{% endfor %}"
-    assert len(render(source, n=100)) == 1000
-    with pytest.raises(FormatError, match="more than 1000 characters"):
-        render(source, n=101)
+    with limited(text_chars=1000):
+        assert len(render(source, n=100)) == 1000
+        with pytest.raises(FormatError, match="more than 1000 characters"):
+            render(source, n=101)
 
 
-def test_time_is_capped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sandbox, "MAX_SECONDS", -1)
-    with pytest.raises(FormatError, match="more than -1 seconds"):
+def test_time_is_capped() -> None:
+    with limited(template_seconds=0), pytest.raises(FormatError, match="more than 0 seconds"):
         render("{% for i in range(1) %}{% endfor %}")
 
 
-def test_a_budget_is_for_one_rendering(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sandbox, "MAX_STEPS", 1000)
-    for _ in range(5):
-        assert render("{% for i in range(600) %}{% endfor %}done") == "done"
+def test_a_budget_is_for_one_rendering() -> None:
+    with limited(template_steps=1000):
+        for _ in range(5):
+            assert render("{% for i in range(600) %}{% endfor %}done") == "done"
 
 
 def test_refusal_is_the_callers_to_mend() -> None:

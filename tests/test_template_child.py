@@ -16,21 +16,22 @@ from typing import Any
 import pytest
 
 from gemma4gguf.chat import sandbox
-from gemma4gguf.chat.child import Child, Limits
+from gemma4gguf.chat.child import Child
 from gemma4gguf.chat.rendering import default_template, render
 from gemma4gguf.chat.template import KNOWN, digest, render_template
 from gemma4gguf.errors import FormatError, InputError
+from gemma4gguf.limits import limited
 from tests.support.templates import ATTACKS, CONVERSATION, ENDLESS, KINDS, OPTIONS, TOOLS
 
 ROOT = Path(__file__).parent.parent
 NAMES = {"documents": None, **OPTIONS, "messages": CONVERSATION, "tools": TOOLS}
-PATIENT = Limits(seconds=60)
 
 
 @pytest.fixture
 def child() -> Iterator[Child]:
-    made = Child(PATIENT)
-    yield made
+    made = Child()
+    with limited(template_seconds=60):
+        yield made
     made.close()
 
 
@@ -91,19 +92,21 @@ def test_template_options_are_plain_data(value: object) -> None:
 
 BESIEGED = """
 import json, resource, sys
-from gemma4gguf.chat.child import Child, Limits
+from gemma4gguf.chat.child import Child
 from gemma4gguf.errors import FormatError
+from gemma4gguf.limits import limited
 from tests.support.templates import ATTACKS
 
 def peak(who):
     return resource.getrusage(who).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
-child = Child(Limits(seconds=0.2, memory=256 << 20))
+child = Child()
 child.render("{{ 1 }}", {})
 before, said = peak(resource.RUSAGE_SELF), {}
 for name, source in ATTACKS.items():
     try:
-        said[name] = f"rendered: {child.render(source, {})[:20]}"
+        with limited(template_seconds=0.2, template_memory=256 << 20):
+            said[name] = f"rendered: {child.render(source, {})[:20]}"
     except FormatError as error:
         said[name] = str(error)
     assert child.render("{{ x }}", {"x": name}) == name

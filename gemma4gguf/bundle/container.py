@@ -16,7 +16,7 @@ from typing import Any
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
 
 from ..errors import FormatError
-from .limits import LIMITS, Limits
+from ..limits import current
 
 MAGIC = b"GGUF"
 VERSION = 3
@@ -140,8 +140,8 @@ def padded(n: int, alignment: int = DEFAULT_ALIGNMENT) -> int:
 class Allowance:
     """What remains of the limits on one file's headers. Reading a header reduces it."""
 
-    def __init__(self, limits: Limits = LIMITS) -> None:
-        self.limits = limits
+    def __init__(self) -> None:
+        self.limits = limits = current()
         self.bytes, self.keys, self.tensors = limits.header_bytes, limits.entries, limits.entries
         self.numbers, self.strings = limits.numbers, limits.strings
 

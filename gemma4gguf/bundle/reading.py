@@ -24,7 +24,6 @@ from numpy.typing import NDArray
 from ..arguments import local_path
 from ..errors import FormatError, InputError, MissingPartError
 from .container import Allowance, Header, LazyStrings, TensorInfo, padded, read_header
-from .limits import LIMITS, Limits
 
 TEXT, EMBEDDER, DRAFTER = "gemma4", "clip", "gemma4-assistant"  # general.architecture of each section, in order
 ORDER = (TEXT, EMBEDDER, DRAFTER)
@@ -136,10 +135,10 @@ class Bundle:
     missing: tuple[str, ...]
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], limits: Limits = LIMITS) -> Bundle:
+    def open(cls, path: str | os.PathLike[str]) -> Bundle:
         """Read the header of every section. Raises InputError (no such file) or FormatError (not a Gemma 4 bundle)."""
         path = local_path(path)
-        sections = read_sections(path, limits)
+        sections = read_sections(path)
         found = [s.architecture for s in sections]
         expect_text(path, found[0])
         check_unsplit(path, sections[0].metadata)
@@ -194,12 +193,12 @@ def listed_sections(text: Section) -> dict[str, tuple[int, str]]:
     return {name: (size, sha) for name, size, sha in zip(names, sizes, digests, strict=True)}
 
 
-def read_sections(path: str | os.PathLike[str], limits: Limits = LIMITS) -> list[Section]:
+def read_sections(path: str | os.PathLike[str]) -> list[Section]:
     """Every GGUF in the file, in order. Each starts at the first multiple of 65,536 after the end of the one before.
 
     Raises InputError if the file cannot be opened, FormatError if it is not a series of GGUFs.
     """
-    path, allowance = local_path(path), Allowance(limits)
+    path, allowance = local_path(path), Allowance()
     with open_file(path) as file:
         identity = FileIdentity.of(file)
         if not identity.size:
@@ -210,8 +209,8 @@ def read_sections(path: str | os.PathLike[str], limits: Limits = LIMITS) -> list
     while start < len(data):
         if sections and data[start : start + 4] != b"GGUF":
             raise FormatError(f"{path}: unknown bytes at {start:,}, after the {sections[-1].architecture!r} section")
-        if len(sections) == limits.sections:
-            raise FormatError(f"{path}: more than {limits.sections} sections; get the file again")
+        if len(sections) == allowance.limits.sections:
+            raise FormatError(f"{path}: more than {allowance.limits.sections} sections; get the file again")
         header = read_header(data, start, str(path), allowance)
         architecture = header.metadata.get("general.architecture")
         if not isinstance(architecture, str) or len(architecture) > LONGEST_NAME:

@@ -23,8 +23,9 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
+from ..limits import current
+
 QUOTE = '<|"|>'
-MAX_DEPTH = 64  # of mappings and lists in a tool call's arguments
 
 Call: TypeAlias = tuple[str, dict[str, Any]]
 
@@ -116,7 +117,7 @@ def _skip(text: str, at: int) -> int:
 
 
 def _value(text: str, at: int, depth: int) -> tuple[Any, int]:
-    if depth > MAX_DEPTH:
+    if depth > current().depth:
         raise ValueError("nested too deeply")
     if text.startswith("{", at):
         return _mapping(text, at, depth)

@@ -11,7 +11,6 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,47 +18,40 @@ import jinja2
 import markupsafe
 
 from ..errors import FormatError, Gemma4Error, InputError
+from ..limits import current
 from . import worker
 
 START_SECONDS = 60.0
 _CODE = (
-    "import sys; sys.path += sys.argv[3:]; "  # behind the standard library: nothing of theirs can hide it
-    f"from {worker.__name__} import serve; serve(float(sys.argv[1]), int(sys.argv[2]))"
+    "import sys; sys.path += sys.argv[1:]; "  # behind the standard library: nothing of theirs can hide it
+    f"from {worker.__name__} import serve; serve()"
 )
-_REFUSED: Mapping[str, type[Gemma4Error]] = {InputError.__name__: InputError}
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What the process may take. `seconds`: for one rendering, on the clock and of processor. `memory`: bytes of
-    address space, for all of it. Windows holds a process to the clock alone, macOS not to memory.
-    """
-
-    seconds: float = 20.0
-    memory: int = 1 << 29
+_CLOCK = 5  # a process may wait for the processor: its deadline on the clock is so many times the limit
+_REFUSED: Mapping[str, type[Gemma4Error]] = {kind.__name__: kind for kind in (InputError, FormatError)}
 
 
 class Child:
     """One process. It starts at the first rendering, again after it has ended, and never outlives this one.
 
     Threads wait for each other. A rendering that fails or is interrupted ends the process, so that nothing of it stays.
+    Windows holds it to the clock alone, macOS not to memory.
     """
 
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
+    def __init__(self) -> None:
         self._lock = threading.Lock()  # held while the process is asked
         self._process: subprocess.Popen[bytes] | None = None
         self._closed = False
 
     def render(self, source: str, names: Mapping[str, Any]) -> str:
         """As `sandbox.render`. Raises FormatError also where a limit is reached, or the process ends."""
+        limits = current()
         try:
-            request = worker.packed([source, names])
+            request = worker.packed([source, names, vars(limits)])
         except ValueError as error:
             raise InputError(f"messages: the chat template cannot be given them: {error}") from error
         with self._lock:
             try:
-                kind, said = _asked(self._running(), request, self._limits.seconds)
+                kind, said = _asked(self._running(), request, limits.template_seconds)
                 if kind != worker.TEXT and kind not in _REFUSED:
                     raise FormatError(said)
             except BaseException:
@@ -89,8 +81,8 @@ class Child:
         if self._process is not None and self._process.poll() is not None:
             self._end()
         if self._process is None:
-            self._process = _start(self._limits)
-            _asked(self._process, b"", START_SECONDS)
+            self._process = _start()
+            _asked(self._process, b"", START_SECONDS / _CLOCK)
         if self._closed:  # perhaps since the line above
             raise FormatError("the chat template cannot be rendered any more: this program is ending")
         return self._process
@@ -103,16 +95,15 @@ class Child:
             _close_pipes(process)
 
 
-def _start(limits: Limits) -> subprocess.Popen[bytes]:
+def _start() -> subprocess.Popen[bytes]:
     """A process that sees its standard library, jinja2 and this package. It says that it is ready."""
     roots = dict.fromkeys(
         str(Path(file).resolve().parents[up])
         for file, up in ((__file__, 2), (jinja2.__file__, 1), (markupsafe.__file__, 1))
     )
-    given = [str(limits.seconds), str(limits.memory), *roots]
     try:
         return subprocess.Popen(
-            [sys.executable, "-I", "-S", "-B", "-c", _CODE, *given],
+            [sys.executable, "-I", "-S", "-B", "-c", _CODE, *roots],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -123,22 +114,23 @@ def _start(limits: Limits) -> subprocess.Popen[bytes]:
 
 
 def _asked(process: subprocess.Popen[bytes], request: bytes, seconds: float) -> tuple[str, str]:
-    """A kind and a text. Raises FormatError where they do not come in time, or not at all."""
+    """A kind and a text. Raises FormatError where they do not come in so many seconds of processor, or not at all."""
     assert process.stdin is not None
     assert process.stdout is not None
-    with _deadline(process, seconds) as late:
+    with _deadline(process, _CLOCK * seconds) as late:
         try:
             worker.send(process.stdin.fileno(), request)
             reply = worker.receive(process.stdout.fileno())
         except (EOFError, OSError, ValueError, RecursionError):
             reply = None
-    if late.is_set():
-        raise FormatError(f"the chat template was still at work after {seconds:g} s")
     match reply:
-        case [str(kind), str(said)]:
+        case [str(kind), str(said)] if not late.is_set():
             return kind, said
     process.kill()  # it may have ended by itself: then this changes nothing
-    raise FormatError(f"the chat template ended the process that renders it ({_how_it_ended(process.wait())})")
+    how = _how_it_ended(process.wait())
+    if late.is_set() or how == "SIGPROF":
+        raise FormatError(f"the chat template was still at work after {seconds:g} s")
+    raise FormatError(f"the chat template ended the process that renders it ({how})")
 
 
 def _how_it_ended(status: int) -> str:

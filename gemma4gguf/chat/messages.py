@@ -13,15 +13,14 @@ import binascii
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import count
 from typing import Any, NamedTuple
 from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
+from ..arguments import shown
 from ..errors import InputError
-
-MAX_DEPTH = 64  # of lists and mappings in tool arguments and declarations
-MAX_MESSAGES = 10_000  # templates, the official one too, take time by the square of their number
-MAX_NUMBER_BITS = 4096  # 1,233 digits: Python writes and reads no number above 4,300
+from ..limits import current
 
 _COMMON = frozenset({"role", "content", "name"})
 _KEYS = {
@@ -75,8 +74,8 @@ def prepare_messages(
         raise InputError(f"messages: expected a list of messages, found {type(messages).__name__}")
     if not messages:
         raise InputError("messages: the list is empty; give at least one message")
-    if len(messages) > MAX_MESSAGES:
-        raise InputError(f"messages: expected at most {MAX_MESSAGES:,}, found {len(messages):,}; leave out old ones")
+    if len(messages) > (most := current().messages):
+        raise InputError(f"messages: expected at most {most:,}, found {len(messages):,}; leave out old ones")
     prepared: list[dict[str, Any]] = []
     media: list[Media] = []
     open_calls: list[dict[str, Any]] = []  # those that a tool message may answer here
@@ -148,12 +147,12 @@ def _schema(node: Any, where: str) -> dict[str, Any]:
     if isinstance(node, bool):
         return {} if node else {"not": {}}
     if not isinstance(node, dict):
-        raise InputError(f"{where}: expected a JSON schema, found {_shown(node)}")
+        raise InputError(f"{where}: expected a JSON schema, found {shown(node)}")
     if not isinstance(node.get("description") or "", str):
-        raise InputError(f"{where}.description: expected a text, found {_shown(node['description'])}")
+        raise InputError(f"{where}.description: expected a text, found {shown(node['description'])}")
     out, properties = dict(node), node.get("properties") or {}
     if not isinstance(properties, dict):
-        raise InputError(f"{where}.properties: expected a mapping of JSON schemas, found {_shown(properties)}")
+        raise InputError(f"{where}.properties: expected a mapping of JSON schemas, found {shown(properties)}")
     if properties:
         out["properties"] = {key: _schema(item, f"{where}.properties.{key}") for key, item in properties.items()}
     if isinstance(node.get("items"), (bool, dict)):
@@ -172,12 +171,12 @@ def _message(message: Any, where: str) -> dict[str, Any]:
         raise InputError(f"{where}: expected a mapping with role and content, found {type(message).__name__}")
     role = message.get("role")
     if not isinstance(role, str) or role not in _KEYS:
-        raise InputError(f"{where}.role: expected one of {', '.join(_KEYS)}, found {_shown(role)}")
+        raise InputError(f"{where}.role: expected one of {', '.join(_KEYS)}, found {shown(role)}")
     out: dict[str, Any] = {"role": role, "content": message.get("content")}
     for key, value in message.items():
         if key in _EMPTY_ONLY | _ANY_ROLE and key not in _KEYS[role] and value:
             raise InputError(
-                f"{where}: unknown key {_shown(key)} for role {role}; known: {', '.join(sorted(_KEYS[role]))}"
+                f"{where}: unknown key {shown(key)} for role {role}; known: {', '.join(sorted(_KEYS[role]))}"
             )
         if key in ("role", "content") or key not in _KEYS[role] or value is None:
             continue
@@ -199,7 +198,7 @@ def _tool_call(call: Any, where: str) -> dict[str, Any]:
     if not isinstance(function, Mapping) or call.get("type", "function") != "function":
         raise InputError(f'{where}: expected {{"type": "function", "function": {{"name": …, "arguments": …}}}}')
     if unknown := {*function} - {"name", "arguments"} if "arguments" not in function else set():
-        raise InputError(f"{where}: unknown key {_shown(min(map(str, unknown)))} and no arguments")
+        raise InputError(f"{where}: unknown key {shown(min(map(str, unknown)))} and no arguments")
     name = _text(function.get("name"), f"{where}.function.name")
     if not name:
         raise InputError(f"{where}.function.name: expected a name")
@@ -225,9 +224,7 @@ def _check_answer(message: Mapping[str, Any], calls: Sequence[Mapping[str, Any]]
     ids = [call.get("id") for call in calls]
     answered = message.get("tool_call_id")
     if answered is not None and None not in ids and answered not in ids:
-        raise InputError(
-            f"{where}.tool_call_id: expected one of {', '.join(map(_shown, ids))}, found {_shown(answered)}"
-        )
+        raise InputError(f"{where}.tool_call_id: expected one of {', '.join(map(shown, ids))}, found {shown(answered)}")
 
 
 def _content(
@@ -267,11 +264,11 @@ def _part(part: Any, where: str) -> tuple[str, Any]:
         raise InputError(f"{where}: expected a mapping with a type, found {type(part).__name__}")
     name = part.get("type")
     if not isinstance(name, str) or name not in _PARTS:
-        raise InputError(f"{where}.type: expected one of {', '.join(_PARTS)}, found {_shown(name)}")
+        raise InputError(f"{where}.type: expected one of {', '.join(_PARTS)}, found {shown(name)}")
     kind, keys = _PARTS[name]
     given = [key for key, value in part.items() if key in _PART_KEYS and (value is not None or key in keys)]
     if len(given) > 1 or not {*given} <= {*keys}:
-        raise InputError(f"{where}: expected one of the keys {', '.join(keys)}, found {', '.join(map(_shown, given))}")
+        raise InputError(f"{where}: expected one of the keys {', '.join(keys)}, found {', '.join(map(shown, given))}")
     value = part[given[0]] if given else None
     if name in ("image_url", "video_url") and isinstance(value, Mapping):
         # `detail` has no effect: the caller's soft-token budget rules.
@@ -289,7 +286,7 @@ def _part(part: Any, where: str) -> tuple[str, Any]:
 def _only(mapping: Mapping[str, Any], key: str, known: tuple[str, ...], where: str) -> Any:
     if mapping.get(key) is None:
         raise InputError(
-            f"{where}: expected the keys {', '.join(known)}, found {', '.join(map(_shown, mapping)) or 'none'}"
+            f"{where}: expected the keys {', '.join(known)}, found {', '.join(map(shown, mapping)) or 'none'}"
         )
     return mapping[key]
 
@@ -326,7 +323,7 @@ def _data_url(kind: str, url: str, where: str) -> bytes:
         raise InputError(f"{where}: a data: URL without a comma; expected data:{kind}/…;base64,…")
     media_type, *options = head[len("data:") :].lower().split(";")
     if media_type.split("/")[0] not in (kind, "application", ""):
-        raise InputError(f"{where}: expected data:{kind}/…, found data:{_shown(media_type)}")
+        raise InputError(f"{where}: expected data:{kind}/…, found data:{shown(media_type)}")
     if "base64" in (option.strip() for option in options):
         return _base64(unquote(data), where)
     return unquote_to_bytes(data)
@@ -343,12 +340,19 @@ def _base64(data: str, where: str) -> bytes:
     return found
 
 
-def plain(value: Any, where: str, depth: int = 0) -> Any:
+def plain(value: Any, where: str) -> Any:
     """A deep copy in plain JSON types."""
-    if depth > MAX_DEPTH:
-        raise InputError(f"{where}: nested more than {MAX_DEPTH} levels deep")
-    if isinstance(value, int) and value.bit_length() > MAX_NUMBER_BITS:
-        raise InputError(f"{where}: expected a number of at most {MAX_NUMBER_BITS} bits, found {value.bit_length():,}")
+    return _copied(value, where, 0, count(1))
+
+
+def _copied(value: Any, where: str, depth: int, number: Iterator[int]) -> Any:
+    """A value that lies so deep, and those inside it, counted: lists that share others may hold more than they cost."""
+    if next(number) > (most := current().values):
+        raise InputError(f"{where}: more than {most:,} values")
+    if depth > (most := current().depth):
+        raise InputError(f"{where}: nested more than {most} levels deep")
+    if isinstance(value, int) and value.bit_length() > (most := current().number_bits):
+        raise InputError(f"{where}: expected a number of at most {most} bits, found {value.bit_length():,}")
     if value is None or isinstance(value, (bool, int)):
         return value
     if isinstance(value, str):
@@ -356,10 +360,10 @@ def plain(value: Any, where: str, depth: int = 0) -> Any:
     if isinstance(value, float) and math.isfinite(value):
         return value
     if isinstance(value, Mapping):
-        return {_text(key, f"{where} (a key)"): plain(item, where, depth + 1) for key, item in value.items()}
+        return {_text(key, f"{where} (a key)"): _copied(item, where, depth + 1, number) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [plain(item, where, depth + 1) for item in value]
-    raise InputError(f"{where}: expected JSON (texts, finite numbers, lists, mappings), found {_shown(value)}")
+        return [_copied(item, where, depth + 1, number) for item in value]
+    raise InputError(f"{where}: expected JSON (texts, finite numbers, lists, mappings), found {shown(value)}")
 
 
 def _text(value: Any, where: str) -> str:
@@ -372,9 +376,3 @@ def _text(value: Any, where: str) -> str:
             f"{where}: half a surrogate pair at character {error.start}; the text is not Unicode"
         ) from error
     return str(value)
-
-
-def _shown(value: Any) -> str:
-    """A value in an error message: short, printable, in one line."""
-    text = ascii(value)
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -28,6 +28,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from ..arguments import shown
 from ..errors import InputError
 from .choice import FREE, Choice
 from .guards import free_character, guards
@@ -331,6 +332,9 @@ def _render(
     reserved = {"messages", "enable_thinking"} & set(options)
     if reserved:
         raise InputError(f"{min(reserved)} is no template option; use the parameters messages and thinking")
+    for name, flag in {"thinking": thinking, "add_generation_prompt": add_generation_prompt}.items():
+        if not isinstance(flag, bool):
+            raise InputError(f"{name} is {shown(flag)}, expected True or False")
     source = default_template() if template is None else template
     names = {**prepare_options(options), "enable_thinking": thinking, "add_generation_prompt": add_generation_prompt}
     return render_template(source, messages, tools, **names)

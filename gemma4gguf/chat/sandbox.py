@@ -26,11 +26,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
 from ..errors import FormatError, InputError
+from ..limits import current
 
-MAX_TEMPLATE_CHARS = 1 << 20
-MAX_TEXT_CHARS = 1 << 24  # of the rendered text, and of every intermediate string or list
-MAX_STEPS = 5_000_000
-MAX_SECONDS = 20.0  # on the clock, looked at with each step
 MAX_INTEGER_BITS = 1024
 MAX_MESSAGE_CHARS = 300  # of an error's text, which the template may have written
 
@@ -51,19 +48,21 @@ class _Budget:
     """The steps and characters that one rendering has left."""
 
     def __init__(self) -> None:
-        self.steps = MAX_STEPS
-        self.ends = time.monotonic() + MAX_SECONDS
-        self.chars = 4 * MAX_TEXT_CHARS  # a macro's text counts twice: there and where it is called
+        self.limits = limits = current()
+        self.steps = limits.template_steps
+        self.ends = time.thread_time() + limits.template_seconds
+        self.chars = 4 * limits.text_chars  # a macro's text counts twice: there and where it is called
 
     def spend(self, steps: int = 0, chars: int = 0) -> None:
         self.steps -= steps
         self.chars -= chars
         if self.steps < 0 or self.chars < 0:
             raise TemplateError(
-                f"it ran for more than {MAX_STEPS} steps or printed more than {MAX_TEXT_CHARS} characters"
+                f"it ran for more than {self.limits.template_steps} steps or printed more than "
+                f"{self.limits.text_chars} characters"
             )
-        if time.monotonic() > self.ends:
-            raise TemplateError(f"it ran for more than {MAX_SECONDS:g} seconds")
+        if time.thread_time() > self.ends:
+            raise TemplateError(f"it ran for more than {self.limits.template_seconds:g} seconds")
 
 
 _budget: ContextVar[_Budget] = ContextVar("budget")
@@ -77,8 +76,8 @@ def _metered(items: Iterable[Any]) -> Iterator[Any]:
 
 
 def _bounded(value: Any) -> Any:
-    if isinstance(value, (str, list, tuple)) and len(value) > MAX_TEXT_CHARS:
-        raise TemplateError(f"it made a text or list longer than {MAX_TEXT_CHARS}")
+    if isinstance(value, (str, list, tuple)) and len(value) > (most := _budget.get().limits.text_chars):
+        raise TemplateError(f"it made a text or list longer than {most}")
     return value
 
 
@@ -130,31 +129,30 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         return tree
 
     def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
-        _budget.get().spend(steps=1)
+        budget, most = _budget.get(), _budget.get().limits.text_chars
+        budget.spend(steps=1)
         numbers_are_data = isinstance(obj, (Macro, type))  # a macro's arguments, namespace(n=…), dict(n=…)
-        if not numbers_are_data and any(
-            isinstance(arg, int) and abs(arg) > MAX_TEXT_CHARS for arg in (*args, *kwargs.values())
-        ):
-            raise TemplateError(f"it called something with a number above {MAX_TEXT_CHARS}")
+        if not numbers_are_data and any(isinstance(arg, int) and abs(arg) > most for arg in (*args, *kwargs.values())):
+            raise TemplateError(f"it called something with a number above {most}")
         return _bounded(super().call(context, obj, *args, **kwargs))
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        if not _small_enough(operator, left, right):
+        if not _small_enough(operator, left, right, _budget.get().limits.text_chars):
             raise TemplateError(f"the result of {operator} would be too large")
         return super().call_binop(context, operator, left, right)
 
 
-def _small_enough(operator: str, left: Any, right: Any) -> bool:
+def _small_enough(operator: str, left: Any, right: Any, most: int) -> bool:
     sizes = [len(side) if isinstance(side, (str, list, tuple)) else None for side in (left, right)]
     numbers = [side if isinstance(side, int) else None for side in (left, right)]
     if operator == "+":
-        return None in sizes or sum(size or 0 for size in sizes) <= MAX_TEXT_CHARS
+        return None in sizes or sum(size or 0 for size in sizes) <= most
     if None not in numbers:
         bits = left.bit_length() * abs(right) if operator == "**" else left.bit_length() + right.bit_length()
         return bool(bits <= MAX_INTEGER_BITS)
     length = next((size for size in sizes if size is not None), None)
     count = next((number for number in numbers if number is not None), None)
-    return length is None or count is None or length * count <= MAX_TEXT_CHARS
+    return length is None or count is None or length * count <= most
 
 
 def _raise_exception(message: Any = "") -> NoReturn:
@@ -191,10 +189,15 @@ def _environment() -> _Sandbox:
     return environment
 
 
+def compiled(source: str) -> Template:
+    """A template ready to be rendered; nothing of it has run. Raises FormatError."""
+    if len(source) > (most := current().template_chars):
+        raise FormatError(f"the chat template has {len(source)} characters; at most {most} are accepted")
+    return _compile(source)
+
+
 @lru_cache(maxsize=8)
 def _compile(source: str) -> Template:
-    if len(source) > MAX_TEMPLATE_CHARS:
-        raise FormatError(f"the chat template has {len(source)} characters; at most {MAX_TEMPLATE_CHARS} are accepted")
     try:
         return _environment().from_string(source)
     except TemplateSyntaxError as error:
@@ -219,15 +222,15 @@ def render(source: str, names: Mapping[str, Any]) -> str:
     object that it is given. Raises InputError if the template rejects the messages, FormatError if it does not compile
     or fails.
     """
-    template = _compile(source)
+    template = compiled(source)
     token = _budget.set(_Budget())
     pieces: list[str] = []
-    left = MAX_TEXT_CHARS
+    left = most = current().text_chars
     try:
         for piece in template.generate({**SPECIAL_TOKEN_NAMES, **names}):
             left -= len(piece)
             if left < 0:
-                raise TemplateError(f"it printed more than {MAX_TEXT_CHARS} characters")
+                raise TemplateError(f"it printed more than {most} characters")
             pieces.append(piece)
     except _RefusalError as error:
         raise InputError(f"the chat template refuses these messages: {_one_line(error)}") from error

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from . import sandbox
-from .child import Child, Limits
+from .child import Child
 
 # SHA-256 of templates that were read by people.
 KNOWN = {
@@ -24,7 +24,7 @@ KNOWN = {
 }
 MAX_DEPTH = 16  # of data that is rendered here: templates recurse into it, and a thread's stack may be small
 
-_child = Child(Limits())
+_child = Child()
 atexit.register(_child.close)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_child.forget)

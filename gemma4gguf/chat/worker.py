@@ -1,22 +1,22 @@
 """Runs in a process of its own: takes templates and names from standard input, and renders them in the sandbox.
 
-A request and a reply are each one JSON value behind its length in bytes: `[template, names]`, and `["text", …]` or
-`[name of an error's class, message]`. Nothing is loaded here but jinja2 and the sandbox. `child` is the other side.
+A request and a reply are each one JSON value behind its length in bytes: `[template, names, limits]`, and
+`["text", …]`, `[name of an error's class, message]` or `["failed", message]`. Nothing is loaded here but jinja2 and the
+sandbox. `child` is the other side.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import signal
 import struct
-import time
 from contextlib import suppress
 from typing import Any
 
-from ..errors import FormatError, Gemma4Error
-from .sandbox import render
+from ..errors import FormatError, InputError
+from ..limits import current, limited
+from .sandbox import compiled, render
 
 try:
     import resource
@@ -24,6 +24,7 @@ except ImportError:  # Windows: the deadline is the only limit there
     resource = None  # type: ignore[assignment]
 
 TEXT = "text"
+FAILED = "failed"  # the template ran, and something of it may have stayed in this process
 MAX_BYTES = 1 << 27  # of one request or reply
 _LENGTH = struct.Struct(">Q")
 _PIECE = 1 << 20
@@ -63,17 +64,20 @@ def _exactly(pipe: int, size: int) -> bytes:
     return b"".join(pieces)
 
 
-def serve(seconds: float, memory: int) -> None:
-    """Answer requests until the other side ends. `seconds` of processor for each, `memory` in bytes for all."""
+def serve() -> None:
+    """Answer requests until the other side ends, each within its own limits."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started this process decides
-    _limit("RLIMIT_AS", memory)
     _limit("RLIMIT_CORE", 0)
     send(1, packed([TEXT, "ready"]))
     with suppress(EOFError):
         while True:
-            request = receive(0)
-            _limit("RLIMIT_CPU", math.ceil(time.process_time() + seconds) + 1)
-            send(1, _reply(*request))
+            source, names, limits = receive(0)
+            with limited(**limits):
+                _limit("RLIMIT_AS", current().template_memory)
+                _expire(current().template_seconds)
+                reply = _reply(source, names)
+                _expire(0)
+            send(1, reply)
 
 
 def _limit(name: str, value: int) -> None:
@@ -85,10 +89,22 @@ def _limit(name: str, value: int) -> None:
             resource.setrlimit(number, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
 
 
+def _expire(seconds: float) -> None:
+    """End this process by SIGPROF after so many more seconds of processor, whatever runs then; 0: not at all."""
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_PROF, seconds)
+
+
 def _reply(source: str, names: dict[str, Any]) -> bytes:
     try:
+        compiled(source)
+    except FormatError as error:
+        return packed([FormatError.__name__, str(error)])
+    try:
         return packed([TEXT, render(source, names)])
-    except Gemma4Error as error:
-        return packed([type(error).__name__, str(error)])
+    except InputError as error:
+        return packed([InputError.__name__, str(error)])
+    except FormatError as error:
+        return packed([FAILED, str(error)])
     except (MemoryError, ValueError):
-        return packed([FormatError.__name__, "the chat template made a text that is too large to be sent"])
+        return packed([FAILED, "the chat template made a text that is too large to be sent"])

@@ -17,9 +17,9 @@ import pytest
 from gguf import GGUFValueType as V
 
 from gemma4gguf.bundle.container import encode_header, encode_pair, encode_string, padded
-from gemma4gguf.bundle.limits import LIMITS, Limits
 from gemma4gguf.bundle.reading import SECTION_ALIGNMENT, TEXT, Bundle
 from gemma4gguf.errors import FormatError, InputError
+from gemma4gguf.limits import Limits, limited
 from gemma4gguf.media.embedder import Embedder
 from gemma4gguf.model import Gemma4
 from gemma4gguf.native.weights import Weights
@@ -156,7 +156,7 @@ def _sections(path: Path, *pairs: bytes, count: int = 1, architecture: str = TEX
     return path
 
 
-MANY = LIMITS.numbers // 2
+MANY = Limits().numbers // 2
 COSTLY: dict[str, tuple[Callable[[Path], Path], str]] = {
     "bytes as numbers, over sections": (
         lambda path: _sections(path, _array("a", V.UINT8, MANY, bytes(MANY)), count=4),
@@ -167,19 +167,19 @@ COSTLY: dict[str, tuple[Callable[[Path], Path], str]] = {
         "more than the 0 that",
     ),
     "empty strings": (
-        lambda path: _sections(path, _array("a", V.STRING, LIMITS.strings + 1, bytes(8 * (LIMITS.strings + 1)))),
+        lambda path: _sections(path, _array("a", V.STRING, Limits().strings + 1, bytes(8 * (Limits().strings + 1)))),
         "more than the",
     ),
     "long strings": (
-        lambda path: _sections(path, *(encode_pair(f"k{i}", V.STRING, "x" * LIMITS.string_bytes) for i in range(9))),
+        lambda path: _sections(path, *(encode_pair(f"k{i}", V.STRING, "x" * Limits().string_bytes) for i in range(9))),
         "largest header",
     ),
-    "sections": (lambda path: _sections(path, count=LIMITS.sections + 1), "more than 8 sections"),
+    "sections": (lambda path: _sections(path, count=Limits().sections + 1), "more than 8 sections"),
     "keys, over sections": (
         lambda path: _sections(
-            path, *(encode_pair(f"k{i}", V.UINT8, 1) for i in range(LIMITS.entries // 2 - 1)), count=3
+            path, *(encode_pair(f"k{i}", V.UINT8, 1) for i in range(Limits().entries // 2 - 1)), count=3
         ),
-        f"at most {LIMITS.entries:,}",
+        f"at most {Limits().entries:,}",
     ),
     "a long key": (lambda path: _sections(path, encode_pair("k" * 5000, V.UINT8, 1)), "a key of 5,000 bytes"),
     "a long architecture": (
@@ -203,18 +203,19 @@ def test_headers_that_cost_too_much(name: str, tmp_path: Path) -> None:
     assert spent < 60  # traced, on a busy machine; unbounded it took minutes
 
 
-TIGHT = [Limits(sections=2), Limits(header_bytes=1000), Limits(entries=10), Limits(numbers=10), Limits(strings=10)]
+TIGHT = [{"sections": 2}, {"header_bytes": 1000}, {"entries": 10}, {"numbers": 10}, {"strings": 10}]
 
 
 @pytest.mark.parametrize("limits", TIGHT)
-def test_limits_are_options(small: Path, limits: Limits) -> None:
-    assert Bundle.open(small, Limits())
-    one_line(lambda: Bundle.open(small, limits), small)
+def test_limits_are_options(small: Path, limits: dict[str, float]) -> None:
+    assert Bundle.open(small)
+    with limited(**limits):
+        one_line(lambda: Bundle.open(small), small)
 
 
 def test_a_vocabulary_of_the_12b_is_far_inside_the_limits() -> None:
     """Two sections with 262,144 tokens and 514,906 merges each."""
-    assert LIMITS.strings > 2 * (262_144 + 514_906)
-    assert LIMITS.numbers > 2 * 2 * 262_144
-    assert LIMITS.header_bytes / 2 > 2 * 15_000_000
-    assert LIMITS.entries > 2 * 700
+    assert Limits().strings > 2 * (262_144 + 514_906)
+    assert Limits().numbers > 2 * 2 * 262_144
+    assert Limits().header_bytes / 2 > 2 * 15_000_000
+    assert Limits().entries > 2 * 700

@@ -85,6 +85,10 @@ def main() -> None:
         g.Tokens,
         g.ToolCall,
     )
+    with g.limited(picture_bytes=10**9) as limits:
+        reveal_type(limits)
+        reveal_type(limits.sound_seconds)
+    assert g.Limits().messages == 10_000
     message: g.Message = {"role": "user", "content": "Hi"}
     print(made, message)
 
