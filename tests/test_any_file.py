@@ -9,6 +9,7 @@ import io
 import subprocess
 import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ import pytest
 from PIL import ExifTags, Image
 
 from gemma4gguf.errors import InputError
+from gemma4gguf.limits import limited
 from gemma4gguf.media.audio import SAMPLE_RATE, AudioWarning, frame
 from gemma4gguf.media.image import patchify
 from gemma4gguf.media.kinds import EXTRA
@@ -248,9 +250,9 @@ LIMIT = 4_000_000  # pixels, in place of the real limit
 
 
 @pytest.fixture
-def low_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gemma4gguf.media.picture.MAX_BYTES", 4 * LIMIT)
-    monkeypatch.setattr("gemma4gguf.media.picture.MOST_SHRINKING", 8 * 4 * LIMIT)
+def low_limit() -> Iterator[None]:
+    with limited(picture_bytes=10 * LIMIT):
+        yield
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -22,6 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 from ..arguments import local_path
 from ..bundle.projector import FRAME_SAMPLES
 from ..errors import InputError
+from ..limits import current
 from . import containers
 from .kinds import HEAD_BYTES, kind_of, recognised
 from .promise import promise
@@ -29,10 +31,15 @@ from .promise import promise
 SAMPLE_RATE = 16_000  # Hz
 FRAME_SECONDS = FRAME_SAMPLES / SAMPLE_RATE  # 0.04 s
 TRAINED_SECONDS = 30  # s; the longest clips that the model was trained on
-MAX_FRAMES = 262_144  # the model's whole context; a longer clip cannot fit
 SOURCE_RATES = (1_000, 1_000_000)  # Hz; any other rate is taken for an error in a header or an argument
 MAX_CHANNELS = 64  # an array with more is taken for a transposed one
 LOUDEST = 16.0  # times full scale; louder floats are taken for integer samples that were not scaled
+# Formats that libsndfile may read from untrusted bytes. Nobody sends the others that it knows. One of them, SDS, prints
+# what is wrong with a file: thousands of lines, where the answer goes.
+_FORMATS = re.compile(
+    rb"RIF[FX]....WAVE|RF64....WAVE|riff\x2e\x91\xcf\x11|fLaC|OggS|FORM....AIF[FC]|\.snd|dns\.|caff|\xff[\xe0-\xff]",
+    re.DOTALL,
+)
 _NO_LENGTH = 1 << 62  # libsndfile's `frames` of a file whose length is unknown are above it
 _OTHER_ENCODING = frozenset({4, 161})  # libsndfile's codes: a known container, but not what is in it
 _LOOSE_SECONDS = 0.1  # by which other programs' headers differ from what they hold
@@ -55,7 +62,7 @@ def frame(audio: AudioInput) -> NDArray[np.float32]:
     [n] or [n, channels]: floats from -1 to 1, or integers of 8, 16 or 32 bits, scaled by their type's range.
     Channels are averaged, other rates resampled (soxr HQ) to ceil(n * 16000 / rate) samples.
 
-    Raises InputError if the clip is unreadable, empty, not finite, or longer than the model's whole context.
+    Raises InputError if the clip is unreadable, empty, not finite, or longer than `Limits` allows.
     Warns with AudioWarning over 30 s (nothing is cut), if a file is shorter than its header says, and if a WAV, AIFF or
     AU header does not say how long it is, as a recorder leaves it that was stopped early.
     Source: transformers 5.24 Gemma4UnifiedAudioFeatureExtractor and load_audio.
@@ -106,9 +113,19 @@ class _Seekable:
         self.file = file if file.seekable() else io.BytesIO(file.read())
         self.tell = self.file.tell
         self.head = self.file.read(HEAD_BYTES)
+        self.known = bool(_FORMATS.match(self._behind_tags()))
         self.promise = promise(self.file)
         self.size = self.file.seek(0, os.SEEK_END)
         self.file.seek(0)
+
+    def _behind_tags(self) -> bytes:
+        """The bytes that tell the format: the file's first ones, or those behind ID3 tags."""
+        at, head = 0, self.head[:16]
+        while head[:3] == b"ID3" and len(head) > 10:
+            at += 10 + sum((byte & 127) << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=True))
+            self.file.seek(at)
+            head = self.file.read(16)
+        return head
 
     def read(self, count: int) -> bytes:
         start = self.file.tell()
@@ -139,6 +156,8 @@ def _decode(file: IO[bytes], name: str) -> Iterator[_Samples]:
         source = _Seekable(file)
     try:
         with _decoding(name, source.head):
+            if not source.known:
+                raise ValueError("not a known format")
             sound = _FrontToEnd(source)
     except InputError as refused:
         demuxer = _demuxer(source.head, refused.__cause__)
@@ -147,7 +166,7 @@ def _decode(file: IO[bytes], name: str) -> Iterator[_Samples]:
         yield from _by_pyav(source, demuxer, name, refused)
         return
     with sound:
-        yield from _at_model_rate(_blocks(sound, name, source), sound.samplerate, name)
+        yield from _at_model_rate(_mixed(_blocks(sound, name, source), name), sound.samplerate, name)
 
 
 def _demuxer(head: bytes, refused: BaseException | None) -> str:
@@ -168,12 +187,12 @@ def _by_pyav(source: _Seekable, demuxer: str, name: str, refused: InputError) ->
         nonlocal done
         for block in sound.blocks():
             done += len(block)
-            yield _mono(block)
+            yield block
 
     try:
         with containers.opened(source.file, demuxer, name) as container:
             sound = containers.Sound(container, demuxer, name)
-            yield from _at_model_rate(blocks(sound), sound.rate, name)
+            yield from _at_model_rate(_mixed(blocks(sound), name), sound.rate, name)
     except InputError as error:
         raise InputError(f"{error}; {recognised(source.head, 'sound', extra=True)}".rstrip("; ")) from refused
     seconds, stated = done / sound.rate, sound.stated or 0
@@ -184,15 +203,15 @@ def _by_pyav(source: _Seekable, demuxer: str, name: str, refused: InputError) ->
 
 
 def _blocks(sound: Any, name: str, source: _Seekable) -> Iterator[_Samples]:
-    """Mono blocks, up to the end of the data. The length in the header may be wrong."""
-    done = 0
+    """Blocks [n, channels], up to the end of the data. The length in the header may be wrong."""
+    done, size = 0, max(1, min(BLOCK_SAMPLES, 8 * BLOCK_SAMPLES // sound.channels))
     while True:
         with _decoding(name):
-            block = sound.read(BLOCK_SAMPLES, dtype="float32", always_2d=True)  # [n, channels]
+            block = sound.read(size, dtype="float32", always_2d=True)
         if not len(block):
             break
         done += len(block)
-        yield _mono(block)
+        yield block
     seconds, promised = done / sound.samplerate, _promised(sound.frames, done, source) / sound.samplerate
     if done and source.promise and source.promise.stated is None:
         _warn(f"{name}: its header does not say how long it is; all {seconds:.2f} s were read, it may be cut off")
@@ -269,6 +288,16 @@ def _mono(block: _Samples) -> _Samples:
     return np.asarray(block.mean(axis=1), np.float32)
 
 
+def _mixed(blocks: Iterable[_Samples], name: str) -> Iterator[_Samples]:
+    """Blocks [n, channels] of a file -> mono blocks, within the limit on samples: silence takes no room in a file."""
+    left = most = current().sound_samples
+    for block in blocks:
+        left -= block.size
+        if left < 0:
+            raise InputError(f"{name}: more than {most:,} samples in all channels; cut it")
+        yield _mono(block)
+
+
 def _at_model_rate(blocks: Iterable[_Samples], rate: float, name: str) -> Iterator[_Samples]:
     """Mono blocks at `rate` Hz -> blocks at 16 kHz, ceil(n * 16000 / rate) samples in all."""
     _check_rate(rate, name)
@@ -296,9 +325,8 @@ def _check_rate(rate: float, name: str) -> None:
 
 
 def _check_length(count: int, rate: float, name: str) -> None:
-    if count > MAX_FRAMES * FRAME_SECONDS * rate:
-        limit = MAX_FRAMES * FRAME_SECONDS / 3600
-        raise InputError(f"{name}: longer than {limit:.1f} hours, more than the model's whole context; cut it")
+    if count > (most := current().sound_seconds) * rate:
+        raise InputError(f"{name}: longer than {most:,.0f} s; cut it")
 
 
 def _check(block: _Samples, start: int, name: str) -> None:

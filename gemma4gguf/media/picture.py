@@ -10,6 +10,7 @@ import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib import import_module
 from typing import IO, Any, NamedTuple, TypeAlias
 
@@ -17,16 +18,19 @@ from PIL import ExifTags, Image, JpegImagePlugin, UnidentifiedImageError
 
 from ..arguments import local_path
 from ..errors import InputError
+from ..limits import current
+from .icons import ICON, icon_sizes
 from .kinds import HEAD_BYTES, kind_of, recognised
 from .png import SIGNATURE, without_large_texts
 
 FileInput: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Image.Image
 
 # Formats that Pillow may read from untrusted bytes: raster images only. Left out on purpose: EPS runs Ghostscript, WMF
-# calls the operating system, and TGA and others have no signature, so they would match files that are not pictures.
+# calls the operating system, QOI and DDS are decoded in Python, a microsecond for each pixel, ICNS holds pictures of
+# other sizes than it says, and TGA and others have no signature, so they would match files that are not pictures.
 FORMATS = (
     *("PNG", "JPEG", "WEBP", "GIF", "AVIF", "TIFF", "BMP", "DIB", "PPM"),
-    *("JPEG2000", "ICO", "ICNS", "QOI", "PCX", "SGI", "DDS", "PSD"),
+    *("JPEG2000", "ICO", "PCX", "SGI", "PSD"),
 )
 
 # EXIF orientation -> the transposition that puts the picture upright. 1 is upright; unknown values are ignored.
@@ -40,10 +44,12 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _TURNS = frozenset(_UPRIGHT[orientation] for orientation in (5, 6, 7, 8))
-MAX_BYTES = 1 << 29  # of a decoded picture; a small file may decode to gigabytes
-_PIXEL_BYTES = 4  # Pillow keeps RGB in as many, and every picture becomes RGB
-_AT_MOST = f"at most {MAX_BYTES // _PIXEL_BYTES:,}"
-MOST_SHRINKING = 8 * MAX_BYTES  # of a photograph that shrinks while it is decoded: bounds the time
+# Bytes a pixel that decoding takes at its peak, up to the finished RGB image, as measured with Pillow 13.
+_COSTS = {"WEBP": 17, "AVIF": 14, "JPEG2000": 28, "HEIF": 17}
+_PLAIN, DEEP = 10, 12
+_PLAIN_MODES = frozenset({"1", "L", "P", "RGB", "CMYK", "YCbCr"})
+_MOST_SHRINKING = 8  # times the limit: a photograph that shrinks while it is decoded; bounds the time
+_SCAN = b"\xff\xda"  # begins each scan of a JPEG
 
 
 class Picture(NamedTuple):
@@ -62,7 +68,7 @@ def loaded(image: FileInput) -> tuple[str, Picture]:
     """A name for messages, and the picture, upright and with its pixels in memory."""
     if isinstance(image, Image.Image):
         name = f"the picture ({image.mode}, {image.width} x {image.height})"
-        check_size(name, image.width, image.height)
+        check_size(name, image.width, image.height, _cost(image))
         with _decoding(name):
             return name, _upright(image)
     if isinstance(image, (bytes, bytearray, memoryview)):
@@ -97,7 +103,7 @@ def _decoding(name: str, head: bytes = b"") -> Iterator[None]:
         known = "not a picture in a known format (PNG, JPEG, WebP, GIF, TIFF, …)"
         raise InputError(f"{name}: {known}" + (f": {kind}" if kind else "")) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise InputError(f"{name}: too many pixels to decode safely ({_AT_MOST}); make it smaller first") from error
+        raise InputError(f"{name}: too many pixels to decode safely; make it smaller first") from error
     except Exception as error:
         if isinstance(error, OSError) and error.strerror:
             raise InputError(f"{name}: {error.strerror}") from error
@@ -124,13 +130,17 @@ def _decode(file: IO[bytes], name: str) -> Picture:
 
 
 def _opened(file: IO[bytes], name: str, head: bytes) -> Picture:
+    for width, height in _icon_sizes(file, name, head):
+        check_size(name, width, height, DEEP)
     with _decoding(name, head):
         image = _lazily(file, head)
     with image:
         size, box = image.size, None
         with _decoding(name):
             box = _shrink(image)
-        check_size(name, image.width, image.height)
+        check_size(name, image.width, image.height, _cost(image))
+        if isinstance(image, JpegImagePlugin.JpegImageFile):
+            _check_scans(name, file)
         with _decoding(name):
             return _upright(image) if box is None else _upright_part(image, size, box)
 
@@ -160,12 +170,12 @@ def _shrink(image: Image.Image) -> tuple[float, float] | None:
     Returns the sides of what belongs to the picture, without the last blocks' rests. What is left is several times as
     wide as any budget, so that photographs keep their values within 2/255.
     """
-    data = image.width * image.height * _PIXEL_BYTES
-    if not isinstance(image, JpegImagePlugin.JpegImageFile) or not MAX_BYTES < data <= MOST_SHRINKING:
+    data, most = image.width * image.height * _PLAIN, current().picture_bytes
+    if not isinstance(image, JpegImagePlugin.JpegImageFile) or not most < data <= _MOST_SHRINKING * most:
         return None
     if image.info.get("progressive") or not _in_one_scan(image):
         return None  # kept whole while it is decoded
-    scale = 2 if data <= 4 * MAX_BYTES else 4
+    scale = 2 if data <= 4 * most else 4
     drafted = image.draft(image.mode, (image.width // scale, image.height // scale))
     return drafted and drafted[1][2:]
 
@@ -178,12 +188,39 @@ def _in_one_scan(image: JpegImagePlugin.JpegImageFile) -> bool:
     return image.fp.read(5) == b"\xff\xda" + length.to_bytes(2, "big") + bytes([image.layers])
 
 
-def check_size(name: str, width: int, height: int) -> None:
-    if width * height * _PIXEL_BYTES > MAX_BYTES:
+def _icon_sizes(file: IO[bytes], name: str, head: bytes) -> list[tuple[int, int]]:
+    """Of an ICO's pictures, because Pillow decodes the largest while it opens the file. None for other formats."""
+    if not head.startswith(ICON):
+        return []
+    with _decoding(name):
+        start = file.tell()
+        sizes = icon_sizes(file)
+        file.seek(start)
+    return sizes
+
+
+def _cost(image: Image.Image) -> int:
+    """Bytes a pixel."""
+    return _COSTS.get(image.format or "", _PLAIN if image.mode in _PLAIN_MODES else DEEP)
+
+
+def check_size(name: str, width: int, height: int, cost: int) -> None:
+    """Raise InputError where so many pixels would take too much. `cost`: bytes for each."""
+    if width * height > (most := current().picture_bytes // cost):
         raise InputError(
-            f"{name}: {width:,} x {height:,} pixels are too many pixels to decode safely ({_AT_MOST}); make it smaller "
-            "first"
+            f"{name}: {width:,} x {height:,} pixels are too many pixels to decode safely (at most {most:,}); make it "
+            "smaller first"
         )
+
+
+def _check_scans(name: str, file: IO[bytes]) -> None:
+    with _decoding(name):
+        at = file.tell()
+        file.seek(0)
+        count = sum(block.count(_SCAN) for block in iter(partial(file.read, 1 << 20), b""))
+        file.seek(at)
+    if count > (most := current().picture_scans):
+        raise InputError(f"{name}: a JPEG of {count:,} scans, expected at most {most:,}; save it again")
 
 
 def _upright(image: Image.Image) -> Picture:

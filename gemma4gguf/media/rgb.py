@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import InputError
+from .picture import DEEP, FileInput, Picture, check_size, loaded, whole
 from .picture import FORMATS as FORMATS
-from .picture import MAX_BYTES as MAX_BYTES
-from .picture import FileInput, Picture, check_size, loaded, whole
 
 ImageInput: TypeAlias = FileInput | NDArray[Any]
 Images: TypeAlias = ImageInput | Sequence[ImageInput] | None
@@ -32,8 +31,8 @@ def to_rgb(image: ImageInput) -> Image.Image:
 
     Files: the first frame of an animation. PIL images: any mode, at their current frame; 16-bit grey and `I` hold 0 to
     65535 and are scaled, `F` holds 0 to 1. Arrays: [H, W] or [H, W, 1, 3 or 4] (grey, RGB, RGBA) of bool, uint8,
-    uint16 (0 to 65535, scaled) or floats from 0 to 1. Unreadable EXIF is ignored. A picture of more than 134 million
-    pixels (512 MiB) is refused before it is decoded; a JPEG of up to a billion shrinks while it is decoded.
+    uint16 (0 to 65535, scaled) or floats from 0 to 1. Unreadable EXIF is ignored. A picture that would take more than
+    `Limits.picture_bytes` is refused before it is decoded; a JPEG of up to 400 million pixels shrinks meanwhile.
     """
     return to_picture(image).image
 
@@ -42,7 +41,7 @@ def to_picture(image: ImageInput) -> Picture:
     """`to_rgb`, and what it takes to resize the picture. Raises InputError."""
     if isinstance(image, np.ndarray):
         if image.ndim > 1:
-            check_size(f"a picture array of shape {image.shape}", image.shape[1], image.shape[0])
+            check_size(f"a picture array of shape {image.shape}", image.shape[1], image.shape[0], DEEP)
         return whole(_on_white(_from_array(image)))
     name, found = loaded(image)
     try:
