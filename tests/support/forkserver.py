@@ -1,23 +1,26 @@
-"""Runs what may end the process in a child of its own, and says how the child ended.
+"""Runs what may end the process in a child of its own, and says how the child ended; what cannot, in this one.
 
 In: an action. Out: an `Outcome`. The parent must not have started llama.cpp: its threads do not survive a fork.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import signal
 import sys
+import time
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from gemma4gguf.errors import Gemma4Error
 
 PROCESSOR_SECONDS = 5
+MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
 DATA_BYTES = 4 << 30  # what a child may allocate before the system says no: keeps the machine alive
 
 
@@ -35,40 +38,87 @@ class Outcome:
         return self.kind in ("clean", "refused")
 
 
-def run(action: Callable[[], str], log: Path) -> Outcome:
+def run(action: Callable[[], str], log: Path, seconds: int = PROCESSOR_SECONDS) -> Outcome:
     """`action` in a fork; what it returns is the detail. `log` takes what C writes to standard error."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(reader)
-        os._exit(_child(action, writer, log))
+        os._exit(_child(action, writer, log, seconds))
     os.close(writer)
     with os.fdopen(reader, "rb") as pipe:
         said = pipe.read().decode("utf-8", "replace")
     _, status, used = os.wait4(child, 0)
-    memory, seconds = used.ru_maxrss * (1 if sys.platform == "darwin" else 1024), used.ru_utime + used.ru_stime
+    memory, spent = used.ru_maxrss * MAXRSS_UNIT, used.ru_utime + used.ru_stime
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
         kind = "hang" if number in (signal.SIGXCPU, signal.SIGALRM) else "signal"
-        return Outcome(kind, f"{signal.Signals(number).name}: {_last_words(log)}", memory, seconds)
+        return Outcome(kind, f"{signal.Signals(number).name}: {_last_words(log)}", memory, spent)
     kind, _, detail = said.partition(" ")
-    return Outcome(kind or "signal", detail, memory, seconds)
+    return Outcome(kind or "signal", detail, memory, spent)
 
 
-def _child(action: Callable[[], str], writer: int, log: Path) -> int:
+def together(actions: Sequence[Callable[[], str]], log: Path, memory: int) -> list[Outcome]:
+    """As `run` of each action, in one fork where nothing befalls any of them: much faster. `memory`: bytes for all."""
+
+    def all_here() -> str:
+        return json.dumps([vars(here(action)) for action in actions])
+
+    whole = run(all_here, log, seconds=PROCESSOR_SECONDS * len(actions))
+    if whole.kind == "clean":
+        found = [Outcome(**made) for made in json.loads(whole.detail)]
+        if whole.memory <= memory and all(outcome.survived for outcome in found):
+            return found
+    return [run(action, log) for action in actions]
+
+
+class _HangError(BaseException):
+    """Raised inside an action that takes too long: nothing catches it on the way."""
+
+
+def here(action: Callable[[], str]) -> Outcome:
+    """`action` in this process: for Python code, which does not end it. The memory is the process's peak so far."""
+
+    def late(*_: object) -> None:
+        raise _HangError
+
+    begun = time.process_time()
+    signal.signal(signal.SIGPROF, late)
+    signal.setitimer(signal.ITIMER_PROF, PROCESSOR_SECONDS)
     try:
-        resource.setrlimit(resource.RLIMIT_CPU, (PROCESSOR_SECONDS, PROCESSOR_SECONDS + 1))
+        said = _said(action)
+    except _HangError:
+        said = f"hang {traceback.format_exc(limit=-3)}"
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+    kind, _, detail = said.partition(" ")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * MAXRSS_UNIT
+    return Outcome(kind, detail, peak, time.process_time() - begun)
+
+
+def _said(action: Callable[[], str]) -> str:
+    """The kind of an outcome, and what there is to say."""
+    try:
+        return f"clean {action()}"
+    except Gemma4Error as error:
+        return f"refused {type(error).__name__}: {error}"
+    except Exception:
+        return f"escaped {traceback.format_exc(limit=-6)}"
+
+
+def _child(action: Callable[[], str], writer: int, log: Path, seconds: int) -> int:
+    try:
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
         resource.setrlimit(resource.RLIMIT_DATA, (DATA_BYTES, DATA_BYTES))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        signal.alarm(60)  # asleep for ever is a hang too
+        signal.alarm(12 * seconds)  # asleep for ever is a hang too
         os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
         warnings.simplefilter("ignore")
-        said = f"clean {action()}"
-    except Gemma4Error as error:
-        said = f"refused {type(error).__name__}: {error}"
+        said = _said(action)
     except BaseException:
         said = f"escaped {traceback.format_exc()}"
-    os.write(writer, said.encode("utf-8", "replace")[:60_000])
+    with os.fdopen(writer, "wb") as pipe:
+        pipe.write(said.encode("utf-8", "replace"))
     return 0
 
 
