@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 from ..arguments import local_path
 from ..bundle.projector import FRAME_SAMPLES
 from ..errors import InputError
-from ..limits import current
+from ..limits import Limits, current
 from . import containers
 from .kinds import HEAD_BYTES, kind_of, recognised
 from .promise import promise
@@ -67,7 +67,7 @@ def frame(audio: AudioInput) -> NDArray[np.float32]:
     AU header does not say how long it is, as a recorder leaves it that was stopped early.
     Source: transformers 5.24 Gemma4UnifiedAudioFeatureExtractor and load_audio.
     """
-    samples = np.concatenate(list(listen(audio)))
+    samples = np.concatenate(list(listen(audio, bounded=True)))
     count = -(-len(samples) // FRAME_SAMPLES)
     frames = np.zeros((count, FRAME_SAMPLES), np.float32)
     frames.reshape(-1)[: len(samples)] = samples
@@ -79,20 +79,24 @@ def frame(audio: AudioInput) -> NDArray[np.float32]:
     return frames
 
 
-def listen(audio: AudioInput) -> Iterator[NDArray[np.float32]]:
-    """A clip as blocks of float32 [n]: 16 kHz mono, -1 to 1. For `audio` and errors see `frame`; no length warns."""
+def listen(audio: AudioInput, *, bounded: bool = False) -> Iterator[NDArray[np.float32]]:
+    """A clip as blocks of float32 [n]: 16 kHz mono, -1 to 1. For `audio` and errors see `frame`; no length warns.
+
+    `bounded`: the clip is held to `Limits`, for whoever keeps all of it.
+    """
+    most = current() if bounded else None
     if isinstance(audio, (bytes, bytearray, memoryview)):
-        yield from _decode(io.BytesIO(audio), f"the clip ({len(audio):,} bytes)")
+        yield from _decode(io.BytesIO(audio), f"the clip ({len(audio):,} bytes)", most)
     elif isinstance(audio, (str, os.PathLike)):
         name = os.fspath(audio)
         with _decoding(name):
             file = open(local_path(audio), "rb")  # noqa: SIM115 (closed below)
         with file:
-            yield from _decode(file, name)
+            yield from _decode(file, name, most)
     elif isinstance(audio, tuple) and len(audio) == 2:
-        yield from _from_samples(*audio)
+        yield from _from_samples(*audio, most)
     elif hasattr(audio, "read"):
-        yield from _decode(audio, "the open file")
+        yield from _decode(audio, "the open file", most)
     else:
         raise InputError(
             f"a clip given as {type(audio).__name__}: expected a path, bytes, an open file, or (samples, rate)"
@@ -151,7 +155,7 @@ class _FrontToEnd(soundfile.SoundFile):  # type: ignore[misc]  # soundfile has n
         return False
 
 
-def _decode(file: IO[bytes], name: str) -> Iterator[_Samples]:
+def _decode(file: IO[bytes], name: str, most: Limits | None) -> Iterator[_Samples]:
     with _decoding(name):
         source = _Seekable(file)
     try:
@@ -163,10 +167,10 @@ def _decode(file: IO[bytes], name: str) -> Iterator[_Samples]:
         demuxer = _demuxer(source.head, refused.__cause__)
         if not demuxer:
             raise
-        yield from _by_pyav(source, demuxer, name, refused)
+        yield from _by_pyav(source, demuxer, name, refused, most)
         return
     with sound:
-        yield from _at_model_rate(_mixed(_blocks(sound, name, source), name), sound.samplerate, name)
+        yield from _at_model_rate(_mixed(_blocks(sound, name, source), name, most), sound.samplerate, name, most)
 
 
 def _demuxer(head: bytes, refused: BaseException | None) -> str:
@@ -180,7 +184,9 @@ def _demuxer(head: bytes, refused: BaseException | None) -> str:
     return kind.demuxer if kind.extra or getattr(refused, "code", 0) in _OTHER_ENCODING else ""
 
 
-def _by_pyav(source: _Seekable, demuxer: str, name: str, refused: InputError) -> Iterator[_Samples]:
+def _by_pyav(
+    source: _Seekable, demuxer: str, name: str, refused: InputError, most: Limits | None
+) -> Iterator[_Samples]:
     done = 0
 
     def blocks(sound: containers.Sound) -> Iterator[_Samples]:
@@ -192,7 +198,7 @@ def _by_pyav(source: _Seekable, demuxer: str, name: str, refused: InputError) ->
     try:
         with containers.opened(source.file, demuxer, name) as container:
             sound = containers.Sound(container, demuxer, name)
-            yield from _at_model_rate(_mixed(blocks(sound), name), sound.rate, name)
+            yield from _at_model_rate(_mixed(blocks(sound), name, most), sound.rate, name, most)
     except InputError as error:
         raise InputError(f"{error}; {recognised(source.head, 'sound', extra=True)}".rstrip("; ")) from refused
     seconds, stated = done / sound.rate, sound.stated or 0
@@ -249,7 +255,7 @@ def _decoding(name: str, head: bytes | None = None) -> Iterator[None]:
 # ── samples ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _from_samples(samples: ArrayLike, rate: float) -> Iterator[_Samples]:
+def _from_samples(samples: ArrayLike, rate: float, most: Limits | None) -> Iterator[_Samples]:
     if not isinstance(rate, Real) or isinstance(samples, Real):
         raise InputError("a clip given as two values: expected (samples, rate in Hz), in this order")
     try:
@@ -264,10 +270,10 @@ def _from_samples(samples: ArrayLike, rate: float) -> Iterator[_Samples]:
             f"samples of shape {array.shape}: expected [n] or [n, channels], at most {MAX_CHANNELS} channels"
         )
     _check_rate(rate, "the clip")
-    _check_length(len(array), rate, "the clip")
+    _check_length(len(array), rate, "the clip", most)
     starts = range(0, len(array), BLOCK_SAMPLES)
     blocks = (_mono(_scaled(array[i : i + BLOCK_SAMPLES])) for i in starts)
-    yield from _at_model_rate(blocks, rate, "the clip")
+    yield from _at_model_rate(blocks, rate, "the clip", most)
 
 
 def _scaled(array: NDArray[Any]) -> _Samples:
@@ -288,17 +294,17 @@ def _mono(block: _Samples) -> _Samples:
     return np.asarray(block.mean(axis=1), np.float32)
 
 
-def _mixed(blocks: Iterable[_Samples], name: str) -> Iterator[_Samples]:
+def _mixed(blocks: Iterable[_Samples], name: str, most: Limits | None) -> Iterator[_Samples]:
     """Blocks [n, channels] of a file -> mono blocks, within the limit on samples: silence takes no room in a file."""
-    left = most = current().sound_samples
+    count = 0
     for block in blocks:
-        left -= block.size
-        if left < 0:
-            raise InputError(f"{name}: more than {most:,} samples in all channels; cut it")
+        count += block.size
+        if most and count > most.sound_samples:
+            raise InputError(f"{name}: more than {most.sound_samples:,} samples in all channels; cut it")
         yield _mono(block)
 
 
-def _at_model_rate(blocks: Iterable[_Samples], rate: float, name: str) -> Iterator[_Samples]:
+def _at_model_rate(blocks: Iterable[_Samples], rate: float, name: str, most: Limits | None) -> Iterator[_Samples]:
     """Mono blocks at `rate` Hz -> blocks at 16 kHz, ceil(n * 16000 / rate) samples in all."""
     _check_rate(rate, name)
     stream = None if rate == SAMPLE_RATE else soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
@@ -306,7 +312,7 @@ def _at_model_rate(blocks: Iterable[_Samples], rate: float, name: str) -> Iterat
     for block in blocks:
         _check(block, count, name)
         count += len(block)
-        _check_length(count, rate, name)
+        _check_length(count, rate, name, most)
         out = stream.resample_chunk(block) if stream else block
         given += len(out)
         yield out
@@ -324,9 +330,9 @@ def _check_rate(rate: float, name: str) -> None:
         raise InputError(f"{name}: a sample rate of {rate} Hz: expected {low:,} to {high:,} Hz")
 
 
-def _check_length(count: int, rate: float, name: str) -> None:
-    if count > (most := current().sound_seconds) * rate:
-        raise InputError(f"{name}: longer than {most:,.0f} s; cut it")
+def _check_length(count: int, rate: float, name: str, most: Limits | None) -> None:
+    if most and count > most.sound_seconds * rate:
+        raise InputError(f"{name}: longer than {most.sound_seconds:,.0f} s; cut it")
 
 
 def _check(block: _Samples, start: int, name: str) -> None:

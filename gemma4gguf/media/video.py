@@ -19,11 +19,12 @@ from PIL import Image
 
 from ..arguments import local_path, real, whole
 from ..errors import InputError
+from ..limits import current
 from .audio import SAMPLE_RATE, TRAINED_SECONDS, listen
 from .containers import av, damage, opened
 from .image import check_budget, target_size
 from .kinds import EXTRA, HEAD_BYTES, kind_of
-from .picture import MAX_BYTES
+from .picture import DEEP, check_size
 from .timeline import Reader, timeline
 
 if TYPE_CHECKING:
@@ -210,9 +211,8 @@ def _picture_stream(container: InputContainer, name: str) -> VideoStream:
         context = stream.codec_context
         if context is None or "attached_pic" in str(stream.disposition):
             continue
-        if context.width * context.height * 4 > MAX_BYTES:
-            raise InputError(f"{name}: frames of {context.width:,} x {context.height:,} pixels are too large")
-        context.options = {"max_pixels": str(MAX_BYTES // 4)}
+        check_size(f"{name}: a frame", context.width, context.height, DEEP)
+        context.options = {"max_pixels": str(current().picture_bytes // DEEP)}
         stream.thread_type = "AUTO"
         return stream
     raise InputError(f"{name}: it has no video track; give its sound as audio")

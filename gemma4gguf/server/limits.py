@@ -43,7 +43,7 @@ def bounded(messages: Sequence[Message], limits: Limits) -> list[Message]:
 def _heard(clip: bytes, most_s: float) -> NDArray[np.float32]:
     """A clip's samples. What is longer is not decoded to its end: a small file may be hours long."""
     blocks, count = [], 0
-    for block in listen(clip):
+    for block in listen(clip, bounded=True):
         blocks.append(block)
         count += len(block)
         if count > most_s * SAMPLE_RATE:
