@@ -14,7 +14,7 @@ from .keeping import Keeper, Kept
 from .session import Checkpoint, Key, Session, Span, shared_prefix
 
 WORTH_KEEPING = 64  # positions that must be saved before a cache is kept, or brought back
-WORTH_A_COPY = 16  # positions that another session must save before it is copied
+CELLS_FOR_A_POSITION = 1024  # a copy moves every cell, used or not (16 KiB each, for the 12B); see docs/decisions.md
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,7 @@ class Places:
         self._context, self._sessions, self._keeper = context, sessions, keeper
         self.free = list(sessions)  # the least recently used first
         self._parked: list[Parked] = []
+        self.worth_a_copy = max(16, context.size // CELLS_FOR_A_POSITION)  # positions that a copy must save
 
     @property
     def number(self) -> int:
@@ -86,7 +87,7 @@ class Places:
         stored = parked.usable(wanted) if parked else 0
         if session.turn_end - here > WORTH_KEEPING:  # another conversation's
             self._park(session)
-        if there >= stored and there - here > WORTH_A_COPY:
+        if there >= stored and there - here > self.worth_a_copy:
             self._context.copy(source.sequence, session.sequence)
             session.adopt(source.held, source.checkpoints)
         elif parked and stored - here > WORTH_KEEPING:

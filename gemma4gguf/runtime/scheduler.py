@@ -17,7 +17,7 @@ from typing import Any, Generic, TypeVar
 from ..errors import BusyError, Gemma4Error, InputError
 from ..native.context import Context
 from .delivery import Admitted, Put
-from .places import WORTH_A_COPY, Places, Wanted
+from .places import Places, Wanted
 from .session import Piece, Session, Span, Step, Work, evaluate
 
 Item = TypeVar("Item")
@@ -158,7 +158,7 @@ class Scheduler:
         assert job.session
         reading = [(other, job.wanted.shared(other.wanted)) for other in self.live if not isinstance(other.work, Step)]
         ahead = max(reading, key=lambda pair: pair[1], default=None)
-        return ahead if ahead and ahead[1] - job.wanted.held_by(job.session) > WORTH_A_COPY else None
+        return ahead if ahead and ahead[1] - job.wanted.held_by(job.session) > self.places.worth_a_copy else None
 
     def _begin(self, job: Job[Any]) -> None:
         assert job.session
