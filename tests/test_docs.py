@@ -16,7 +16,17 @@ from scripts import make_docs
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-FOLDERS = ("bundle", "media", "chat", "runtime", "native", "tools", "server")  # cli/ has a module for each command
+FOLDERS = (
+    "bundle",
+    "media",
+    "chat",
+    "runtime",
+    "native",
+    "reference",
+    "proof",
+    "tools",
+    "server",
+)  # cli/ has a module for each command
 ROOT = Path(__file__).parent.parent
 
 

@@ -43,6 +43,7 @@ ALLOWED: Mapping[str, set[str]] = {
     "gemma4gguf.reference": BASE | {"gemma4gguf.bundle", "converters"},
     "gemma4gguf": ENGINE | {"gemma4gguf.model", "gemma4gguf.conversation", "gemma4gguf.tools", "converters"},
     "gemma4gguf.tools": ENGINE | {"gemma4gguf.model", "converters"},
+    "gemma4gguf.proof": ENGINE | {"gemma4gguf.reference", "converters"},
     "gemma4gguf.server": ENGINE | {"gemma4gguf.model"},
     "gemma4gguf.cli.signals": set(),
     "gemma4gguf.cli.show": set(),
@@ -52,7 +53,14 @@ ALLOWED: Mapping[str, set[str]] = {
     "gemma4gguf.cli.answering": {"gemma4gguf.records", "gemma4gguf.cli.show"},
     "gemma4gguf.cli.chat": ENGINE | {"gemma4gguf.model"} | COMMANDS_SHARE,
     "gemma4gguf.cli": ENGINE
-    | {"gemma4gguf.model", "gemma4gguf.tools", "gemma4gguf.cli.chat", "gemma4gguf.server", "converters"}
+    | {
+        "gemma4gguf.model",
+        "gemma4gguf.tools",
+        "gemma4gguf.proof",
+        "gemma4gguf.cli.chat",
+        "gemma4gguf.server",
+        "converters",
+    }
     | COMMANDS_SHARE,
     "gemma4gguf.__main__": {"gemma4gguf.cli"},
     "training": ENGINE | {"gemma4gguf", "converters"},

@@ -15,7 +15,22 @@ from typing import Any
 import click
 
 from ..version import __version__
-from . import bench, chatting, convert, demo, examine, export, generate, imatrix, pack, plan, pull, quality, serve
+from . import (
+    bench,
+    chatting,
+    convert,
+    demo,
+    examine,
+    export,
+    generate,
+    imatrix,
+    pack,
+    plan,
+    pull,
+    quality,
+    serve,
+    verify,
+)
 from .signals import Ended, ending_cleanly
 
 SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -30,7 +45,22 @@ def cli() -> None:
     """
 
 
-for module in (convert, pull, plan, generate, chatting, serve, examine, pack, export, quality, imatrix, bench, demo):
+for module in (
+    convert,
+    pull,
+    plan,
+    generate,
+    chatting,
+    serve,
+    examine,
+    verify,
+    pack,
+    export,
+    quality,
+    imatrix,
+    bench,
+    demo,
+):
     for command in module.COMMANDS:
         cli.add_command(command)
 

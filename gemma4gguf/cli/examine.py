@@ -1,4 +1,4 @@
-"""`gemma4gguf inspect`, `verify` and `doctor`: what is there, and what is wrong."""
+"""`gemma4gguf inspect` and `doctor`: what is there."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from .common import common, found, print_json
-from .show import Progress, Table, number, printable, size, warn
+from .show import Table, number, size, warn
 
 
 @click.command(short_help="Show what a bundle holds.")
@@ -58,26 +58,6 @@ def _told(value: object) -> str:
     return number(value) if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
-@click.command(short_help="Check every byte of a bundle.")
-@click.argument("file", type=click.Path(path_type=Path))
-@common
-@found("file")
-def verify(file: Path, as_json: bool) -> int:
-    """Check a bundle's every byte: sizes, hashes, values, parts, template, tokenizer. Exit status 1 on any fault."""
-    from ..tools.verify import faults
-
-    with Progress(quiet=as_json) as progress:
-        found = faults(file, lambda done, total: progress(done, total, "verify"))
-    if as_json:
-        print_json({"file": str(file), "faults": found})
-    else:
-        for fault in found:
-            click.echo(f"{click.style('fault', fg='red')}  {printable(fault)}")
-        if not found:
-            click.echo(f"{file}: sound")
-    return 1 if found else 0
-
-
 @click.command(short_help="Show what this machine offers.")
 @common
 def doctor(as_json: bool) -> int:
@@ -98,4 +78,4 @@ def doctor(as_json: bool) -> int:
     return 1 if any(finding.problem for finding in findings) else 0
 
 
-COMMANDS = (inspect, verify, doctor)
+COMMANDS = (inspect, doctor)
