@@ -93,6 +93,12 @@ class Places:
         elif parked and stored - here > WORTH_KEEPING:
             self._unpark(parked, session)
 
+    def forget(self) -> None:
+        """Forget what free sessions hold and what is parked: for benchmarks that want a cold cache."""
+        self._parked.clear()
+        for session in self.free:
+            session.clear()
+
     def _park(self, session: Session) -> None:
         """Keep what a session holds, if anything may be kept at all."""
         if not self._keeper.budget:
