@@ -91,10 +91,11 @@ def test_answers_are_those_of_consecutive_seeds(small: Path) -> None:
 
 
 @pytest.mark.parametrize("parallel", [1, 3])
-def test_streams_add_up_to_the_results(tiny_bundle: Path, parallel: int) -> None:
+def test_streams_add_up_to_the_results(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, parallel: int) -> None:
     messages = [{"role": "user", "content": QUESTION}]
     told: list[tuple[int, int]] = []
     with opened(tiny_bundle, parallel) as model:
+        monkeypatch.setattr(Request, "_start", begun_together(model))
         chunks = list(
             model.stream_answers(messages, 3, thinking=True, on_progress=lambda *at: told.append(at), **GREEDY)
         )
@@ -140,7 +141,7 @@ def test_leaving_ends_all_of_them(tiny_bundle: Path) -> None:
             next(stream)
         stream.close()
         assert model.generate(QUESTION, **GREEDY).text
-        assert len(model.answers(QUESTION, 2, wait=20, **GREEDY)) == 2
+        assert len(model.answers(QUESTION, 2, **GREEDY)) == 2
         scheduler = model.engine.scheduler
         assert not scheduler._waiting
 

@@ -97,6 +97,9 @@ def test_a_spent_limit_holds_for_every_thought(model: Gemma4) -> None:
     for most, marks in ((0, 0), (2, 1)):
         found = model.generate(**THINKING, max_thinking_tokens=most)
         assert list(model.engine.session.held)[found.tokens.prompt :].count(mark) == marks
+    eager = model.generate(**THINKING, max_thinking_tokens=0, logit_bias={mark: 100})
+    assert eager.thought == ""
+    assert eager.text
 
 
 @pytest.mark.parametrize("draft", [1, 3])
