@@ -30,17 +30,16 @@ from typing import Any
 
 from ..arguments import shown
 from ..errors import InputError
+from .begun import THOUGHT_OPEN, taken_out, with_beginning
 from .choice import FREE, Choice
 from .guards import free_character, guards
 from .messages import Media, payload, prepare_messages, prepare_options, prepare_tools, prepare_turn
-from .reply import CHANNEL, CHANNEL_END, THOUGHT
+from .reply import CHANNEL, CHANNEL_END
 from .template import render_template
 
 _CHANNEL_MARK = re.compile(f"({re.escape(CHANNEL)}|{re.escape(CHANNEL_END)})")
 _PLACEHOLDER = re.compile(r"<\|(image|audio|video)\|>")
 _TURN_END = "<turn|>\n"
-THOUGHT_OPEN = f"{CHANNEL}{THOUGHT}\n"
-_NO_THOUGHT = THOUGHT_OPEN + CHANNEL_END
 
 
 @dataclass(frozen=True)
@@ -145,7 +144,7 @@ def compose(
     so that there is something to go on from.
     """
     prepared, media = prepare_messages(messages, local_files=local_files)
-    begun = _taken_out(prepared) if continue_final_message else None
+    begun = taken_out(prepared) if continue_final_message else None
     last = prepared[-1]
     if add_generation_prompt and last["role"] == "assistant" and not last.get("tool_calls"):
         raise InputError(
@@ -154,18 +153,6 @@ def compose(
         )
     arguments = (prepare_tools(tools), thinking, template, add_generation_prompt, special_tokens, template_options)
     return _composed(prepared, media, *arguments, begun, frames)
-
-
-def _taken_out(prepared: list[dict[str, Any]]) -> tuple[str, str]:
-    """Take the last message, which is to be continued, out of checked ones: its thought and its words."""
-    where, last = f"messages[{len(prepared) - 1}]", prepared.pop()
-    if last["role"] != "assistant" or last.get("tool_calls"):
-        calls = "tool calls" if last["role"] == "assistant" else f"a message of role {last['role']}"
-        raise InputError(f"{where}: {calls} cannot be continued (continue_final_message); end with an assistant's text")
-    if not prepared or prepared[-1].get("tool_calls"):
-        raise InputError(f"{where}: an answer to nothing cannot be continued; put what it answers before it")
-    words = last["content"] if isinstance(last["content"], str) else "".join(part["text"] for part in last["content"])
-    return last.get("reasoning") or last.get("reasoning_content") or "", words
 
 
 def compose_turn(
@@ -213,7 +200,7 @@ def _composed(
     if add_generation_prompt and text.endswith((_TURN_END, _TURN_END + THOUGHT_OPEN)):
         text = text.removesuffix(THOUGHT_OPEN) + _opener(thinking, template, options)
     thought, words = map(plain, begun or ("", ""))
-    text = _beginning(text, thought, words)
+    text = with_beginning(text, thought, words)
     cut = segments(text, media, guard, special_tokens, frames)
     inside = bool(thought) and not words
     return Prompt(
@@ -224,14 +211,6 @@ def _composed(
         may_think=thinking and not begun,
         words=begun[1] if begun else "",
     )
-
-
-def _beginning(opened: str, thought: str, words: str) -> str:
-    """A prompt that opens the model's turn, with the beginning of its answer."""
-    if thought:
-        closed = f"\n{CHANNEL_END}{words}" if words else ""
-        return opened.removesuffix(_NO_THOUGHT).removesuffix(THOUGHT_OPEN) + THOUGHT_OPEN + thought + closed
-    return opened.removesuffix(THOUGHT_OPEN) + words if words else opened
 
 
 def segments(

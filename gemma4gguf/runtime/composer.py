@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from ..arguments import several
 from ..bundle.reading import EMBEDDER
 from ..bundle.settings import special_tokens
+from ..chat.begun import THOUGHT_OPEN
 from ..chat.choice import chosen
 from ..chat.messages import prepare_tools
 from ..chat.rendering import (
-    THOUGHT_OPEN,
     Frames,
     Prompt,
     TextSegment,
