@@ -297,7 +297,8 @@ class Writer:
             if self._notation.in_key(name[0]):
                 by_first.setdefault(name[0], []).append(name[1:])
         bodies = [f"{literal(first)} {self._other_key(rest, False)}" for first, rest in by_first.items()]
-        bodies.append(f"{self._notation.key_character_but(by_first)} {self._notation.key_character}*")
+        rest = self._rule(f"{self._notation.key_character}{{0,{MAX_NAME}}}")  # a model must not stay in it for ever
+        bodies.append(f"{self._notation.key_character_but(by_first)} {rest}")
         if "" not in names and (self._notation.empty_key or not start):
             bodies.append(_EMPTY)
         return self._rule(" | ".join(bodies))
