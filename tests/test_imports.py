@@ -45,6 +45,7 @@ ALLOWED: Mapping[str, set[str]] = {
     "gemma4gguf.tools": ENGINE | {"gemma4gguf.model", "converters"},
     "gemma4gguf.proof": ENGINE | {"gemma4gguf.reference", "converters"},
     "gemma4gguf.server": ENGINE | {"gemma4gguf.model"},
+    "gemma4gguf.batch": ENGINE | {"gemma4gguf.model", "gemma4gguf.server"},
     "gemma4gguf.cli.signals": set(),
     "gemma4gguf.cli.show": set(),
     "gemma4gguf.cli.common": {"gemma4gguf.errors", "gemma4gguf.bundle", "gemma4gguf.cli.show"},
@@ -53,14 +54,8 @@ ALLOWED: Mapping[str, set[str]] = {
     "gemma4gguf.cli.answering": {"gemma4gguf.records", "gemma4gguf.cli.show"},
     "gemma4gguf.cli.chat": ENGINE | {"gemma4gguf.model"} | COMMANDS_SHARE,
     "gemma4gguf.cli": ENGINE
-    | {
-        "gemma4gguf.model",
-        "gemma4gguf.tools",
-        "gemma4gguf.proof",
-        "gemma4gguf.cli.chat",
-        "gemma4gguf.server",
-        "converters",
-    }
+    | {f"gemma4gguf.{name}" for name in ("model", "tools", "proof", "cli.chat", "server", "batch")}
+    | {"converters"}
     | COMMANDS_SHARE,
     "gemma4gguf.__main__": {"gemma4gguf.cli"},
     "training": ENGINE | {"gemma4gguf", "converters"},

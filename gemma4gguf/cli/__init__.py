@@ -16,6 +16,7 @@ import click
 
 from ..version import __version__
 from . import (
+    batch,
     bench,
     chatting,
     convert,
@@ -41,7 +42,8 @@ SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_
 def cli() -> None:
     """Gemma 4 12B in one GGUF file: convert it, look into it, and ask it about text, pictures and sound.
 
-    Nothing leaves this machine: no command but `pull`, and a conversion from a Hub id, uses the network.
+    Nothing leaves this machine: no command uses the network but `pull`, a conversion from a Hub id, and
+    `batch --servers`.
     """
 
 
@@ -52,6 +54,7 @@ for module in (
     generate,
     chatting,
     serve,
+    batch,
     examine,
     verify,
     pack,
