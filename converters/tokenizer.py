@@ -150,7 +150,9 @@ def _special_texts(settings: Mapping[str, Any]) -> set[str]:
 
 
 def _type_of(text: str, special: set[str], typed: set[str]) -> TokenType:
-    if text in SHOWN or text in typed:  # an added token that is not special is read in any text
+    if (
+        text in SHOWN or text in typed or (text in special and len(text) == 1)
+    ):  # read in any text, as one character must
         return TokenType.USER_DEFINED
     if _BYTE.fullmatch(text):
         return TokenType.BYTE

@@ -39,6 +39,7 @@ class Limits:
     json_bytes: int = 1 << 28  # of a checkpoint's file that is read whole; the 12B's tokenizer.json has 32 MB
     json_values: int = 1 << 22  # in one JSON file; the 12B's tokenizer.json has 1.9 million
     table_bytes: int = 100_000_000  # of a safetensors header
+    cache_bytes: int = 8 << 30  # of one conversation's cache, where nobody asks for a context; the 12B's takes 1 GB
     card_chars: int = 1 << 16  # of a model card's YAML, which is parsed slowly; usual ones have a few thousand
     card_aliases: int = 0  # of a model card's YAML: they make a short text stand for a huge value
     picture_bytes: int = 500_000_000  # that decoding a picture may take: 50 million pixels of a JPEG, 29 of a WebP

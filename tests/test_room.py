@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from gemma4gguf import Gemma4
 from gemma4gguf.bundle.reading import Bundle
 from gemma4gguf.errors import MemoryLimitError
+from gemma4gguf.limits import limited
 from gemma4gguf.native.context import ContextOptions
 from gemma4gguf.native.library import repacked_types, supports_gpu
 from gemma4gguf.runtime.engine import EngineOptions
@@ -69,6 +71,20 @@ def test_what_a_bundle_is_opened_with(tiny_bundle: Path, facts: Facts) -> None:
         assert opened(least.private - 1, force=True) == CONTEXTS[-1]
     with pytest.raises(MemoryLimitError, match="smaller context"):
         opened(least.private, context=8192, kv_type="f32")
+
+
+def test_a_cache_that_only_a_hostile_header_asks_for(tiny_bundle: Path, facts: Facts) -> None:
+    bundle, size = Bundle.open(tiny_bundle), memory(facts, ContextOptions(8192), repacked=AVX2).cache.total
+    options = EngineOptions(ContextOptions(0), image_tokens=280)
+    with limited(cache_bytes=size):
+        assert settled(bundle, options, limit=10**12).context.context == 8192
+    with (
+        limited(cache_bytes=size - 1),
+        pytest.raises(MemoryLimitError, match="its header asks for a cache"),
+    ):
+        settled(bundle, options, limit=10**12)
+    with limited(cache_bytes=1):  # whoever names a context has asked for it
+        assert settled(bundle, replace(options, context=ContextOptions(64)), limit=10**12).context.context == 64
 
 
 def test_a_model_opens_with_what_was_settled(tiny_bundle: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from gemma4gguf.chat.guards import SPECIAL_TOKENS
 from gemma4gguf.native.vocabulary import Vocabulary
 from gemma4gguf.native.weights import Weights
-from gemma4gguf.runtime.prompt import ids_of
+from gemma4gguf.runtime.prompt import ids_of, plain_ids
 
 PLAIN = ("a", " b", "\n", "\n\n", "  ", "é", "😀", "<", "|", ">", "<|", "|>", "turn", "<|turn", "tool_call|>", "7", '"')
 
@@ -29,6 +29,26 @@ def test_same_ids_as_uncut(vocabulary: Vocabulary, seed: int) -> None:
     for _ in range(50):
         text = "".join(dice.choice(dice.choice((PLAIN, SPECIAL_TOKENS))) for _ in range(dice.randrange(30)))
         assert ids_of(vocabulary, text) == vocabulary.tokenize(text, special=True)
+
+
+@pytest.mark.parametrize("token", [*SPECIAL_TOKENS, "[OWN]"])
+@pytest.mark.parametrize("around", ["{}", "a {} b", "{0}{0}"])
+def test_somebodys_text_has_no_special_token(vocabulary: Vocabulary, token: str, around: str) -> None:
+    text = around.format(token)
+    ids = plain_ids(vocabulary, text, ("[OWN]",))
+    assert not {*ids} & {vocabulary.tokenize(t, special=True)[0] for t in SPECIAL_TOKENS}
+    assert b"".join(vocabulary.piece(i, special=True) for i in ids).decode() == text
+
+
+def test_texts_without_look_alikes_have_the_usual_ids(vocabulary: Vocabulary) -> None:
+    for text in ("Hello, world!", "  two  spaces\n\n", "<b>x</b> | 1 < 2"):
+        assert plain_ids(vocabulary, text) == vocabulary.tokenize(text, special=False)
+
+
+def test_many_look_alikes(vocabulary: Vocabulary) -> None:
+    """llama.cpp finds some special tokens even in plain text, and takes minutes for 100,000 of them."""
+    text = "<|tool_call>" * 50_000
+    assert b"".join(vocabulary.piece(i, special=True) for i in plain_ids(vocabulary, text)).decode() == text
 
 
 def test_many_special_tokens(vocabulary: Vocabulary) -> None:

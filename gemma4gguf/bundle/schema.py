@@ -177,6 +177,7 @@ OWN_KEYS: dict[str, KeyRule] = {
     "tokenizer.chat_template": KeyRule((V.STRING,), lambda v: True, "a text", required=False),
 }
 MAX_END_TOKENS = 1024
+MAX_SPECIAL = 256  # characters of a special token
 
 # ── tensors ──────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import Any
 from weakref import WeakValueDictionary
 
+from gguf import TokenType
+
 from ..errors import FormatError
 from .container import DEFAULT_ALIGNMENT, LazyStrings
 from .reading import DRAFTER, NAMES, TEXT, Section, check_unsplit
@@ -18,6 +20,7 @@ from .schema import (
     GENERAL_KEYS,
     MAX_END_TOKENS,
     MAX_LAYERS,
+    MAX_SPECIAL,
     MAX_TOKENS,
     OWN_KEYS,
     TEXT_KEYS,
@@ -27,7 +30,7 @@ from .schema import (
     Model,
     tensors,
 )
-from .settings import END_TOKEN_IDS, TOKENS
+from .settings import END_TOKEN_IDS, SPECIAL_TYPES, TOKEN_TYPES, TOKENS
 
 # Numbers that a drafter shares with its target, because it reads the target's cache.
 _SHARED = {
@@ -69,6 +72,7 @@ def check_text(text: Section) -> None:
     _check_section(text)
     for key, rule in OWN_KEYS.items():
         _check_key(text, key, rule)
+    _check_special_tokens(text)
     _check_end_tokens(text)
     _passed[id(text)] = text
 
@@ -290,6 +294,18 @@ def check_vocabulary(section: Section) -> None:
             expected = f"a list of {' or '.join(each.name for each in rule.types)}"
             wanted = f", {len(tokens):,} of them" if rule.each_token else ""
             raise FormatError(f"{where} {key} is not {expected}{wanted}; get the file again")
+
+
+def _check_special_tokens(text: Section) -> None:
+    """Texts are searched for special tokens: short ones, and no control token that is a character of a text."""
+    tokens, types = vocabulary(text), text.metadata.get(TOKEN_TYPES) or ()
+    special = [(tokens[i], kind) for i, kind in enumerate(types[: len(tokens)]) if kind in SPECIAL_TYPES]
+    for token, kind in special:
+        if len(token) > MAX_SPECIAL or (kind == TokenType.CONTROL and len(token) == 1):
+            raise FormatError(
+                f"{text.path}: tokenizer: {token!r:.80} is a special token of {len(token):,} characters, expected 2 to "
+                f"{MAX_SPECIAL}; get the file again"
+            )
 
 
 def _check_end_tokens(text: Section) -> None:

@@ -6,6 +6,7 @@ In: texts, and the vocabulary's control and user-defined tokens. Out: texts with
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Iterable
 from functools import lru_cache
 from itertools import pairwise
@@ -36,13 +37,13 @@ def free_character(text: str) -> str:
 class Guards:
     """Marks look-alikes of `tokens`, and of Gemma 4's own, with a guard: one character behind their first.
 
-    A token of a single character cannot be told from text, and is left alone.
+    A token of a single character cannot be told from text, and is left alone; no control token has one.
     """
 
     def __init__(self, tokens: Iterable[str] = ()) -> None:
         self._tokens = {t for t in (*SPECIAL_TOKENS, *tokens) if len(t) > 1}
         self._lengths = sorted({len(t) for t in self._tokens})
-        self._beginnings = {t[:n] for t in self._tokens for n in range(1, len(t))}
+        self._sorted = sorted(self._tokens)
         self._first = re.compile(f"[{re.escape(''.join(sorted({t[0] for t in self._tokens})))}]")
 
     def guarded(self, text: str, guard: str) -> str:
@@ -52,7 +53,7 @@ class Guards:
         """
         end, longest = len(text.rstrip()), self._lengths[-1]
         starts = [m.start() for m in self._first.finditer(text)]
-        marked = [i for i in starts if self._begins(text, i) or (end - i < longest and text[i:end] in self._beginnings)]
+        marked = [i for i in starts if self._begins(text, i) or (end - i < longest and self._may_become(text[i:end]))]
         return guard.join(text[a:b] for a, b in pairwise([0, *(i + 1 for i in marked), len(text)]))
 
     def cut(self, text: str, guard: str) -> list[str]:
@@ -66,6 +67,11 @@ class Guards:
             if at and self._begins(plain, at - 1):
                 cuts.append(at)
         return [plain[a:b] for a, b in pairwise([*cuts, len(plain)])]
+
+    def _may_become(self, end: str) -> bool:
+        """Whether a longer token begins with `end`."""
+        at = bisect_right(self._sorted, end)
+        return at < len(self._sorted) and self._sorted[at].startswith(end)
 
     def _begins(self, text: str, at: int) -> bool:
         """Whether a token begins at index `at`."""

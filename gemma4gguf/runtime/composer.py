@@ -25,7 +25,6 @@ from ..chat.rendering import (
     compose,
     compose_turn,
     raw_segments,
-    text_segments,
 )
 from ..chat.turns import starts, without_oldest
 from ..errors import InputError
@@ -34,7 +33,7 @@ from ..records import Message, Tokens
 from .asking import Chat, Question
 from .fitting import late_sound, media, reusing, turns_to_drop
 from .parts import Parts
-from .prompt import count, ids_of, spans
+from .prompt import count, plain_ids, spans
 from .session import Span
 
 
@@ -111,8 +110,7 @@ class Composer:
     def tokenize(self, text: str) -> list[int]:
         """The ids of somebody's text: what looks like a special token is none."""
         vocabulary, _ = self._parts.reading()
-        pieces = text_segments(text, self.special_tokens)
-        return [token for piece in pieces for token in ids_of(vocabulary, piece)]
+        return plain_ids(vocabulary, text, self.special_tokens)
 
     def check_media(self, prompt: Prompt) -> None:
         """Raise MissingPartError where the bundle has no embedder for a prompt's media."""

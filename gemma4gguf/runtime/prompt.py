@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..chat.guards import SPECIAL_TOKENS
-from ..chat.rendering import FrameSegment, ImageSegment, MediaSegment, Segment, TextSegment
+from ..chat.rendering import FrameSegment, ImageSegment, MediaSegment, Segment, TextSegment, text_segments
 from ..errors import FormatError
 from ..media.audio import frame
 from ..media.embedder import Embedder
@@ -63,6 +63,11 @@ def ids_of(vocab: Vocabulary, text: str) -> list[int]:
     100,000 of them. It cuts texts there anyway; cut before they get to it, they give the same ids.
     """
     return [token for piece in _SPECIAL.split(text) if piece for token in vocab.tokenize(piece, special=True)]
+
+
+def plain_ids(vocab: Vocabulary, text: str, special_tokens: tuple[str, ...] = ()) -> list[int]:
+    """The ids of somebody's text. What looks like one of `special_tokens`, or of Gemma 4's own, is none."""
+    return [token for piece in text_segments(text, special_tokens) for token in vocab.tokenize(piece, special=False)]
 
 
 def spans(

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from ..bundle.reading import Bundle
 from ..errors import MemoryLimitError
+from ..limits import current
 from ..machine import memory_limit
 from ..native.library import repacked_types, supports_gpu
 from .engine import EngineOptions
@@ -42,7 +43,10 @@ def settled(bundle: Bundle, options: EngineOptions, *, force: bool = False, limi
         asked = replace(options.context, context=context)
         return memory(facts, asked, repacked=repacked, drafts=bool(options.draft), image_tokens=options.image_tokens)
 
-    context = options.context.context or first_that_fits(contexts(facts.limit), needs, limit and usable(limit))
+    context = options.context.context
+    if not context:
+        context = first_that_fits(contexts(facts.limit), needs, limit and usable(limit))
+        _check_cache(str(bundle.path), context, needs(context).cache.total // options.context.sequences)
     check_room(str(bundle.path), needs(context), limit, force=force)
     return replace(options, context=replace(options.context, context=context))
 
@@ -55,6 +59,15 @@ def contexts(longest: int) -> list[int]:
 def first_that_fits(lengths: Sequence[int], needs: Callable[[int], Memory], room: int | None) -> int:
     """The first length with which everything stays in `room` bytes, else the last. `room` None: anything fits."""
     return next((n for n in lengths if room is None or needs(n).total <= room), lengths[-1])
+
+
+def _check_cache(where: str, context: int, size: int) -> None:
+    """Raise MemoryLimitError for a cache of `size` bytes that only a damaged or hostile header can ask for."""
+    if size > (most := current().cache_bytes):
+        raise MemoryLimitError(
+            f"{where}: its header asks for a cache of {_gb(size)} at {context:,} positions, expected at most "
+            f"{_gb(most)}; get the file again, or choose a context"
+        )
 
 
 def usable(limit: int) -> int:

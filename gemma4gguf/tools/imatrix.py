@@ -128,9 +128,9 @@ def _chats(corpus: bool, bundle: Bundle, images: Sequence[ImageInput], audio: Se
 
 def passages(model: Weights, bundle: Bundle, text: str | None, chats: Sequence[Chat]) -> list[list[Span]]:
     """What is evaluated, each piece by itself: windows of a text, and whole conversations."""
-    found = [[span] for span in text_windows(model.vocab, text)] if text is not None else []
-    embedder = cache(lambda: Embedder(bundle))
     budget, never = image_budget(bundle.text.metadata), special_tokens(bundle.text.metadata)
+    found = [[span] for span in text_windows(model.vocab, text, never)] if text is not None else []
+    embedder = cache(lambda: Embedder(bundle))
     template = bundle.text.metadata.get("tokenizer.chat_template")
     for chat in chats:
         open_turn = chat.messages[-1]["role"] == "user"

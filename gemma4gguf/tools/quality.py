@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..bundle.reading import EMBEDDER, Bundle
-from ..bundle.settings import image_budget
+from ..bundle.settings import image_budget, special_tokens
 from ..chat.rendering import Segment, raw_segments
 from ..errors import InputError
 from ..media.audio import AudioInput
@@ -33,7 +33,7 @@ from ..native.context import Context, ContextOptions
 from ..native.vocabulary import Vocabulary
 from ..native.weights import Weights
 from ..runtime.loading import load
-from ..runtime.prompt import BOS, spans, token_id
+from ..runtime.prompt import BOS, plain_ids, spans, token_id
 from ..runtime.scoring import position_logits
 from ..runtime.session import Span
 
@@ -168,10 +168,13 @@ def _check_pair(base: Bundle, other: Bundle) -> None:
             )
 
 
-def text_windows(vocab: Vocabulary, text: str) -> list[Span]:
-    """A text cut into windows of WINDOW tokens, the first of each replaced by BOS. Raises InputError without any."""
+def text_windows(vocab: Vocabulary, text: str, never: tuple[str, ...]) -> list[Span]:
+    """A text cut into windows of WINDOW tokens, the first of each replaced by BOS. Raises InputError without any.
+
+    `never`: the vocabulary's special tokens; what looks like one of them is text.
+    """
     bos = token_id(vocab, BOS)
-    ids = [bos, *vocab.tokenize(text, special=False)]
+    ids = [bos, *plain_ids(vocab, text, never)]
     starts = range(0, len(ids) - WINDOW + 1, WINDOW)
     if not starts:
         raise InputError(f"the text has {len(ids):,} tokens, expected at least {WINDOW}; give a longer one")
@@ -181,7 +184,8 @@ def text_windows(vocab: Vocabulary, text: str) -> list[Span]:
 def _passages(
     model: Weights, bundle: Bundle, text: str, media: Sequence[Sequence[Segment]], windows: int | None
 ) -> list[Passage]:
-    found = [Passage((span,), WINDOW // 2, media=False) for span in text_windows(model.vocab, text)[:windows]]
+    windows_of_text = text_windows(model.vocab, text, special_tokens(bundle.text.metadata))[:windows]
+    found = [Passage((span,), WINDOW // 2, media=False) for span in windows_of_text]
     embedder = cache(lambda: Embedder(bundle))
     budget = image_budget(bundle.text.metadata)
     for parts in media:

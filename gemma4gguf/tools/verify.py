@@ -30,6 +30,7 @@ from ..bundle.reading import (
     digest,
     listed_sections,
 )
+from ..bundle.settings import special_tokens
 from ..bundle.validation import check_drafter, check_text, vocabulary
 from ..chat.guards import SPECIAL_TOKENS
 from ..chat.rendering import render
@@ -37,6 +38,7 @@ from ..errors import FormatError, Gemma4Error
 from ..native import quantizer
 from ..native.vocabulary import Vocabulary
 from ..runtime.loading import load
+from ..runtime.prompt import plain_ids
 
 
 def faults(path: str | Path, progress: Callable[[int, int], None] = lambda done, total: None) -> list[str]:
@@ -170,7 +172,7 @@ def _tokenizer(bundle: Bundle) -> Iterator[str]:
         return
     try:
         with load(bundle.text, vocab_only=True) as model:
-            yield from _round_trip(model.vocab, vocabulary(bundle.text))
+            yield from _round_trip(model.vocab, vocabulary(bundle.text), special_tokens(bundle.text.metadata))
     except Gemma4Error as error:
         yield f"tokenizer: {error}"
 
@@ -186,10 +188,10 @@ _TEXTS = (
 _SAMPLES = 2000  # entries of the vocabulary that are tried
 
 
-def _round_trip(vocab: Vocabulary, tokens: Sequence[str]) -> Iterator[str]:
+def _round_trip(vocab: Vocabulary, tokens: Sequence[str], never: tuple[str, ...]) -> Iterator[str]:
     """Texts and vocabulary entries must survive a round trip through ids. Each special token must be one id."""
     for text in _TEXTS:
-        ids = vocab.tokenize(text, special=False)
+        ids = plain_ids(vocab, text, never)
         back = b"".join(vocab.piece(i, special=False) for i in ids)
         if back != text.encode():
             yield f"tokenizer: {text!r} comes back as {back.decode('utf-8', 'replace')!r}"
@@ -200,7 +202,7 @@ def _round_trip(vocab: Vocabulary, tokens: Sequence[str]) -> Iterator[str]:
             yield f"tokenizer: there is no token {token}"
         elif ids != [index[token]]:
             yield f"tokenizer: {token} becomes {ids}, expected [{index[token]}]"
-    wrong = [i for i in _sample(len(tokens)) if not _same(vocab, i)]
+    wrong = [i for i in _sample(len(tokens)) if not _same(vocab, i, never)]
     if wrong:
         yield f"tokenizer: {len(wrong)} of its entries do not come back as themselves, {wrong[0]} first"
 
@@ -209,13 +211,13 @@ def _sample(count: int) -> list[int]:
     return list(range(count)) if count <= _SAMPLES else random.Random(0).sample(range(count), _SAMPLES)
 
 
-def _same(vocab: Vocabulary, token: int) -> bool:
+def _same(vocab: Vocabulary, token: int, never: tuple[str, ...]) -> bool:
     raw = vocab.piece(token, special=False)
     try:
         text = raw.decode()
     except UnicodeDecodeError:  # a byte of a longer character
         return True
-    return b"".join(vocab.piece(i, special=False) for i in vocab.tokenize(text, special=False)) == raw
+    return b"".join(vocab.piece(i, special=False) for i in plain_ids(vocab, text, never)) == raw
 
 
 def _what(section: Section) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from gguf import GGUFValueType as V
+from gguf import TokenType
 
 from gemma4gguf.bundle.reading import DRAFTER, TEXT
 from gemma4gguf.model import Gemma4
@@ -73,6 +74,18 @@ BOTH: dict[str, tuple[Change, str]] = {
     "an end that is a text": (put("tokenizer.ggml.eos_token_id", V.STRING, "1"), "another type than is read"),
     "a flag that is a number": (put("tokenizer.ggml.add_bos_token", U32, 1), "another type than is read"),
 }
+
+
+def special(text: str, kind: TokenType) -> Change:
+    """Token 700 becomes a special one."""
+
+    def change(piece: Piece) -> None:
+        words(TOKENS, at(700, text.encode()))(piece)
+        piece.put(TYPES, I32, [*piece.values[TYPES][:700], int(kind), *piece.values[TYPES][701:]])
+
+    return change
+
+
 SETTINGS: dict[str, tuple[Change, str]] = {
     **{
         f"end tokens {value!r:.20}": (put("gemma4gguf.eos_token_ids", kind, value), "compared with ids; shown as texts")
@@ -113,6 +126,16 @@ SETTINGS: dict[str, tuple[Change, str]] = {
             (F32, 280.0),
             (V.STRING, "280"),
             (U32, [280]),
+        )
+    },
+    **{
+        f"a {kind.name} token of {len(text):,} characters": (special(text, kind), why)
+        for kind, text, why in (
+            (TokenType.CONTROL, "x", "anybody could type it"),
+            (TokenType.CONTROL, "é", "anybody could type it"),
+            (TokenType.CONTROL, "x" * 257, "every place of a text is compared with it"),
+            (TokenType.USER_DEFINED, "<" * 100_000, "its beginnings took gigabytes"),
+            (TokenType.UNKNOWN, "<|turn>" * 1000, "llama.cpp searches every text for it, again and again"),
         )
     },
     "a template that is a number": (put("tokenizer.chat_template", U32, 1), "compiled as a text"),

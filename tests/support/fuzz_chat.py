@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from gemma4gguf.chat.rendering import TextSegment, compose, default_template
+from gemma4gguf.chat.rendering import compose, default_template
 
 from . import forkserver, templates
 from .fuzzing import Case, Found, judged
@@ -100,7 +100,11 @@ def chat(folder: Path) -> Case:
 
 def prompt(given: dict[str, Any], template: str) -> str:
     """What a model would be fed. A picture and a clip stand where the conversation has places for them."""
-    more = {key: value for key, value in given.items() if key not in ("messages", "tools", "add_generation_prompt")}
+    more = {
+        key: value
+        for key, value in given.items()
+        if isinstance(key, str) and key not in ("messages", "tools", "add_generation_prompt")
+    }
     thinking = more.pop("enable_thinking", False)
     _filled(given.get("messages"))
     made = compose(
@@ -113,9 +117,6 @@ def prompt(given: dict[str, Any], template: str) -> str:
         local_files=False,
         **more,
     )
-    for segment in made.segments:
-        if isinstance(segment, TextSegment):
-            segment.text.encode("utf-8")
     return f"{len(made.segments)} segments"
 
 
