@@ -25,10 +25,15 @@ MINUTE_S = 60
 def limit_options(function: Function) -> Function:
     """An option for each limit of a request."""
     for name, limit in reversed(list(LIMITS.items())):
-        default = getattr(Limits, name)
-        function = click.option(
-            f"--{limit.option}", name, type=limit.kind, default=default, show_default=True, metavar="N", help=limit.help
-        )(function)
+        value: dict[str, Any] = {
+            "type": limit.kind,
+            "default": getattr(Limits, name),
+            "show_default": True,
+            "metavar": "N",
+        }
+        if limit.kind is bool:
+            value = {"is_flag": True}
+        function = click.option(f"--{limit.option}", name, help=limit.help, **value)(function)
     return function
 
 

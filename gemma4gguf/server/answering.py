@@ -22,13 +22,13 @@ from starlette.requests import Request as Http
 from starlette.types import Message, Receive, Scope, Send
 
 from ..errors import Gemma4Error
-from ..records import Chunk, Result
+from ..records import Result
 from .bodies import json_response, read
 from .card import Card
 from .failure import RequestError
 from .limits import bounded
 from .middleware import RESULT
-from .request import Asked, Dialect, Item, Request, checked, parsed
+from .request import Asked, Dialect, Item, Piece, Request, checked, parsed
 from .service import Service
 from .settings import Limits
 
@@ -64,6 +64,8 @@ class Answering:
         checked_body = checked(self.dialect.body, parsed(body))
         request = self.dialect.request(checked_body)
         tokens = min(request.options.get("max_tokens", self.limits.tokens), self.limits.tokens)
+        if request.options.get("grammar") is not None and not self.limits.grammars:
+            raise RequestError("invalid", "grammar: raw grammars are not taken here (--allow-grammar)", "grammar")
         with told_as(request):
             messages = bounded(request.messages, self.limits) if request.messages else []
         request = replace(request, messages=messages, options={**request.options, "max_tokens": tokens})
@@ -79,7 +81,7 @@ class Answering:
             if asked.request.stream:
                 await self.stream(asked, answer, send)
             else:
-                response = json_response(self.dialect.response(asked, await last(answer)))
+                response = json_response(self.dialect.response(asked, *await results(answer)))
                 await response(scope, _nothing, send)
 
     async def stream(self, asked: Asked[Any], items: AsyncIterator[Item], send: Send) -> None:
@@ -125,18 +127,15 @@ async def translated(items: AsyncIterator[Item], request: Request) -> AsyncItera
 async def noted(items: AsyncIterator[Item], scope: Scope) -> AsyncGenerator[Item, None]:
     """The items; the result's counts are left for the log."""
     async for item in items:
-        if isinstance(item, Chunk) and item.result:
+        if isinstance(item, Piece) and item.result:
             scope[RESULT] = item.result
         yield item
 
 
-async def last(items: AsyncIterator[Item]) -> Result:
-    """The whole answer."""
-    result = None
-    async for item in items:
-        result = item.result if isinstance(item, Chunk) else None
-    assert result is not None
-    return result
+async def results(items: AsyncIterator[Item]) -> list[Result]:
+    """The whole answers, in order."""
+    found = {item.number: item.result async for item in items if isinstance(item, Piece) and item.result}
+    return [found[number] for number in sorted(found)]
 
 
 async def unless_gone(receive: Receive, work: Coroutine[Any, Any, None]) -> None:

@@ -24,6 +24,7 @@ OPTIONS: Mapping[str, str] = {
     "top_k": "top_k",
     "stop_sequences": "stop",
 }
+CHOICES = {"auto": "auto", "any": "required", "none": "none"}  # any other names a tool
 STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
 
 
@@ -137,6 +138,19 @@ class CountTokens(Body):
     thinking: ThinkingMode | None = None
 
 
+class Form(Body):
+    """What the answer must look like."""
+
+    type: Literal["json_schema"]
+    schema_: Json = Field(alias="schema")
+
+
+class OutputConfig(Body):
+    """How to answer."""
+
+    format: Form | None = None
+
+
 class Messages(CountTokens):
     """The body of /v1/messages."""
 
@@ -146,6 +160,7 @@ class Messages(CountTokens):
     top_p: float | None = None
     top_k: Whole | None = None
     stop_sequences: list[str] | None = None
+    output_config: OutputConfig | None = None
 
 
 def question(body: CountTokens) -> Request:
@@ -172,6 +187,14 @@ def request(body: Messages) -> Request:
     if asked.thinking and body.thinking and body.thinking.budget_tokens is not None:
         options["max_thinking_tokens"] = body.thinking.budget_tokens
         fields["max_thinking_tokens"] = "thinking.budget_tokens"
+    if body.tool_choice:
+        options["tool_choice"] = CHOICES.get(body.tool_choice.type) or {"function": {"name": body.tool_choice.name}}
+    if body.output_config and body.output_config.format:
+        form = {"schema": body.output_config.format.schema_}
+        options["response_format"] = {"type": "json_schema", "json_schema": form}
+        fields["response_format"] = "output_config.format"
+    if body.messages[-1].role == "assistant" and not asked.messages[-1].get("tool_calls"):
+        options["continue_final_message"] = True
     return asked.but(options=options, stream=bool(body.stream), fields={**asked.fields, **fields})
 
 

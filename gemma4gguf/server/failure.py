@@ -36,7 +36,7 @@ _ERRORS: tuple[tuple[type[Gemma4Error], str], ...] = (
     (NativeError, "unavailable"),
     (Gemma4Error, "broken"),
 )
-_NAMED = re.compile(r"^([a-z_]+(?:\[\d+\]|\.\w+)*)(?= is |: )")
+_NAMED = re.compile(r"^([a-z_]+(?:\[\d+\]|\.\w+)*)(?= is |: | asks | names )")
 
 
 class RequestError(Exception):

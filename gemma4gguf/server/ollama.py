@@ -78,6 +78,7 @@ class Chat(Body):
     tools: list[Json] | None = None
     think: bool | Literal["low", "medium", "high"] | None = None
     options: Options | None = None
+    format: str | Json | None = None
     keep_alive: str | float | None = None
 
 
@@ -93,6 +94,11 @@ def request(body: Chat) -> Request:
     if options.get("max_tokens", 0) < 0:  # until the answer ends
         del options["max_tokens"]
     fields = {name: f"options.{field}" for name, field in given.items()}
+    if body.format:
+        options["response_format"] = _form(body.format)
+        fields["response_format"] = "format"
+    if body.messages and body.messages[-1].role == "assistant" and not body.messages[-1].tool_calls:
+        options["continue_final_message"] = True
     for index, turn in enumerate(body.messages):
         pictures = range(len(turn.images or ()))
         fields |= {f"messages[{index}].content[{i}]": f"messages[{index}].images[{i}]" for i in pictures}
@@ -105,6 +111,11 @@ def request(body: Chat) -> Request:
         keep_s=_keep_s(body.keep_alive),
         fields=fields,
     )
+
+
+def _form(form: str | Json) -> Json:
+    """`json`, or a schema."""
+    return {"type": "json_object"} if form == "json" else {"type": "json_schema", "json_schema": {"schema": form}}
 
 
 def _messages(turns: list[Turn]) -> list[Message]:

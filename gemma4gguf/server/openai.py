@@ -6,11 +6,13 @@ Names that other servers have made usual are understood too: `reasoning_content`
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from ..answers import MOST_ANSWERS
 from ..records import Chunk, Result
 from .card import Card
 from .failure import CODES, KINDS, RequestError
@@ -39,6 +41,10 @@ OPTIONS: Mapping[str, str] = {
     "max_thinking_tokens": "max_thinking_tokens",
     "seed": "seed",
     "stop": "stop",
+    "tool_choice": "tool_choice",
+    "response_format": "response_format",
+    "grammar": "grammar",
+    "continue_final_message": "continue_final_message",
 }
 
 
@@ -75,11 +81,14 @@ class ChatCompletion(Body):
     logprobs: bool | None = None
     top_logprobs: Whole | None = None
     max_thinking_tokens: Whole | None = None
+    n: Annotated[int, Field(ge=1, le=MOST_ANSWERS)] | None = None
     seed: Whole | None = None
     stop: str | list[str] | None = None
     tools: list[Json] | None = None
     tool_choice: str | Json | None = None
     response_format: Json | None = None
+    grammar: str | None = None
+    continue_final_message: bool | None = None
     reasoning_effort: Effort | None = None
     chat_template_kwargs: TemplateOptions | None = None
 
@@ -95,6 +104,7 @@ def request(body: ChatCompletion) -> Request:
         thinking=thinking(body.reasoning_effort, template.enable_thinking if template else None),
         options=options,
         stream=bool(body.stream),
+        n=body.n or 1,
         fields=fields,
     )
 
@@ -124,32 +134,40 @@ def thinking(effort: Effort | None, enabled: bool | None) -> bool:
     return effort not in NO_THINKING if enabled is None else enabled
 
 
-def response(asked: Asked[ChatCompletion], result: Result) -> Json:
+def response(asked: Asked[ChatCompletion], *results: Result) -> Json:
+    choices = [_choice(number, result) for number, result in enumerate(results)]
+    head = _head(asked, "chat.completion")
+    return {**head, "choices": choices, "usage": usage(*results), "timings": timings(results[0])}
+
+
+def _choice(number: int, result: Result) -> Json:
     message = {**result.message(), "content": result.text or (None if result.tool_calls else "")}
-    logprobs = _logprobs(result)
-    choice = {"index": 0, "message": message, "logprobs": logprobs, "finish_reason": result.finish_reason}
-    return {**_head(asked, "chat.completion"), "choices": [choice], "usage": usage(result), "timings": timings(result)}
+    about = {"logprobs": _logprobs(result), "finish_reason": result.finish_reason}
+    return {"index": number, "message": message, **about}
 
 
 async def events(asked: Asked[ChatCompletion], items: AsyncIterator[Item]) -> AsyncIterator[Event]:
-    head, calls = _head(asked, "chat.completion.chunk"), 0
+    head, calls = _head(asked, "chat.completion.chunk"), Counter[int]()
+    results = []
 
-    def told(delta: Json, finish_reason: str | None = None, logprobs: Json | None = None, **more: object) -> Json:
-        choice = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
-        return {**head, "choices": [choice], **more}
+    def told(number: int, delta: Json, finish_reason: str | None = None, **more: object) -> Json:
+        choice = {"index": number, "delta": delta, "logprobs": more.pop("logprobs", None)}
+        return {**head, "choices": [{**choice, "finish_reason": finish_reason}], **more}
 
-    yield told({"role": "assistant", "content": ""})
+    for number in range(asked.request.n):
+        yield told(number, {"role": "assistant", "content": ""})
     async for item in items:
         if isinstance(item, Reading):
             continue
-        delta = _delta(item, calls)
+        delta = _delta(item, calls[item.number])
         if delta or item.logprobs:
-            yield told(delta, logprobs=_logprobs(item))
-        calls += len(item.tool_calls)
+            yield told(item.number, delta, logprobs=_logprobs(item))
+        calls[item.number] += len(item.tool_calls)
         if item.result:
-            yield told({}, item.finish_reason, timings=timings(item.result))
-            if asked.body.stream_options and asked.body.stream_options.include_usage:
-                yield {**head, "choices": [], "usage": usage(item.result)}
+            results.append(item.result)
+            yield told(item.number, {}, item.finish_reason, timings=timings(item.result))
+    if asked.body.stream_options and asked.body.stream_options.include_usage:
+        yield {**head, "choices": [], "usage": usage(*results)}
     yield "[DONE]"
 
 
@@ -172,13 +190,13 @@ def _head(asked: Asked[Any], what: str) -> Json:
     return {"id": f"chatcmpl-{asked.id}", "object": what, "created": asked.at, "model": asked.card.name}
 
 
-def usage(result: Result) -> Json:
-    """Token counts."""
-    n = result.tokens
+def usage(*results: Result) -> Json:
+    """Token counts. The prompt counts once."""
+    n, completion = results[0].tokens, sum(result.tokens.completion for result in results)
     return {
         "prompt_tokens": n.prompt,
-        "completion_tokens": n.completion,
-        "total_tokens": n.prompt + n.completion,
+        "completion_tokens": completion,
+        "total_tokens": n.prompt + completion,
         "prompt_tokens_details": {"cached_tokens": n.reused, "image_tokens": n.image, "audio_tokens": n.audio},
     }
 

@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import from_json
 
-from ..records import Chunk, Message, Result
+from ..records import Chunk, Message
 from .card import Card
 from .failure import RequestError
 
@@ -34,7 +34,7 @@ B = TypeVar("B", bound=Body)
 class Request:
     """One question; without messages, only the wish that the model is loaded.
 
-    `options`: of one answer, by the names of `GenerateOptions`. `keep_s`: seconds that the model is kept afterwards.
+    `options`: keywords of `Gemma4.chat`. `n`: answers to it. `keep_s`: seconds that the model is kept afterwards.
     `fields`: where the body has what a message of the library names, such as `messages[0]`: `system`.
     """
 
@@ -43,6 +43,7 @@ class Request:
     thinking: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
     stream: bool = False
+    n: int = 1
     keep_s: float | None = None
     fields: Mapping[str, str] = field(default_factory=dict)
 
@@ -70,7 +71,18 @@ class Reading:
     total: int
 
 
-Item: TypeAlias = "Reading | Chunk"
+@dataclass(frozen=True)
+class Piece(Chunk):
+    """What is new in one of the answers. `number`: of the answer, from 0."""
+
+    number: int = 0
+
+    @classmethod
+    def of(cls, number: int, chunk: Chunk) -> Piece:
+        return cls(**vars(chunk), number=number)
+
+
+Item: TypeAlias = "Reading | Piece"
 
 
 def parsed(data: bytes) -> object:
@@ -117,14 +129,15 @@ def _item(value: object, key: object) -> object:
 
 @dataclass(frozen=True)
 class Dialect(Generic[B]):
-    """One API's way to ask and to answer. `failed`: an error as a body; `failed_late`: as an event of a stream.
+    """One API's way to ask and to answer.
 
-    `loaded`: what a request without messages gets; None where that is an error.
+    `response`: of what was asked, with one result or `n`. `failed`: an error as a body; `failed_late`: as an event of a
+    stream. `loaded`: what a request without messages gets; None where that is an error.
     """
 
     body: type[B]
     request: Callable[[B], Request]
-    response: Callable[[Asked[B], Result], Json]
+    response: Callable[..., Json]
     events: Callable[[Asked[B], AsyncIterator[Item]], AsyncIterator[Event]]
     failed: Callable[[RequestError], Json]
     failed_late: Callable[[RequestError], Json]

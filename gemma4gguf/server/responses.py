@@ -131,6 +131,12 @@ class ReasoningMode(Body):
     effort: Effort | None = None
 
 
+class TextMode(Body):
+    """What the answer must look like."""
+
+    format: Json | None = None
+
+
 class Responses(Body):
     """The body of /v1/responses."""
 
@@ -145,6 +151,7 @@ class Responses(Body):
     top_p: float | None = None
     tools: list[Tool] | None = None
     tool_choice: str | Json | None = None
+    text: TextMode | None = None
     reasoning: ReasoningMode | None = None
     previous_response_id: str | None = None
     conversation: str | Json | None = None
@@ -157,6 +164,11 @@ def request(body: Responses) -> Request:
                 "invalid", f"{name}: answers are not kept here; send the whole conversation as input", name
             )
     options, fields = chosen(body, OPTIONS)
+    if body.tool_choice is not None:
+        options["tool_choice"] = _choice(body.tool_choice)
+    if body.text and body.text.format:
+        options["response_format"] = {**body.text.format, "json_schema": body.text.format}
+        fields["response_format"] = "text.format"
     messages: list[Json] = []
     if body.instructions:
         messages.append({"role": "system", "content": body.instructions})
@@ -207,6 +219,11 @@ def _part(part: Text | Image | Sound) -> Json:
     if isinstance(part, Image):
         return {"type": "image_url", "image_url": {"url": part.image_url}}
     return {"type": "input_audio", "input_audio": part.input_audio}
+
+
+def _choice(choice: str | Json) -> str | Json:
+    """A tool that is named lies one level deeper in a chat's `tool_choice`."""
+    return choice if isinstance(choice, str) else {"type": choice.get("type"), "function": choice}
 
 
 def _declared(tool: Tool) -> Json:

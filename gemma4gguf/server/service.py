@@ -18,7 +18,7 @@ from ..model import Gemma4
 from ..records import Chunk, Result, Timings, Tokens
 from .failure import RequestError
 from .metrics import Metrics
-from .request import Item, Reading, Request
+from .request import Item, Piece, Reading, Request
 from .settings import Limits
 
 RETRY_AFTER_S = 5
@@ -120,30 +120,36 @@ class Service:
             self.keep(place.keep_s)
 
     async def answer(self, request: Request) -> AsyncGenerator[Item, None]:
-        """The answer's items, up to the time limit or the server's end: then a last chunk with what there is."""
+        """The answers' pieces, up to the time limit or the server's end: then each ends with what there is of it."""
         deadline = anyio.current_time() + self._limits.seconds
         model = await anyio.to_thread.run_sync(self.model)
         readings: list[Reading] = []
-        seen: list[Chunk] = []
-        stream = model.astream_chat(
+        open_answers: dict[int, list[Chunk]] = {number: [] for number in range(request.n)}
+        stream = model.astream_answers(
             request.messages,
+            request.n,
             tools=request.tools,
             thinking=request.thinking,
             on_progress=lambda done, total: readings.append(Reading(done, total)),
             **request.options,
         )
-        async with aclosing(stream) as chunks:
-            while not (seen and seen[-1].result):
+        begun = False
+        async with aclosing(stream) as pieces:
+            while open_answers:
                 with self._cuttable(deadline) as scope:
-                    chunk = await anext(chunks)
+                    new = [await anext(pieces)]
                 if scope.cancelled_caught:
-                    chunk = await anyio.to_thread.run_sync(_cut_short, model, seen, readings)
-                if not seen:
+                    cut = [_cut_short(model, chunks, readings) for chunks in open_answers.values()]
+                    new = list(zip(open_answers, cut, strict=True))
+                if not begun:
                     yield readings[0] if readings else Reading(0, 0)
-                seen.append(chunk)
-                if chunk.result:
-                    self.metrics.answered(chunk.result)
-                yield chunk
+                begun = True
+                for number, chunk in new:
+                    open_answers[number].append(chunk)
+                    if chunk.result:
+                        del open_answers[number]
+                        self.metrics.answered(chunk.result)
+                    yield Piece.of(number, chunk)
 
     @contextmanager
     def _cuttable(self, deadline: float) -> Iterator[anyio.CancelScope]:
