@@ -121,6 +121,8 @@ CASES: dict[str, tuple[Any, list[str], list[str]]] = {
         ["1", '"a"', "null"],
         ['"ab"', "true"],
     ),
+    "what has no effect": ({"type": ["integer", "array"], "multipleOf": 1, "uniqueItems": False}, ["1", "[]"], ["1.5"]),
+    "a limit without a type": ({"minimum": 5}, ["5"], ["4"]),
     "unknown keywords say nothing": ({"type": "null", "x-order": 1, "examples": [2], "minLength": 3}, ["null"], ["1"]),
 }
 
@@ -150,7 +152,7 @@ def test_whole_numbers_between_limits_are_exact(low: int | None, high: int | Non
 REFUSED: dict[str, tuple[Any, str]] = {
     "a float limit": (
         {"properties": {"a": {"type": "number", "minimum": 0}}},
-        "schema.properties.a: minimum of a number",
+        "schema.properties.a: minimum of type number",
     ),
     "uniqueItems": ({"type": "array", "uniqueItems": True}, "schema: uniqueItems cannot"),
     "many items": ({"type": "array", "maxItems": 2001}, "schema: maxItems of 2,001"),
@@ -159,7 +161,12 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "if": ({"if": {}, "then": {}}, "schema: if cannot"),
     "patternProperties": ({"type": "object", "patternProperties": {}}, "schema: patternProperties cannot"),
     "pattern": ({"anyOf": [{"type": "null"}, {"pattern": "a+"}]}, r"schema.anyOf[1]: pattern cannot"),
-    "multipleOf": ({"type": "integer", "multipleOf": 5}, "schema: multipleOf of a integer"),
+    "multipleOf": ({"type": "integer", "multipleOf": 5}, "schema: multipleOf of type integer"),
+    "multipleOf without a type": ({"multipleOf": 5}, "schema: multipleOf of type integer"),
+    "multipleOf that is no effect of an integer": (
+        {"type": "number", "multipleOf": 1},
+        "schema: multipleOf of type number",
+    ),
     "another document": ({"$ref": "https://example.org/x.json"}, "schema.$ref: expected a place in this schema"),
     "a place that is not there": ({"$ref": "#/$defs/a"}, "schema.$ref: there is no '#/$defs/a'"),
     "oneOf that overlaps": ({"oneOf": [{"type": "integer"}, {"type": "number"}]}, "schema: oneOf cannot"),

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from .gbnf import MARKS, ROOT, Element, Grammar, parse
+from .gbnf import MARKS, parse
+from .rules import ROOT, Element, Rules
 
 SYMBOLS = 256 + len(MARKS)
 MAX_STEPS = 20_000  # to compute one state's moves
@@ -41,10 +42,10 @@ class State:
 class Automaton:
     """One grammar at work. Not for several threads at once. Raises InputError for a grammar that is too ambiguous."""
 
-    def __init__(self, grammar: Grammar) -> None:
+    def __init__(self, rules: Rules) -> None:
         self._code: list[Element] = []  # each alternative, and _END behind it
         self._starts: dict[str, list[int]] = {}
-        for name, sequences in grammar.rules.items():
+        for name, sequences in rules.items():
             self._starts[name] = []
             for sequence in sequences:
                 self._starts[name].append(len(self._code))

@@ -1,6 +1,6 @@
 """GBNF, llama.cpp's notation of grammars -> rules over bytes and marks, checked.
 
-A text comes in, untrusted. Out: a `Grammar` that an automaton can run: every name is defined, every rule can come to an
+A text comes in, untrusted. Out: rules that an automaton can run: every name is defined, every rule can come to an
 end, none begins with itself, and all of it is bounded. Raises InputError with the line otherwise.
 
 One thing is read otherwise than by llama.cpp: of its tokens (`<…>`) there are only the marks of Gemma 4's calls.
@@ -10,28 +10,20 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from graphlib import CycleError, TopologicalSorter
-from typing import TypeAlias
 
 from ..chat.calls import QUOTE
 from ..chat.reply import CALL, CALL_END
 from ..errors import InputError
 from .ranges import utf8
+from .rules import ROOT, Alternative, Element, Rules, check
 
 MAX_BYTES = 1 << 20
 MAX_ELEMENTS = 200_000  # of all rules, with repetitions written out
 MAX_REPETITIONS = 2_000
 MAX_DEPTH = 64  # of parentheses
 MARKS = (CALL, CALL_END, QUOTE)  # the symbols behind the 256 bytes
-ROOT = "root"
-
-Element: TypeAlias = "int | str"
-"""A set of symbols as the bits of a number, or a rule's name."""
-Sequence_: TypeAlias = "tuple[Element, ...]"
-Rules: TypeAlias = "dict[str, list[Sequence_]]"
 
 _SPACE = re.compile(r"(?:[ \t]|#[^\r\n]*)*")
 _SPACE_AND_LINES = re.compile(r"(?:[ \t\r\n]|#[^\r\n]*)*")
@@ -46,34 +38,27 @@ _LAST = 0x10FFFF
 _BYTES = [1 << byte for byte in range(256)]
 
 
-@dataclass(frozen=True)
-class Grammar:
-    """Rules by name, each with its alternatives."""
-
-    rules: Mapping[str, Sequence[Sequence_]]
-
-
 @lru_cache(maxsize=8)
-def parse(text: str) -> Grammar:
+def parse(text: str) -> Rules:
     """The grammar that `text` writes. Raises InputError: what is wrong, and in which line."""
     if len(text.encode("utf-8", "surrogatepass")) > MAX_BYTES:
         raise InputError(f"grammar: longer than {MAX_BYTES:,} bytes")
     rules = _Parser(text).rules()
-    _check(rules)
-    return Grammar(rules)
+    check(rules)
+    return rules
 
 
-def any_of(grammars: Sequence[Grammar]) -> Grammar:
+def any_of(grammars: Sequence[Rules]) -> Rules:
     """The grammar of all that one of these writes."""
     if len(grammars) == 1:
         return grammars[0]
-    rules: Rules = {ROOT: []}
+    rules: dict[str, list[Alternative]] = {ROOT: []}
     for index, grammar in enumerate(grammars):
         rules[ROOT].append((f"{index} {ROOT}",))
-        for name, sequences in grammar.rules.items():
+        for name, sequences in grammar.items():
             renamed = [tuple(f"{index} {e}" if isinstance(e, str) else e for e in sequence) for sequence in sequences]
             rules[f"{index} {name}"] = renamed
-    return Grammar(rules)
+    return rules
 
 
 class _Parser:
@@ -81,7 +66,7 @@ class _Parser:
 
     def __init__(self, text: str) -> None:
         self._text, self._at = text, 0
-        self._rules: Rules = {}
+        self._rules: dict[str, list[Alternative]] = {}
         self._elements = 0
         self._depth = 0
         self._classes: dict[tuple[tuple[int, int], ...], str] = {}
@@ -103,7 +88,7 @@ class _Parser:
             self._skip(lines=True)
         return self._rules
 
-    def _alternatives(self, *, lines: bool) -> list[Sequence_]:
+    def _alternatives(self, *, lines: bool) -> list[Alternative]:
         found = []
         while True:
             self._skip(lines=True)
@@ -112,9 +97,9 @@ class _Parser:
                 return found
             self._at += 1
 
-    def _sequence(self, *, lines: bool) -> Sequence_:
+    def _sequence(self, *, lines: bool) -> Alternative:
         done: list[Element] = []
-        last: Sequence_ | None = None
+        last: Alternative | None = None
         while self._at < len(self._text):
             character = self._text[self._at]
             if character in "*+?{":
@@ -129,7 +114,7 @@ class _Parser:
             self._skip(lines=lines)
         return self._counted((*done, *(last or ())))
 
-    def _item(self, character: str) -> Sequence_ | None:
+    def _item(self, character: str) -> Alternative | None:
         """A literal, a class, a mark, a name or a group; None where none of them begins."""
         if character == '"':
             return self._literal()
@@ -148,7 +133,7 @@ class _Parser:
             return (1 << (256 + mark),)
         return (self._name("a name"),) if _NAME.match(character) else None
 
-    def _group(self) -> Sequence_:
+    def _group(self) -> Alternative:
         self._at += 1
         self._depth += 1
         if self._depth > MAX_DEPTH:
@@ -160,7 +145,7 @@ class _Parser:
         self._depth -= 1
         return found[0] if len(found) == 1 else (self._rule(found),)
 
-    def _literal(self) -> Sequence_:
+    def _literal(self) -> Alternative:
         self._at += 1
         points = []
         while not self._text.startswith('"', self._at):
@@ -168,7 +153,7 @@ class _Parser:
         self._at += 1
         return tuple(_BYTES[byte] for byte in "".join(map(chr, points)).encode())
 
-    def _class(self) -> Sequence_:
+    def _class(self) -> Alternative:
         inverse = self._text.startswith("[^", self._at)
         self._at += 2 if inverse else 1
         ranges = []
@@ -185,7 +170,7 @@ class _Parser:
             raise self._wrong("an empty [ ]")
         return self._characters(_others(ranges) if inverse else ranges)
 
-    def _characters(self, ranges: Sequence[tuple[int, int]]) -> Sequence_:
+    def _characters(self, ranges: Sequence[tuple[int, int]]) -> Alternative:
         """One character out of ranges of code points, as the bytes of its UTF-8."""
         tails: dict[tuple[int, ...], int] = defaultdict(int)
         for first, last in ranges:
@@ -214,7 +199,7 @@ class _Parser:
             raise self._wrong("expected a character of Unicode")
         return point
 
-    def _repeated(self, item: Sequence_) -> Sequence_:
+    def _repeated(self, item: Alternative) -> Alternative:
         """`item` as often as what stands here says."""
         character = self._text[self._at]
         if character == "{":
@@ -233,7 +218,7 @@ class _Parser:
             return ()
         if len(item) > 1:
             item = (self._rule([item]),)
-        more: Sequence_ = ()
+        more: Alternative = ()
         if high is None:
             name = self._rule([])
             self._rules[name] = [self._counted((*item, name)), ()]
@@ -242,13 +227,13 @@ class _Parser:
             more = (self._rule([(*item, *more), ()]),)
         return (*item * low, *more)
 
-    def _rule(self, alternatives: list[Sequence_]) -> str:
+    def _rule(self, alternatives: list[Alternative]) -> str:
         """A rule that the text has no name for."""
         name = f" {len(self._rules)}"
         self._rules[name] = [self._counted(sequence) for sequence in alternatives]
         return name
 
-    def _counted(self, sequence: Sequence_) -> Sequence_:
+    def _counted(self, sequence: Alternative) -> Alternative:
         self._elements += len(sequence) + 1
         if self._elements > MAX_ELEMENTS:
             raise self._wrong(f"the grammar is too large: more than {MAX_ELEMENTS:,} parts, repetitions written out")
@@ -278,64 +263,3 @@ def _others(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
             found.append((next_, first - 1))
         next_ = max(next_, last + 1)
     return [*found, (next_, _LAST)] if next_ <= _LAST else found
-
-
-# ── what an automaton needs to come to an end ───────────────────────────────────────────────────────────────────────
-
-
-def _check(rules: Rules) -> None:
-    if ROOT not in rules:
-        raise InputError(f"grammar: there is no rule {ROOT}, where an answer begins")
-    used = {element for sequences in rules.values() for sequence in sequences for element in sequence}
-    for name in sorted(element for element in used if isinstance(element, str)):
-        if name not in rules:
-            raise InputError(f"grammar: rule {name} is used and not defined")
-    endless = sorted(rules.keys() - _closed(rules, terminals=True))
-    if endless:
-        raise InputError(f"grammar: rule {endless[0].strip()} has no end: each of its alternatives leads back to it")
-    empty = _closed(rules, terminals=False)
-    first: dict[str, set[str]] = {name: set() for name in rules}
-    for name, sequences in rules.items():
-        for sequence in sequences:
-            for index, element in enumerate(sequence):
-                if isinstance(element, int):
-                    break
-                if element != name or index + 1 < len(sequence):  # a repetition ends with itself, which does no harm
-                    first[name].add(element)
-                if element not in empty:
-                    break
-    try:
-        TopologicalSorter(first).prepare()
-    except CycleError as error:
-        names = [name for name in error.args[1] if not name.startswith(" ")]
-        raise InputError(f"grammar: rule {names[0] if names else ROOT} begins with itself (left recursion)") from error
-
-
-def _closed(rules: Rules, *, terminals: bool) -> set[str]:
-    """Rules with an alternative of which every element is one of them; or a terminal, if these count.
-
-    So rules that can end, with terminals; rules that can be empty, without.
-    """
-    users: dict[str, list[list[int | str]]] = defaultdict(list)
-    ready: list[str] = []
-    for name, sequences in rules.items():
-        for sequence in sequences:
-            names = [element for element in sequence if isinstance(element, str)]
-            if len(names) < len(sequence) and not terminals:
-                continue
-            waiting: list[int | str] = [len(names), name]
-            for used in names:
-                users[used].append(waiting)
-            if not names:
-                ready.append(name)
-    found: set[str] = set()
-    while ready:
-        name = ready.pop()
-        if name in found:
-            continue
-        found.add(name)
-        for waiting in users[name]:
-            waiting[0] = int(waiting[0]) - 1
-            if waiting[0] == 0:
-                ready.append(str(waiting[1]))
-    return found

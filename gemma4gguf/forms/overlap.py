@@ -23,7 +23,7 @@ def is_of(kind: str, value: Any) -> bool:
     if isinstance(value, bool) or value is None:
         return kind == ("null" if value is None else "boolean")
     if isinstance(value, (int, float)):
-        return kind == "number" or (kind == "integer" and float(value).is_integer())
+        return kind == "number" or (kind == "integer" and value == value // 1)
     return kind == ("string" if isinstance(value, str) else "array" if isinstance(value, list) else "object")
 
 

@@ -3,7 +3,7 @@
 In: a schema, untrusted. Out: the text of a grammar. Every answer of the grammar is valid; not every valid answer is one
 of the grammar: properties come in the schema's order, none is added where a schema names some and does not say that
 there may be more, and blanks, digits and exponents are limited. What a grammar cannot hold is an InputError that names
-the keyword and its place. The tables below are the owners of what is known.
+the keyword and its place.
 """
 
 from __future__ import annotations
@@ -17,42 +17,16 @@ from ..chat.messages import plain
 from ..errors import InputError
 from .automaton import checked_grammar
 from .formats import FORMATS
-from .gbnf import MAX_REPETITIONS, ROOT
+from .gbnf import MAX_REPETITIONS
+from .keywords import ASSERTIONS, BESIDE, KNOWN, LIMITS, NEVER, NEVER_AT_ALL, NO_EFFECT, WHOLE, kinds_of, limit, shown
 from .notation import Json, Notation, literal
 from .overlap import KINDS, disjoint, is_of, resolved
 from .ranges import integers
+from .rules import ROOT
 
 MAX_BYTES = 1 << 18  # of a schema as JSON
 MAX_NAME = 128  # characters of a property's name
-MAX_DIGITS = 40  # of a limit
 
-# What says nothing about validity. Unknown keywords are no errors in the standard, and are ignored, too.
-_ALTERNATIVES = ("$ref", "enum", "const", "anyOf", "oneOf", "allOf")  # each says all; beside it only these count:
-_BESIDE: Mapping[str, frozenset[str]] = {"enum": frozenset({"type"}), "const": frozenset({"type"})}
-_KNOWN: Mapping[str, frozenset[str]] = {
-    "object": frozenset({"properties", "required", "additionalProperties", "minProperties", "maxProperties"}),
-    "array": frozenset({"items", "prefixItems", "minItems", "maxItems"}),
-    "string": frozenset({"minLength", "maxLength", "format"}),
-    "integer": frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}),
-    "number": frozenset(),
-    "boolean": frozenset(),
-    "null": frozenset(),
-}
-_LIMITS = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"})
-_NEVER: Mapping[str, frozenset[str]] = {
-    "object": frozenset({"patternProperties", "propertyNames", "dependentRequired", "dependentSchemas", "dependencies"})
-    | {"unevaluatedProperties"},
-    "array": frozenset({"uniqueItems", "contains", "minContains", "maxContains", "additionalItems"})
-    | {"unevaluatedItems"},
-    "string": frozenset({"pattern"}),
-    "integer": frozenset({"multipleOf"}),
-    "number": _LIMITS,
-    "boolean": frozenset(),
-    "null": frozenset(),
-}
-_NEVER_AT_ALL = frozenset({"not", "if", "then", "else", "$dynamicRef", "$recursiveRef"})
-_ASSERTIONS = frozenset().union(*_KNOWN.values(), *_NEVER.values(), _ALTERNATIVES, {"type"})
-_NO_EFFECT: Mapping[str, object] = {"uniqueItems": False, "multipleOf": 1}
 _EMPTY = '""'
 
 
@@ -125,25 +99,24 @@ class Writer:
         if node is False:
             raise InputError(f"{where}: false allows no value at all")
         if not isinstance(node, dict):
-            raise InputError(f"{where}: expected a JSON schema, found {_shown(node)}")
-        if never := sorted(_NEVER_AT_ALL & node.keys()):
+            raise InputError(f"{where}: expected a JSON schema, found {shown(node)}")
+        if never := sorted(NEVER_AT_ALL & node.keys()):
             raise self._cannot(never[0], where)
-        whole = [keyword for keyword in _ALTERNATIVES if keyword in node]
+        whole = [keyword for keyword in WHOLE if keyword in node]
         if whole:
             keyword = whole[0]
-            beside = sorted((node.keys() & _ASSERTIONS) - {keyword} - _BESIDE.get(keyword, frozenset()))
+            beside = sorted((node.keys() & ASSERTIONS) - {keyword} - BESIDE.get(keyword, frozenset()))
             if beside:
                 raise InputError(f"{where}: {beside[0]} beside {keyword} cannot be held by a grammar; use one of them")
-            return _WHOLE[keyword](self, node, where)
-        kinds = _kinds(node, where)
+            return _WRITERS_OF_ALL[keyword](self, node, where)
+        kinds = kinds_of(node, where)
         return self._either([self._typed(kind, node, where) for kind in kinds]) if kinds else "value"
 
     def _typed(self, kind: str, node: dict[str, Any], where: str) -> str:
-        for keyword in sorted(_NEVER[kind] & node.keys()):
-            value = node[keyword]
-            if keyword not in _NO_EFFECT or value != _NO_EFFECT[keyword]:
-                raise self._cannot(keyword, where, f" of a {kind}" if keyword in _LIMITS else "")
-        return _TYPES[kind](self, node, where) if _KNOWN[kind] & node.keys() else kind
+        for keyword in sorted(NEVER[kind] & node.keys()):
+            if (kind, keyword) not in NO_EFFECT or node[keyword] != NO_EFFECT[kind, keyword]:
+                raise self._cannot(keyword, where, f" of type {kind}" if keyword in LIMITS else "")
+        return _TYPES[kind](self, node, where) if KNOWN[kind] & node.keys() else kind
 
     def _cannot(self, keyword: str, where: str, of: str = "") -> InputError:
         return InputError(f"{where}: {keyword}{of} cannot be held by a grammar; leave it out and check the answer")
@@ -161,8 +134,8 @@ class Writer:
     def _values(self, node: dict[str, Any], where: str) -> str:
         values = node["enum"] if "enum" in node else [node["const"]]
         if not isinstance(values, list):
-            raise InputError(f"{where}.enum: expected a list of values, found {_shown(values)}")
-        kinds = _kinds(node, where) if "type" in node else KINDS
+            raise InputError(f"{where}.enum: expected a list of values, found {shown(values)}")
+        kinds = kinds_of(node, where) if "type" in node else KINDS
         fitting = [value for value in values if any(is_of(kind, value) for kind in kinds)]
         if not fitting:
             raise InputError(f"{where}: {'enum' if 'enum' in node else 'const'} has no value of its type")
@@ -188,7 +161,7 @@ class Writer:
     def _branches(self, node: dict[str, Any], keyword: str, where: str) -> str:
         branches = node[keyword]
         if not isinstance(branches, list) or not branches:
-            raise InputError(f"{where}.{keyword}: expected a list of JSON schemas, found {_shown(branches)}")
+            raise InputError(f"{where}.{keyword}: expected a list of JSON schemas, found {shown(branches)}")
         possible = [i for i, branch in enumerate(branches) if branch is not False] or [0]
         return self._either([self._any(branches[i], f"{where}.{keyword}[{i}]") for i in possible])
 
@@ -201,7 +174,7 @@ class Writer:
             name = node["format"]
             if not isinstance(name, str) or name not in FORMATS:
                 raise InputError(
-                    f"{where}: format {_shown(name)} cannot be held by a grammar; known: {', '.join(FORMATS)}"
+                    f"{where}: format {shown(name)} cannot be held by a grammar; known: {', '.join(FORMATS)}"
                 )
             shortest, longest, body = FORMATS[name]
             if low > shortest or (high is not None and high < longest):
@@ -212,8 +185,8 @@ class Writer:
         return self._rule(f"{quote} {self._notation.character}{_times(low, high)} {quote}")
 
     def _integer(self, node: dict[str, Any], where: str) -> str:
-        lowest = [_limit(node, "minimum", where, math.ceil), _limit(node, "exclusiveMinimum", where, _above)]
-        highest = [_limit(node, "maximum", where, math.floor), _limit(node, "exclusiveMaximum", where, _below)]
+        lowest = [limit(node, "minimum", where, math.ceil), limit(node, "exclusiveMinimum", where, _above)]
+        highest = [limit(node, "maximum", where, math.floor), limit(node, "exclusiveMaximum", where, _below)]
         low, high = max(_given(lowest), default=None), min(_given(highest), default=None)
         found = [" ".join([literal(sign), *(f"[{a}-{b}]" for a, b in ranges)]) for sign, ranges in integers(low, high)]
         if not found:
@@ -224,7 +197,7 @@ class Writer:
         low, high = self._counts(node, "minItems", "maxItems", where)
         first, items = node.get("prefixItems", []), node.get("items", True)
         if not isinstance(first, list):
-            raise InputError(f"{where}.prefixItems: expected a list of JSON schemas, found {_shown(first)}")
+            raise InputError(f"{where}.prefixItems: expected a list of JSON schemas, found {shown(first)}")
         if items is False:
             high = len(first) if high is None else min(high, len(first))
         if high is not None and high < low:
@@ -248,13 +221,13 @@ class Writer:
     def _object(self, node: dict[str, Any], where: str) -> str:
         properties, required = node.get("properties", {}), node.get("required", [])
         if not isinstance(properties, dict):
-            raise InputError(f"{where}.properties: expected JSON schemas by name, found {_shown(properties)}")
+            raise InputError(f"{where}.properties: expected JSON schemas by name, found {shown(properties)}")
         if not isinstance(required, list) or not all(isinstance(name, str) for name in required):
-            raise InputError(f"{where}.required: expected a list of names, found {_shown(required)}")
+            raise InputError(f"{where}.required: expected a list of names, found {shown(required)}")
         more = node.get("additionalProperties", "properties" not in node)
         unnamed = {name: more for name in required if name not in properties}
         if more is False and unnamed:
-            raise InputError(f"{where}.required: {_shown(min(unnamed))} is not among the properties")
+            raise InputError(f"{where}.required: {shown(min(unnamed))} is not among the properties")
         wanted = {n: s for n, s in {**properties, **unnamed}.items() if s is not False or n in required}
         least, most = self._counts(node, "minProperties", "maxProperties", where)
         if least > max(len({*required}), int(not wanted and more is not False)):
@@ -262,7 +235,7 @@ class Writer:
         if most is not None and most < len(wanted):
             raise self._cannot("maxProperties", where, " below the number of properties")
         if long := [name for name in wanted if len(name) > MAX_NAME]:
-            raise InputError(f"{where}.properties: {_shown(long[0])} has more than {MAX_NAME} characters")
+            raise InputError(f"{where}.properties: {shown(long[0])} has more than {MAX_NAME} characters")
         if self._notation.by_name:
             wanted = dict(sorted(wanted.items(), key=lambda pair: pair[0].lower()))
         head = tail = _EMPTY  # what may follow where no pair was written before, and after one
@@ -309,7 +282,7 @@ class Writer:
             if isinstance(count, float) and count.is_integer():
                 count = int(count)
             if isinstance(count, bool) or not isinstance(count, int) or count < 0:
-                raise InputError(f"{where}.{keyword}: expected a whole number, at least 0, found {_shown(count)}")
+                raise InputError(f"{where}.{keyword}: expected a whole number, at least 0, found {shown(count)}")
             if count > MAX_REPETITIONS:
                 raise InputError(
                     f"{where}: {keyword} of {count:,} cannot be held by a grammar; at most {MAX_REPETITIONS:,}"
@@ -320,7 +293,7 @@ class Writer:
         return low, None if high is None else int(high)
 
 
-_WHOLE: Mapping[str, Callable[[Writer, dict[str, Any], str], str]] = {
+_WRITERS_OF_ALL: Mapping[str, Callable[[Writer, dict[str, Any], str], str]] = {
     "$ref": Writer._reference,
     "enum": Writer._values,
     "const": Writer._values,
@@ -336,30 +309,8 @@ _TYPES: Mapping[str, Callable[[Writer, dict[str, Any], str], str]] = {
 }
 
 
-def _kinds(node: Mapping[str, Any], where: str) -> Sequence[str]:
-    """The types that a schema names; else those that its keywords speak of; none where any will do."""
-    if "type" not in node:
-        return [kind for kind in KINDS if (_KNOWN[kind] | (_NEVER[kind] - _LIMITS)) & node.keys()]
-    kinds = node["type"] if isinstance(node["type"], list) else [node["type"]]
-    if not kinds or not all(isinstance(kind, str) and kind in KINDS for kind in kinds):
-        raise InputError(f"{where}.type: expected {', '.join(KINDS)}, found {_shown(node['type'])}")
-    return list(dict.fromkeys(kinds))
-
-
 def _times(low: int, high: int | None) -> str:
     return f"{{{low},{'' if high is None else high}}}"
-
-
-def _limit(node: Mapping[str, Any], keyword: str, where: str, rounded: Callable[[float], int]) -> int | None:
-    """A limit as the outermost whole number that keeps it."""
-    if keyword not in node:
-        return None
-    value = node[keyword]
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise InputError(f"{where}.{keyword}: expected a number, found {_shown(value)}")
-    if abs(value) >= 10**MAX_DIGITS:
-        raise InputError(f"{where}: {keyword} of more than {MAX_DIGITS} digits cannot be held by a grammar")
-    return rounded(value)
 
 
 def _above(value: float) -> int:
@@ -372,7 +323,3 @@ def _below(value: float) -> int:
 
 def _given(limits: Sequence[int | None]) -> list[int]:
     return [limit for limit in limits if limit is not None]
-
-
-def _shown(value: object) -> str:
-    return f"{value!a:.60}"

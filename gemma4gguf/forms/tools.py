@@ -13,8 +13,8 @@ from typing import Any
 from ..chat.reply import CALL, CALL_END
 from ..errors import InputError
 from .automaton import checked_grammar
-from .gbnf import ROOT
 from .notation import CallSyntax, literal
+from .rules import ROOT
 from .schema import Writer, checked
 
 MOST_CALLS = 16  # in one answer

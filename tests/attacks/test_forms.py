@@ -93,6 +93,7 @@ HARMLESS_SCHEMAS: dict[str, tuple[Any, str]] = {
         {"properties": {f"p{i}": {"type": "null"} for i in range(2_000)}},
         '{"p7":null,"p1999":null}',
     ),
+    "an integer beyond all floats": ({"type": "integer", "enum": [10**500]}, str(10**500)),
     "3,000 values": ({"enum": list(range(3_000))}, "2999"),
     "names that are GBNF": (
         {"properties": {'"] | root ::= "': {"const": '"\n\\'}}},
