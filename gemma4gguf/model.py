@@ -43,7 +43,8 @@ class Gemma4(Coroutines, SeveralAnswers):
 
     `path`: a file, or a name in the models folder. `context`: positions that prompt and answer may have together;
     None: as many as fit this machine's memory, up to 32,768. `parallel`: answers that may be made at once; further
-    ones wait in a queue. `cache_memory`: bytes for what is kept of conversations that had to make room. `threads`:
+    ones wait in a queue. `cache_memory`: bytes for what is kept of conversations that had to make room. `cache_dir`: a
+    folder in which long beginnings of prompts outlive the process, of at most `cache_disk` bytes. `threads`:
     one per physical core. `gpu_layers`: a number, or auto (the default), all of them where there is a GPU.
     `kv_type`: f32, f16, bf16, q8_0, q4_0. `flash_attention`: auto, on, off. `image_tokens`: soft tokens a picture
     may take (70, 140, 280, 560, 1120). `draft`: tokens that a bundle's drafter proposes at a time, auto (as many as

@@ -41,6 +41,7 @@ _MODEL = (
         "--flash-attention", metavar="auto|on|off", default="auto", show_default=True, help="A leaner attention."
     ),
     click.option("--draft", metavar="auto|off|N", default="auto", show_default=True, help="Tokens drafted at a time."),
+    click.option("--cache-dir", metavar="PATH", help="Keep beginnings of prompts in this folder for the next start."),
     click.option("--force", is_flag=True, help="Open a model whose memory cannot fit."),
 )
 

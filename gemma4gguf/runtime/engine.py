@@ -15,6 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from pathlib import Path
 
 import numpy as np
 
@@ -32,6 +33,7 @@ from ..records import Chunk, Evaluation
 from .answer import Progress, Rules, answer, room
 from .decode import Drafts
 from .delivery import Start
+from .disk import Disk, identity
 from .drafter import Drafter, drafter_weights
 from .fitting import warn_of_late_sound
 from .form import Form, wanted
@@ -51,7 +53,8 @@ from .session import Session, Span, Work
 class EngineOptions:
     """How a bundle is loaded. `draft`: "auto", or a number of tokens to draft at a time, 0 for none.
 
-    `cache_memory`: bytes for what is kept of caches that had to make room.
+    `cache_memory`: bytes for what is kept of caches that had to make room. `cache_dir`: a folder for what outlives the
+    process, of at most `cache_disk` bytes.
     """
 
     context: ContextOptions
@@ -59,6 +62,8 @@ class EngineOptions:
     gpu_layers: int = -1
     draft: int | str = "auto"
     cache_memory: int = 0
+    cache_dir: Path | None = None
+    cache_disk: int = 0
     debug: bool = False
 
 
@@ -82,7 +87,10 @@ class Engine:
             undo.pop_all()
         self.keeper = keeper = Keeper(options.cache_memory)
         self.sessions = [Session(context, i, keeper) for i in range(options.context.sequences)]
-        self.scheduler = Scheduler(context, Places(context, self.sessions, keeper))
+        folder, disk = options.cache_dir, None
+        if folder:
+            disk = Disk(folder, identity(bundle, options.context), options.cache_disk)
+        self.scheduler = Scheduler(context, Places(context, self.sessions, keeper, disk, self.rules.end))
         self._stop = weakref.finalize(self, self.scheduler.close)  # also where nobody closes the model
         self._scorer: Session | None = None
         self._opening = threading.Lock()  # held while the scorer is made
@@ -120,7 +128,10 @@ class Engine:
 
     def close(self) -> None:
         """Free everything, once the call under way is done. Open streams raise InputError from then on."""
+        running = self._stop.alive
         self._stop()
+        if running:
+            self.scheduler.places.close()
         with self._opening:
             sessions = [*self.sessions, *filter(None, [self._scorer])]
             for session in sessions:

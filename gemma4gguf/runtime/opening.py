@@ -5,10 +5,11 @@ In: options as users give them, then the opened bundle. Out: how its engine is t
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, TypedDict
 
-from ..arguments import MOST_THREADS, one_of, whole
+from ..arguments import MOST_THREADS, local_path, one_of, whole
 from ..bundle.reading import DRAFTER, Bundle
 from ..bundle.settings import image_budget
 from ..errors import InputError
@@ -35,6 +36,8 @@ class OpenOptions(TypedDict, total=False):
     draft: int | Literal["auto", "off"]
     parallel: int
     cache_memory: int
+    cache_dir: str | os.PathLike[str] | None
+    cache_disk: int
     debug: bool
     force: bool
     isolate: bool
@@ -53,6 +56,8 @@ class Opening:
     draft: int | Literal["auto", "off"] = "auto"
     parallel: int = 1
     cache_memory: int = 1 << 30  # bytes
+    cache_dir: str | os.PathLike[str] | None = None
+    cache_disk: int = 4 << 30  # bytes
     debug: bool = False
     force: bool = False
     isolate: bool = False
@@ -71,6 +76,9 @@ class Opening:
             whole("threads", self.threads, lambda v: 1 <= v <= MOST_THREADS, expected)
         whole("parallel", self.parallel, lambda v: 1 <= v <= MOST_PARALLEL, f"1 to {MOST_PARALLEL}")
         whole("cache_memory", self.cache_memory, lambda v: v >= 0, "bytes, at least 0")
+        whole("cache_disk", self.cache_disk, lambda v: v >= 0, "bytes, at least 0")
+        if self.cache_dir is not None and local_path(self.cache_dir).is_file():
+            raise InputError(f"cache_dir is {str(self.cache_dir)!r}, expected a folder")
 
     def engine_options(self, bundle: Bundle) -> EngineOptions:
         """The same for a checked bundle. A context of 0 is still to be chosen."""
@@ -99,4 +107,6 @@ class Opening:
             draft=self.draft if self.draft == "auto" else 0 if self.draft == "off" else int(self.draft),
             debug=self.debug,
             cache_memory=int(self.cache_memory),
+            cache_dir=None if self.cache_dir is None else local_path(self.cache_dir).absolute(),
+            cache_disk=int(self.cache_disk),
         )

@@ -6,10 +6,12 @@ from one thread at a time. This module does not know jobs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from ..native.context import Context
+from .disk import Disk, Stored
 from .keeping import Keeper, Kept
 from .session import Checkpoint, Key, Session, Span, shared_prefix
 
@@ -56,8 +58,18 @@ class Parked:
 class Places:
     """Sessions of one context."""
 
-    def __init__(self, context: Context, sessions: Sequence[Session], keeper: Keeper) -> None:
-        self._context, self._sessions, self._keeper = context, sessions, keeper
+    def __init__(
+        self,
+        context: Context,
+        sessions: Sequence[Session],
+        keeper: Keeper,
+        disk: Disk | None = None,
+        ends: Container[Key] = (),
+    ) -> None:
+        """`disk`: what outlives the process. `ends`: the keys that end a turn; the first turn of a prompt, most often
+        the system's, is kept on disk once it has been read.
+        """
+        self._context, self._sessions, self._keeper, self.disk, self._ends = context, sessions, keeper, disk, ends
         self.free = list(sessions)  # the least recently used first
         self._parked: list[Parked] = []
         self.worth_a_copy = max(16, context.size // CELLS_FOR_A_POSITION)  # positions that a copy must save
@@ -92,12 +104,50 @@ class Places:
             session.adopt(source.held, source.checkpoints)
         elif parked and stored - here > WORTH_KEEPING:
             self._unpark(parked, session)
+        if self.disk:
+            self._fetch(self.disk, session, wanted)
 
     def forget(self) -> None:
         """Forget what free sessions hold and what is parked: for benchmarks that want a cold cache."""
         self._parked.clear()
         for session in self.free:
             session.clear()
+
+    # ── what outlives the process ────────────────────────────────────────────────────────────────────────────────
+
+    def _fetch(self, disk: Disk, session: Session, wanted: Wanted) -> None:
+        """Bring a prompt's beginning from disk, if that saves much; else keep its first turn there once it is read."""
+
+        def usable(stored: Stored) -> int:
+            shared = shared_prefix(stored.held, wanted.spans, wanted.keys)
+            return shared if shared == len(stored.held) else 0
+
+        stored = max(disk.stored, key=usable, default=None)
+        if stored and usable(stored) - wanted.held_by(session) > WORTH_KEEPING:
+            state = disk.read(stored)
+            if state is not None:
+                session.clear()
+                if self._context.restore(session.sequence, state, window=False):
+                    session.adopt(stored.held, ())
+        first = next((at + 1 for at, key in enumerate(wanted.keys) if key in self._ends), 0)
+        worth_it = first > max(WORTH_KEEPING, wanted.held_by(session))
+        session.passing = (first, partial(self._store, disk, session)) if worth_it else None
+
+    def _store(self, disk: Disk, session: Session) -> None:
+        disk.write(session.held, self._context.state(session.sequence, window=False))
+
+    def close(self) -> None:
+        """Keep on disk what is held, if there is a disk. No job may be at work."""
+        if not self.disk:
+            return
+        for parked in self._parked:
+            if parked.kept.data is not None:
+                self.disk.write(parked.held, parked.kept.data)
+        for session in self._sessions:
+            session.shorten_to_turn_end()
+            if session.length > WORTH_KEEPING:
+                self._store(self.disk, session)
+        self.disk.close()
 
     def _park(self, session: Session) -> None:
         """Keep what a session holds, if anything may be kept at all."""

@@ -97,6 +97,7 @@ class Session:
         self._keeper = keeper or Keeper(0)
         self._held: list[Key] = []
         self.turn_end = 0  # the position that the next prompt will probably go back to
+        self.passing: tuple[int, Callable[[], None]] | None = None  # what to do once while a prompt is read, and where
         self._busy = threading.Lock()
         self._closed = False
 
@@ -187,16 +188,18 @@ class Session:
         self.turn_end = end = len(wanted) - min(text, TURN_TAIL)
         if end < WORTH_A_CHECKPOINT or len(wanted) + limit <= self._cells or not self._keeper.budget:
             end = 0  # sliding layers will still hold what it takes to go back
+        stops = [(end, self._keep_window), *([self.passing] if self.passing else [])]
         at = 0
         for span in spans:
             start = min(len(span), max(0, self.length - at))
             while start < len(span):
                 most = BESIDE_OTHERS if self.shared else self.context.options.batch
                 stop = min(len(span), start + most) if span.causal else len(span)
-                if at + start < end < at + stop:
-                    stop = end - at
-                elif at + start == end:
-                    self._keep_window()
+                for position, act in stops:
+                    if at + start < position < at + stop:
+                        stop = position - at
+                    elif at + start == position:
+                        act()
                 piece = Piece(self, span, slice(start, stop), int(at + stop == len(wanted)))
                 yield piece
                 self._held += piece.keys
