@@ -12,7 +12,10 @@ storm   8 threads with 100 prompts each: streams that are closed, fail, time out
 turns   conversations with pictures and sound that go on for 50 turns after the context is full, with each `on_full`:
         every answer equals a cold one, what goes is told, memory stays flat.
 
-The last two parts keep everything in float32, because otherwise a conversation that is read in other pieces than it
+cycles  500 models are opened, asked (with pictures, sound and drafts in turn) and closed: every answer equals that of a
+        model that stays open; memory, threads and open files stay flat.
+
+Storm and turns keep everything in float32, because otherwise a conversation that is read in other pieces than it
 was written in differs by up to 0.2 in its logits. Where llama.cpp's last bits depend on how many rows are computed
 together, two logits closer than 0.05 may change places: such answers are listed, and allowed in 1 %. WORK holds the
 cache of spoken clips (see training/evaluate.py). Every choice follows from the seed, which is printed. Prints a line a
@@ -25,6 +28,7 @@ import argparse
 import faulthandler
 import random
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -193,7 +197,43 @@ def turns(given: argparse.Namespace) -> bool:
     return held
 
 
-PARTS: dict[str, Callable[[argparse.Namespace], bool]] = {"same": same, "storm": stormy, "turns": turns}
+def cycles(given: argparse.Namespace) -> bool:
+    asked: list[dict[str, Any]] = [
+        *({"prompt": f"What is {10 + n} + {3 * n}?"} for n in range(5)),
+        {"prompt": "What number is this?", "images": DEMO / "digits.png"},
+        {"prompt": "What is said?", "audio": DEMO / "number.wav"},
+    ]
+    size: dict[str, Any] = {"context": 512, **EXACT}
+    with Gemma4(given.exact, draft="off", **size) as slow:
+        expected = [slow.generate(**how, **GREEDY).text for how in asked]
+    wrong, used = 0, []
+    for number in range(given.cycles):
+        with Gemma4(given.exact, draft=("off", 2)[number // len(asked) % 2], **size) as model:
+            wrong += model.generate(**asked[number % len(asked)], **GREEDY).text != expected[number % len(asked)]
+        used.append((resident_mb(), threading.active_count(), open_files()))
+    memory, threads, files = ([taken[kind] for taken in used] for kind in range(3))
+    growth = max(memory[len(used) // 2 :]) - max(memory[: len(used) // 2])
+    print(
+        f"cycles: {len(used)} models opened, asked and closed, {wrong} answers wrong; resident {memory[0]:.0f} to "
+        f"{memory[-1]:.0f} MB, {growth:+.1f} MB in the second half; {threads[-1]} threads and {files[-1]} files open "
+        f"at the end, {threads[0]} and {files[0]} after the first",
+        flush=True,
+    )
+    return not wrong and growth <= 20 and threads[-1] <= threads[0] and files[-1] <= files[0]
+
+
+def open_files() -> int:
+    """Of this process; 0 where the system does not tell."""
+    listed = Path("/proc/self/fd")
+    return len(list(listed.iterdir())) if listed.is_dir() else 0
+
+
+PARTS: dict[str, Callable[[argparse.Namespace], bool]] = {
+    "same": same,
+    "storm": stormy,
+    "turns": turns,
+    "cycles": cycles,
+}
 
 
 def main() -> None:
@@ -204,6 +244,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=28, help="same: prompts of each of eleven kinds [28]")
     parser.add_argument("--prompts", type=int, default=100, help="storm: prompts of each thread [100]")
     parser.add_argument("--turns", type=int, default=50, help="turns: how many go on after the context is full [50]")
+    parser.add_argument("--cycles", type=int, default=500, help="cycles: how many models are opened [500]")
     given = parser.parse_args()
     parts = given.only.split(",")
     if unknown := [part for part in parts if part not in PARTS]:

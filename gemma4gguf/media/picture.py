@@ -45,7 +45,7 @@ _UPRIGHT = {
 }
 _TURNS = frozenset(_UPRIGHT[orientation] for orientation in (5, 6, 7, 8))
 # Bytes a pixel that decoding takes at its peak, up to the finished RGB image, as measured with Pillow 13.
-_COSTS = {"WEBP": 17, "AVIF": 14, "JPEG2000": 28, "HEIF": 17}
+_COSTS = {"WEBP": 17, "AVIF": 14, "JPEG2000": 28}
 _PLAIN, DEEP = 10, 12
 _PLAIN_MODES = frozenset({"1", "L", "P", "RGB", "CMYK", "YCbCr"})
 _MOST_SHRINKING = 8  # times the limit: a photograph that shrinks while it is decoded; bounds the time
