@@ -47,6 +47,8 @@ class Limits:
     sound_seconds: float = 1800.0  # of a clip: 45,000 soft tokens; the model was trained on clips of 30
     sound_samples: int = 180_000_000  # of a clip's file, in all channels: 30 minutes at 48 kHz in stereo
     messages: int = 10_000  # in a conversation; templates take time by the square of their number
+    parts: int = 10_000  # of one message
+    tools: int = 1_000  # that are declared, and calls in one message
     depth: int = 64  # of lists and mappings in tool arguments and declarations
     values: int = 100_000  # in one call's arguments, one tool's declaration or one template option
     number_bits: int = 4096  # of a number in tool arguments: 1,233 digits; Python reads none of more than 4,300

@@ -20,7 +20,7 @@ from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
 from ..arguments import shown
 from ..errors import InputError
-from ..limits import current
+from ..limits import Limits, current
 
 _COMMON = frozenset({"role", "content", "name"})
 _KEYS = {
@@ -74,8 +74,7 @@ def prepare_messages(
         raise InputError(f"messages: expected a list of messages, found {type(messages).__name__}")
     if not messages:
         raise InputError("messages: the list is empty; give at least one message")
-    if len(messages) > (most := current().messages):
-        raise InputError(f"messages: expected at most {most:,}, found {len(messages):,}; leave out old ones")
+    _check_count(messages, current().messages, "messages")
     prepared: list[dict[str, Any]] = []
     media: list[Media] = []
     open_calls: list[dict[str, Any]] = []  # those that a tool message may answer here
@@ -124,6 +123,7 @@ def prepare_tools(tools: Sequence[Mapping[str, Any]] | None) -> list[dict[str, A
         return None
     if isinstance(tools, (str, bytes, Mapping)) or not isinstance(tools, Sequence):
         raise InputError(f"tools: expected a list, found {type(tools).__name__}")
+    _check_count(tools, current().tools, "tools")
     prepared = []
     for index, tool in enumerate(tools):
         where = f"tools[{index}]"
@@ -165,6 +165,11 @@ def prepare_options(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: plain(value, f"template_options[{name!r}]") for name, value in options.items()}
 
 
+def _check_count(items: Sequence[Any], most: int, where: str) -> None:
+    if len(items) > most:
+        raise InputError(f"{where}: expected at most {most:,}, found {len(items):,}; leave out some, the oldest first")
+
+
 def _message(message: Any, where: str) -> dict[str, Any]:
     """Everything but the content, checked and copied; the content as it came."""
     if not isinstance(message, Mapping):
@@ -190,6 +195,7 @@ def _message(message: Any, where: str) -> dict[str, Any]:
 def _tool_calls(calls: Any, where: str) -> list[dict[str, Any]]:
     if isinstance(calls, (str, bytes)) or not isinstance(calls, Sequence):
         raise InputError(f"{where}: expected a list, found {type(calls).__name__}")
+    _check_count(calls, current().tools, where)
     return [_tool_call(call, f"{where}[{index}]") for index, call in enumerate(calls)]
 
 
@@ -237,6 +243,7 @@ def _content(
         return _text(content, where), []
     if isinstance(content, (bytes, Mapping)) or not isinstance(content, Sequence):
         raise InputError(f"{where}: expected a text or a list of parts, found {type(content).__name__}")
+    _check_count(content, current().parts, where)
     parts: list[dict[str, Any]] = []
     media: list[Media] = []
     for index, part in enumerate(content):
@@ -342,17 +349,17 @@ def _base64(data: str, where: str) -> bytes:
 
 def plain(value: Any, where: str) -> Any:
     """A deep copy in plain JSON types."""
-    return _copied(value, where, 0, count(1))
+    return _copied(value, where, 0, count(1), current())
 
 
-def _copied(value: Any, where: str, depth: int, number: Iterator[int]) -> Any:
+def _copied(value: Any, where: str, depth: int, number: Iterator[int], most: Limits) -> Any:
     """A value that lies so deep, and those inside it, counted: lists that share others may hold more than they cost."""
-    if next(number) > (most := current().values):
-        raise InputError(f"{where}: more than {most:,} values")
-    if depth > (most := current().depth):
-        raise InputError(f"{where}: nested more than {most} levels deep")
-    if isinstance(value, int) and value.bit_length() > (most := current().number_bits):
-        raise InputError(f"{where}: expected a number of at most {most} bits, found {value.bit_length():,}")
+    if next(number) > most.values:
+        raise InputError(f"{where}: more than {most.values:,} values")
+    if depth > most.depth:
+        raise InputError(f"{where}: nested more than {most.depth} levels deep")
+    if isinstance(value, int) and value.bit_length() > most.number_bits:
+        raise InputError(f"{where}: expected a number of at most {most.number_bits} bits, found {value.bit_length():,}")
     if value is None or isinstance(value, (bool, int)):
         return value
     if isinstance(value, str):
@@ -360,9 +367,11 @@ def _copied(value: Any, where: str, depth: int, number: Iterator[int]) -> Any:
     if isinstance(value, float) and math.isfinite(value):
         return value
     if isinstance(value, Mapping):
-        return {_text(key, f"{where} (a key)"): _copied(item, where, depth + 1, number) for key, item in value.items()}
+        return {
+            _text(key, f"{where} (a key)"): _copied(item, where, depth + 1, number, most) for key, item in value.items()
+        }
     if isinstance(value, (list, tuple)):
-        return [_copied(item, where, depth + 1, number) for item in value]
+        return [_copied(item, where, depth + 1, number, most) for item in value]
     raise InputError(f"{where}: expected JSON (texts, finite numbers, lists, mappings), found {shown(value)}")
 
 
