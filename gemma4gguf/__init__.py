@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from .runtime.options import Options as Options
     from .tools.export import export as export
     from .tools.pack import pack as pack
+    from .transcription import Segment as Segment
 
 _HOME = {
     "Bundle": ".bundle.reading",
@@ -79,6 +80,7 @@ _HOME = {
     "Options": ".runtime.options",
     "Patches": ".media.image",
     "Result": ".records",
+    "Segment": ".transcription",
     "Timings": ".records",
     "Tokens": ".records",
     "ToolCall": ".records",

@@ -7,7 +7,7 @@ wrong picture or a missing file is told before any work.
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import NoReturn
@@ -24,7 +24,7 @@ from .conversation import Conversation, ConversationOptions, OpenedOptions
 from .coroutines import Coroutines
 from .errors import InputError
 from .isolated.engine import IsolatedEngine
-from .media.audio import Clips
+from .media.audio import AudioInput, Clips
 from .media.rgb import Images
 from .media.video import Videos
 from .records import Chunk, Evaluation, Message, Result, Tokens
@@ -36,6 +36,7 @@ from .runtime.options import Options
 from .runtime.parts import Parts
 from .runtime.request import Request, last
 from .runtime.room import settled
+from .transcription import Segment, TranscribeOptions, transcribe
 
 
 class Gemma4(Coroutines, SeveralAnswers):
@@ -143,6 +144,17 @@ class Gemma4(Coroutines, SeveralAnswers):
     def open_conversation(self, path: str | os.PathLike[str], **options: Unpack[OpenedOptions]) -> Conversation:
         """A conversation that was saved; see Conversation.open."""
         return Conversation.open(self, path, **options)
+
+    @showing(transcribe)
+    def transcribe(self, audio: AudioInput, **options: Unpack[TranscribeOptions]) -> Iterator[Segment]:
+        """Write down speech of any length, segment by segment, each with its times.
+
+        `language`: what is spoken, such as "German"; None: the model hears it. `task`: "translate" writes English.
+        `prompt`: the question in place of ours. `carry`: each question tells the words before it. `longest`: seconds
+        of a segment at most. `done`: segments that an earlier call gave; they are not made again. `on_progress`: told
+        how many seconds are done. As many windows as the model was opened for (`parallel`) are answered together.
+        """
+        return transcribe(self, audio, **options, parallel=self._parts.options.context.sequences)
 
     # ── without weights ──────────────────────────────────────────────────────────────────────────────────────────
 

@@ -30,6 +30,7 @@ from . import (
     pull,
     quality,
     serve,
+    transcribe,
     verify,
 )
 from .signals import Ended, ending_cleanly
@@ -53,6 +54,7 @@ for module in (
     plan,
     generate,
     chatting,
+    transcribe,
     serve,
     batch,
     examine,

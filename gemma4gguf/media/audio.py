@@ -74,7 +74,7 @@ def frame(audio: AudioInput) -> NDArray[np.float32]:
     if len(samples) > TRAINED_SECONDS * SAMPLE_RATE:
         _warn(
             f"the clip is {count * FRAME_SECONDS:.2f} s long, the model was trained on up to {TRAINED_SECONDS} s: "
-            "it may lose track; shorter clips work better"
+            "it may lose track; shorter clips work better, and `gemma4gguf transcribe` takes any length"
         )
     return frames
 
