@@ -1,0 +1,122 @@
+#!/usr/bin/env python3
+"""`gemma4gguf serve` beside llama-server on parts cut from the same bundle: chats of five turns, at 1, 2 and 4 clients.
+
+    benchmarks/serve.py BUNDLE [--peers FOLDER] [--threads N] [--rounds 3] [--tokens 64] [--text 400]
+
+FOLDER is what scripts/peers prints. Both are asked over HTTP by the same client, one server after the other. Every
+answer is one letter again and again, by a bias on its token, so that both write the same number of tokens. For the
+first turn, with nothing of it in the cache, and the fifth: seconds to the first token, the median of clients and
+rounds, and tokens a second of all clients together. Prints JSON; in `ours / llama-server` more is better.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from gemma4gguf import Gemma4  # noqa: E402
+from gemma4gguf.bundle.reading import EMBEDDER, TEXT, Bundle  # noqa: E402
+from gemma4gguf.machine import physical_cores  # noqa: E402
+from tests.support.runtimes import serve  # noqa: E402
+
+CLIENTS, TURNS, CONTEXT = (1, 2, 4), 5, 4096
+LETTER, CERTAIN = "a", 100
+WORDS = "The quick brown fox jumps over the lazy dog while seven wizards quietly pack boxes of liquor jugs. "
+SHOWN = {"first turn": 0, "fifth turn": TURNS - 1}
+
+
+def turn(client: httpx.Client, messages: list[Any], tokens: int, letter: int) -> tuple[float, float]:
+    """Ask, and append the answer. Seconds to its first piece, and to its end."""
+    body = {"messages": messages, "stream": True, "max_tokens": tokens, "temperature": 0}
+    begun, first, said = time.perf_counter(), 0.0, ""
+    with client.stream("POST", "/v1/chat/completions", json={**body, "logit_bias": {str(letter): CERTAIN}}) as reply:
+        reply.raise_for_status()
+        for line in reply.iter_lines():
+            choices = json.loads(line[6:])["choices"] if line.startswith("data: {") else []
+            if choices and (new := choices[0]["delta"].get("content")):
+                first, said = first or time.perf_counter() - begun, said + new
+    messages.append({"role": "assistant", "content": said})
+    return first, time.perf_counter() - begun
+
+
+def chats(address: str, clients: int, round_: int, given: argparse.Namespace, letter: int) -> list[dict[str, float]]:
+    """Chats of five turns, one for each client: seconds to the first token, and tokens a second, by turn."""
+    text = WORDS * (given.text // len(WORDS.split()) + 1)
+    talks: list[list[Any]] = [[] for _ in range(clients)]
+    found = []
+    with httpx.Client(base_url=address, timeout=3600) as client, ThreadPoolExecutor(clients) as pool:
+        for number in range(TURNS):
+            for who, talk in enumerate(talks):
+                asked = f"{clients} {round_} {who} {text}" if number == 0 else f"And number {number}?"
+                talk.append({"role": "user", "content": asked})
+            begun = time.perf_counter()
+            times = list(pool.map(lambda talk: turn(client, talk, given.tokens, letter), talks))
+            took = time.perf_counter() - begun
+            first = statistics.median(first for first, _ in times)
+            found.append({"first_s": first, "tokens_s": clients * given.tokens / took})
+    return found
+
+
+def measured(command: Sequence[object], given: argparse.Namespace, letter: int, log: Path) -> dict[str, Any]:
+    """By clients and by turn, the median of the rounds."""
+    found: dict[str, Any] = {}
+    with serve(command, log) as address:
+        for clients in CLIENTS:
+            rounds = [chats(address, clients, number, given, letter) for number in range(given.rounds)]
+            for name, at in SHOWN.items():
+                keys = ("first_s", "tokens_s")
+                middle = {key: round(statistics.median(turns[at][key] for turns in rounds), 4) for key in keys}
+                found[f"{clients} clients, {name}"] = middle
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--peers", type=Path, help="what scripts/peers prints")
+    parser.add_argument("--threads", type=int, default=physical_cores())
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--tokens", type=int, default=64, help="of each answer [64]")
+    parser.add_argument("--text", type=int, default=400, help="words of each first question [400]")
+    given = parser.parse_args()
+    places = max(CLIENTS)
+    with Gemma4(given.bundle) as model:
+        letter = model.tokenize(LETTER)[0]
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "log"
+        ours = [sys.executable, "-m", "gemma4gguf", "serve", given.bundle, "--parallel", places, "--context", CONTEXT]
+        ours += ["--threads", given.threads, "--draft", "off"]
+        found = {"ours": measured(ours, given, letter, log)}
+        if given.peers:
+            opened = Bundle.open(given.bundle)
+            for name in (TEXT, EMBEDDER):
+                (Path(folder) / name).write_bytes(b"".join(opened.require(name).copy()))
+            parts = ["-m", Path(folder) / TEXT, "--mmproj", Path(folder) / EMBEDDER]
+            theirs = [given.peers / "bin" / "llama-server", *parts, "-np", places, "-c", CONTEXT * places]
+            theirs += ["-t", given.threads, "--jinja", "-fa", "on"]
+            found["llama-server"] = measured(theirs, given, letter, log)
+            found["ours / llama-server"] = {
+                point: {
+                    "first": round(found["llama-server"][point]["first_s"] / row["first_s"], 2),
+                    "tokens": round(row["tokens_s"] / found["llama-server"][point]["tokens_s"], 2),
+                }
+                for point, row in found["ours"].items()
+            }
+    print(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()

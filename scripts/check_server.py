@@ -1,0 +1,278 @@
+#!/usr/bin/env python3
+"""Long checks of `gemma4gguf serve` as a process of its own: each prints what it found, and fails where that is bad.
+
+soak: clients ask for some time, a third of them leave in the middle, then the engine is killed, then SIGTERM comes.
+hostile: the requests of tests/support/hostile.py under strace: what was opened and connected to, and how
+    much memory it took.
+schema: schemathesis on /openapi.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from tests.support.hostile import UNFINISHED, requests, send
+from tests.support.serving import DEMO, encoded
+
+CHAT = "/v1/chat/completions"
+PICTURE = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{encoded(DEMO / 'digits.png')}"}}
+CLIP = {"type": "input_audio", "input_audio": {"data": encoded(DEMO / "number.wav"), "format": "wav"}}
+ENDLESS = {str(token): -100 for token in range(1, 120)}  # bans the end tokens, among others
+NEVER_OPENED = re.compile(r'"(/etc/passwd|/etc/shadow|/dev/zero|/proc/self/environ|.*win\.ini|.*id_rsa)"')
+
+
+class Server:
+    """A running server."""
+
+    def __init__(self, process: subprocess.Popen[str], url: str) -> None:
+        self.process, self.url, self.port = process, url, int(url.rpartition(":")[2])
+        self.pid = process.pid
+
+    def tree(self) -> list[int]:
+        """The server's process and all below it."""
+        found, new = [], [self.pid]
+        while new:
+            found += new
+            new = [int(c) for pid in new for task in Path(f"/proc/{pid}/task").glob("*/children")
+                   for c in _read(task).split()]  # fmt: skip
+        return found
+
+    def megabytes(self) -> float:
+        pages = (_read(Path(f"/proc/{pid}/statm")).split() for pid in self.tree())
+        return sum(int(p[1]) - int(p[2]) for p in pages if p) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+    def sockets(self) -> int:
+        found = 0
+        for file in Path(f"/proc/{self.pid}/fd").iterdir():
+            with suppress(OSError):
+                found += str(file.readlink()).startswith("socket:")
+        return found
+
+    def engine(self) -> int | None:
+        """The engine's process: the one that holds most."""
+        below = [pid for pid in self.tree() if pid != self.pid and "isolated" in _read(Path(f"/proc/{pid}/cmdline"))]
+        return below[0] if below else None
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+@contextmanager
+def server(bundle: Path, *options: str, under: tuple[str, ...] = ()) -> Iterator[Server]:
+    """A server in a process of its own."""
+    command = [*under, sys.executable, "-m", "gemma4gguf", "serve", str(bundle), "--port", "0", *options]
+    with tempfile.TemporaryFile("w+") as log:
+        process = subprocess.Popen(command, stderr=log, text=True)
+        try:
+            while not (found := re.search(r"http://\S+:\d+", _logged(log))):
+                assert process.poll() is None, _logged(log)
+                time.sleep(0.1)
+            running = Server(process, found[0])
+            if under:
+                running.pid = next(pid for pid in running.tree() if pid != process.pid)
+            yield running
+            said = _logged(log)
+            assert "Traceback" not in said, said[-3000:]
+        finally:
+            process.kill()
+            process.wait()
+
+
+def _logged(log: Any) -> str:
+    log.seek(0)
+    text: str = log.read()
+    return text
+
+
+# ── soak ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def soak(bundle: Path, args: argparse.Namespace) -> bool:
+    found: Counter[str] = Counter()
+    memory: list[float] = []
+    with server(bundle, "--context", "2048", "--parallel", "4", "--max-answer", "256", "--grace", "2") as running:
+        idle = running.sockets()
+        until = time.monotonic() + args.seconds
+        clients = [threading.Thread(target=_client, args=(running.url, i, until, found)) for i in range(args.clients)]
+        for client in clients:
+            client.start()
+        while time.monotonic() < until:
+            time.sleep(min(10, args.seconds / 10))
+            memory.append(running.megabytes())
+        for client in clients:
+            client.join()
+        time.sleep(1)
+        half = memory[len(memory) // 2 :]
+        growth, left = max(half) - half[0], running.sockets() - idle
+        print(dict(found), flush=True)
+        print(
+            f"memory of its own in the second half: {half[0]:.1f} MB at first, {growth:+.1f} MB at most; "
+            f"{left} sockets left",
+            flush=True,
+        )
+        survived = sum(_kill(running, signal.SIGKILL if i % 2 else signal.SIGABRT) for i in range(args.kills))
+        print(f"the engine killed {args.kills} times in the middle: the next question worked {survived} times")
+        ended = _sigterm(running)
+        print(
+            f"SIGTERM in the middle: {ended} of 4 streams had their last event, exit status {running.process.wait(60)}"
+        )
+    bad = {kind: n for kind, n in found.items() if kind not in ("right", "left", "429")}
+    good = not bad and growth < 20 and left <= 0 and survived == args.kills and ended == 4
+    return good and running.process.returncode == 0
+
+
+def _client(url: str, seed: int, until: float, found: Counter[str]) -> None:
+    choose = random.Random(seed)
+    with httpx.Client(base_url=url, timeout=600) as client:
+        while time.monotonic() < until:
+            try:
+                found[_ask(client, choose)] += 1
+            except Exception as error:
+                found[f"{type(error).__name__}: {error}"[:80]] += 1
+
+
+def _ask(client: httpx.Client, choose: random.Random) -> str:
+    a, b = choose.randint(3, 49), choose.randint(3, 49)
+    content, wanted = choose.choice(
+        [
+            ([{"type": "text", "text": f"What is {a} + {b}?"}], f"{a} + {b} = {a + b}"),
+            ([PICTURE, {"type": "text", "text": "What number is this?"}], "I read the number 4072."),
+            ([{"type": "text", "text": "What is said?"}, CLIP], "I hear the digit 7."),
+        ]
+    )
+    leaves = choose.random() < 1 / 3
+    body: dict[str, Any] = {"messages": [{"role": "user", "content": content}], "temperature": 0, "stream": True}
+    if leaves:
+        body |= {"logit_bias": ENDLESS, "max_tokens": 200}
+    said = ""
+    with client.stream("POST", CHAT, json=body) as reply:
+        if reply.status_code != 200:
+            return str(reply.status_code)
+        for line in reply.iter_lines():
+            if not line.startswith("data: {"):
+                continue
+            event = json.loads(line[6:])
+            if "error" in event:
+                return str(event["error"]["message"])
+            said += (event["choices"][0]["delta"].get("content") or "") if event["choices"] else ""
+            if leaves and said:
+                return "left"
+    return "right" if said == wanted else f"wrong: {said!r}, not {wanted!r}"
+
+
+def _kill(running: Server, number: int) -> bool:
+    """Kill the engine in the middle of an answer; whether that ends with an error, and the next question works."""
+    endless = {"messages": [{"role": "user", "content": "Hi"}], "stream": True, "logit_bias": ENDLESS}
+    with httpx.Client(base_url=running.url, timeout=120) as client:
+        with client.stream("POST", CHAT, json=endless) as reply:
+            lines = reply.iter_lines()
+            next(lines)
+            if engine := running.engine():
+                os.kill(engine, number)
+            ended = any('"error"' in line for line in lines)
+        return ended and _ask_plainly(client)
+
+
+def _ask_plainly(client: httpx.Client) -> bool:
+    body = {"messages": [{"role": "user", "content": "What is 47 + 38?"}], "temperature": 0}
+    reply = client.post(CHAT, json=body)
+    return reply.status_code == 200 and reply.json()["choices"][0]["message"]["content"] == "47 + 38 = 85"
+
+
+def _sigterm(running: Server) -> int:
+    """How many open streams end with their last event."""
+    ended: list[bool] = []
+    begun = threading.Barrier(5)
+
+    def stream() -> None:
+        body = {"messages": [{"role": "user", "content": "Hi"}], "stream": True, "logit_bias": ENDLESS}
+        with httpx.stream("POST", running.url + CHAT, json=body, timeout=120) as reply:
+            lines = reply.iter_lines()
+            next(lines)
+            begun.wait(60)
+            ended.append("data: [DONE]" in list(lines))
+
+    streams = [threading.Thread(target=stream) for _ in range(4)]
+    for thread in streams:
+        thread.start()
+    begun.wait(60)
+    os.kill(running.pid, signal.SIGTERM)
+    for thread in streams:
+        thread.join(60)
+    return sum(ended)
+
+
+# ── hostile, schema ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def hostile(bundle: Path, args: argparse.Namespace) -> bool:
+    with tempfile.NamedTemporaryFile("r", suffix=".strace") as trace:
+        strace = ("strace", "-f", "-qq", "-e", "trace=open,openat,connect", "-o", trace.name)
+        with server(bundle, "--context", "2048", "--parallel", "2", under=strace) as running:
+            before = most = running.megabytes()
+            begun = len(_read(Path(trace.name)))
+            found = Counter[int | None]()
+            for name, data in requests():
+                found[send(running.port, data, name not in UNFINISHED)] += 1
+                most = max(most, running.megabytes())
+            calls = _read(Path(trace.name))[begun:]
+            with httpx.Client(base_url=running.url, timeout=120) as client:
+                works = _ask_plainly(client)
+    opened = NEVER_OPENED.findall(calls)
+    connected = [line for line in calls.splitlines() if "connect(" in line and "AF_INET" in line]
+    statuses = ", ".join(f"{status or 'closed'}: {n}" for status, n in sorted(found.items(), key=str))
+    print(f"{found.total()} requests, by status: {statuses}; a question afterwards works: {works}")
+    print(
+        f"opened what a request named: {len(opened)}; connected: {len(connected)}; "
+        f"memory {most - before:+.0f} MB at most"
+    )
+    return works and not opened and not connected and most - before < 500 and not any((s or 0) >= 500 for s in found)
+
+
+def schema(bundle: Path, args: argparse.Namespace) -> bool:
+    with server(bundle, "--context", "512", "--parallel", "4", "--max-answer", "4", "--queue", "64") as running:
+        checks = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
+        examples = str(max(1, args.examples // 10))  # of each of ten operations
+        command = [sys.executable, "-m", "schemathesis.cli", "run", f"{running.url}/openapi.json", "-c", checks]
+        done = subprocess.run([*command, "-n", examples, "--phases", "examples,coverage,fuzzing", "--workers", "2"])
+        with httpx.Client(base_url=running.url, timeout=120) as client:
+            return done.returncode == 0 and client.get("/health").status_code == 200
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("check", choices=("soak", "hostile", "schema"))
+    parser.add_argument("bundle", type=Path, help="the tiny model as a bundle; the answers of soak are its own")
+    parser.add_argument("--seconds", type=float, default=600, help="of soak [600]")
+    parser.add_argument("--clients", type=int, default=50, help="of soak [50]")
+    parser.add_argument("--kills", type=int, default=20, help="of the engine, in soak [20]")
+    parser.add_argument("--examples", type=int, default=5000, help="of schema, in all [5000]")
+    args = parser.parse_args()
+    checks = {"soak": soak, "hostile": hostile, "schema": schema}
+    sys.exit(not checks[args.check](args.bundle, args))
+
+
+if __name__ == "__main__":
+    main()
