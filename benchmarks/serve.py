@@ -57,7 +57,8 @@ def chats(address: str, clients: int, round_: int, given: argparse.Namespace, le
     text = WORDS * (given.text // len(WORDS.split()) + 1)
     talks: list[list[Any]] = [[] for _ in range(clients)]
     found = []
-    with httpx.Client(base_url=address, timeout=3600) as client, ThreadPoolExecutor(clients) as pool:
+    fresh = httpx.Limits(max_keepalive_connections=0)  # llama-server closes connections that httpx would use again
+    with httpx.Client(base_url=address, timeout=3600, limits=fresh) as client, ThreadPoolExecutor(clients) as pool:
         for number in range(TURNS):
             for who, talk in enumerate(talks):
                 asked = f"{clients} {round_} {who} {text}" if number == 0 else f"And number {number}?"

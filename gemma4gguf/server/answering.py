@@ -17,7 +17,6 @@ from typing import Any
 
 import anyio
 from starlette.datastructures import Headers
-from starlette.requests import ClientDisconnect
 from starlette.requests import Request as Http
 from starlette.types import Message, Receive, Scope, Send
 
@@ -143,9 +142,8 @@ async def unless_gone(receive: Receive, work: Coroutine[Any, Any, None]) -> None
     working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(_left(receive))
     try:
         await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise ClientDisconnect
-        working.result()
+        if working.done():
+            working.result()
     finally:
         for task in (working, leaving):
             task.cancel()
