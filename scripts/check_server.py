@@ -256,7 +256,9 @@ def schema(bundle: Path, args: argparse.Namespace) -> bool:
         checks = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
         examples = str(max(1, args.examples // 10))  # of each of ten operations
         command = [sys.executable, "-m", "schemathesis.cli", "run", f"{running.url}/openapi.json", "-c", checks]
-        done = subprocess.run([*command, "-n", examples, "--phases", "examples,coverage,fuzzing", "--workers", "2"])
+        command += ["-n", examples, "--phases", "examples,coverage,fuzzing", "--workers", "2"]
+        with tempfile.TemporaryDirectory() as folder:
+            done = subprocess.run(command, cwd=folder)
         with httpx.Client(base_url=running.url, timeout=120) as client:
             return done.returncode == 0 and client.get("/health").status_code == 200
 

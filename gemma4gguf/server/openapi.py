@@ -57,7 +57,7 @@ def document(addresses: Sequence[Address]) -> Json:
 
 
 def _responses(address: Address) -> Json:
-    streamed: Json = {address.stream: {"schema": {"type": "string"}}} if address.stream else {}
+    streamed: Json = {address.stream: {}} if address.stream else {}
     content = {"text/plain": {"schema": {"type": "string"}}} if address.path == "/metrics" else {**_JSON, **streamed}
     responses: Json = {"200": {"description": "The answer", "content": content}}
     if address.body:
