@@ -52,6 +52,9 @@ class Limits:
     depth: int = 64  # of lists and mappings in tool arguments and declarations
     values: int = 100_000  # in one call's arguments, one tool's declaration or one template option
     number_bits: int = 4096  # of a number in tool arguments: 1,233 digits; Python reads none of more than 4,300
+    schema_bytes: int = 1 << 18  # of a JSON schema that an answer must follow, as JSON
+    grammar_bytes: int = 1 << 20  # of a grammar, given or made of a schema
+    grammar_parts: int = 200_000  # of a grammar's rules, with repetitions written out: up to 100 bytes each
     saved_bytes: int = 1 << 30  # of a saved conversation
     template_chars: int = 1 << 20  # of a chat template
     template_seconds: float = 4.0  # of processor, for one rendering; on the clock five times as many

@@ -16,11 +16,10 @@ from functools import lru_cache
 from ..chat.calls import QUOTE
 from ..chat.reply import CALL, CALL_END
 from ..errors import InputError
+from ..limits import current
 from .ranges import utf8
 from .rules import ROOT, Alternative, Element, Rules, check
 
-MAX_BYTES = 1 << 20
-MAX_ELEMENTS = 200_000  # of all rules, with repetitions written out
 MAX_REPETITIONS = 2_000
 MAX_DEPTH = 64  # of parentheses
 MARKS = (CALL, CALL_END, QUOTE)  # the symbols behind the 256 bytes
@@ -38,11 +37,16 @@ _LAST = 0x10FFFF
 _BYTES = [1 << byte for byte in range(256)]
 
 
-@lru_cache(maxsize=8)
 def parse(text: str) -> Rules:
     """The grammar that `text` writes. Raises InputError: what is wrong, and in which line."""
-    if len(text.encode("utf-8", "surrogatepass")) > MAX_BYTES:
-        raise InputError(f"grammar: longer than {MAX_BYTES:,} bytes")
+    if len(text.encode("utf-8", "surrogatepass")) > (most := current().grammar_bytes):
+        raise InputError(f"grammar: longer than {most:,} bytes")
+    return parsed(text)
+
+
+@lru_cache(maxsize=8)
+def parsed(text: str) -> Rules:
+    """The same for a text that went through `parse` before, perhaps in another thread and under its limits."""
     rules = _Parser(text).rules()
     check(rules)
     return rules
@@ -67,7 +71,7 @@ class _Parser:
     def __init__(self, text: str) -> None:
         self._text, self._at = text, 0
         self._rules: dict[str, list[Alternative]] = {}
-        self._elements = 0
+        self._elements, self._most = 0, current().grammar_parts
         self._depth = 0
         self._classes: dict[tuple[tuple[int, int], ...], str] = {}
 
@@ -235,8 +239,8 @@ class _Parser:
 
     def _counted(self, sequence: Alternative) -> Alternative:
         self._elements += len(sequence) + 1
-        if self._elements > MAX_ELEMENTS:
-            raise self._wrong(f"the grammar is too large: more than {MAX_ELEMENTS:,} parts, repetitions written out")
+        if self._elements > self._most:
+            raise self._wrong(f"the grammar is too large: more than {self._most:,} parts, repetitions written out")
         return sequence
 
     def _name(self, expected: str) -> str:

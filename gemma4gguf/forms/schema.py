@@ -15,6 +15,7 @@ from typing import Any
 
 from ..chat.messages import plain
 from ..errors import InputError
+from ..limits import current
 from .automaton import checked_grammar
 from .formats import FORMATS
 from .gbnf import MAX_REPETITIONS
@@ -24,7 +25,6 @@ from .overlap import KINDS, disjoint, is_of, resolved
 from .ranges import integers
 from .rules import ROOT
 
-MAX_BYTES = 1 << 18  # of a schema as JSON
 MAX_NAME = 128  # characters of a property's name
 
 _EMPTY = '""'
@@ -45,8 +45,8 @@ def checked(schema: object, where: str) -> Any:
     copy = plain(schema, where)
     if not isinstance(copy, (dict, bool)):
         raise InputError(f"{where}: expected a JSON schema, found {type(copy).__name__}")
-    if len(json.dumps(copy)) > MAX_BYTES:
-        raise InputError(f"{where}: longer than {MAX_BYTES:,} bytes as JSON")
+    if len(json.dumps(copy)) > (most := current().schema_bytes):
+        raise InputError(f"{where}: longer than {most:,} bytes as JSON")
     return copy
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .automaton import Automaton, State
-from .gbnf import MARKS, any_of, parse
+from .gbnf import MARKS, any_of, parsed
 
 MOST_AUTOMATA = 8  # grammars whose automata are kept
 
@@ -41,7 +41,7 @@ class Tokens:
     def automaton(self, grammars: tuple[str, ...]) -> Automaton:
         """Of what any of these grammars writes. Raises InputError for a bad one."""
         if grammars not in self._automata:
-            self._automata[grammars] = Automaton(any_of([parse(text) for text in grammars]))
+            self._automata[grammars] = Automaton(any_of([parsed(text) for text in grammars]))
         self._automata.move_to_end(grammars)
         if len(self._automata) > MOST_AUTOMATA:
             self._automata.popitem(last=False)

@@ -15,7 +15,7 @@ from ..chat.choice import Choice
 from ..chat.reply import THOUGHT
 from ..errors import InputError
 from ..forms.automaton import Automaton
-from ..forms.gbnf import any_of, parse
+from ..forms.gbnf import any_of, parsed
 from ..forms.tokens import Tokens
 from ..forms.tools import tools_grammar
 from .thought import ThoughtTracker
@@ -38,7 +38,7 @@ def wanted(answer: str | None, choice: Choice, words: str = "") -> Wanted | None
     """
     found = _grammars(answer, choice)
     if words and found:
-        automaton = Automaton(any_of([*map(parse, found)]))
+        automaton = Automaton(any_of([*map(parsed, found)]))
         if automaton.move(automaton.start, words.encode()) is None:
             raise InputError("messages: the answer to be continued does not begin as response_format or grammar asks")
     return Wanted(found, words) if found else None
