@@ -271,7 +271,7 @@ def test_threads_share_one_copy_of_the_weights_and_take_turns(
             super().__init__(bundle, options)
             made.append(self)
 
-    monkeypatch.setattr("gemma4gguf.runtime.parts.Engine", Counted)
+    monkeypatch.setattr("gemma4gguf.model.Engine", Counted)
     for _ in range(5):
         with Gemma4(tiny_bundle, threads=1, draft=3) as model:
             made.clear()
