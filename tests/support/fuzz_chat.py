@@ -121,7 +121,9 @@ def prompt(given: dict[str, Any], template: str) -> str:
 
 
 def _filled(messages: Any) -> None:
-    for message in messages if isinstance(messages, list) else []:
+    for message in (
+        messages if isinstance(messages, list) and len(messages) < 1000 else []
+    ):  # more are refused or copies
         content = message.get("content") if isinstance(message, dict) else None
         for part in content if isinstance(content, list) else []:
             if isinstance(part, dict) and part.get("type") in ("image", "audio"):
