@@ -150,6 +150,16 @@ def test_stopping(open_page: Callable[[str], Page], endless: Serving) -> None:
     assert page.locator(".assistant .body").inner_text()
 
 
+def test_going_on_where_an_answer_was_cut(open_page: Callable[[str], Page], tiny_bundle: Path) -> None:
+    with serving(tiny_bundle, limits=Limits(tokens=6)) as short:
+        page = greedy(open_page(short.url))
+        ask(page, "What is 47 + 38?")
+        for text in ("47 + 3", "47 + 38 = 85"):
+            answer(page, text)
+            page.get_by_role("button", name="Continue").click()
+        expect(page.get_by_role("button", name="Continue")).to_have_count(0)
+
+
 def test_editing_and_trying_again(page: Page) -> None:
     ask(page, "What is 47 + 38?")
     answer(page, "47 + 38 = 85")
