@@ -11,7 +11,8 @@ stall       the longest time between two tokens of a stream while a text of 1,50
             somebody else, beside the time that a piece of 256 positions, or the picture alone, takes.
 chat        seconds to the first token, and positions evaluated of how many, by turn: ten turns with a picture and a
             clip, then a thought of 2,000 tokens that history leaves out, an earlier turn edited, a second chat and the
-            first one again by turns; each beside the same from a cold cache.
+            first one again by turns; each beside the same from a cold cache. Ours also: the next turn in a new process,
+            from `cache_dir` and without it.
 logits      the largest difference of a logit after each of these prompts between the warm and the cold cache, ours, for
             caches of float32, f16 and q8_0.
 
@@ -25,18 +26,18 @@ import base64
 import io
 import json
 import statistics
+import subprocess
 import sys
 import tempfile
 import threading
 import time
-import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,94 +49,23 @@ sys.path.insert(0, str(ROOT))
 from gemma4gguf import Gemma4, Message  # noqa: E402
 from gemma4gguf.bundle.reading import EMBEDDER, TEXT, Bundle  # noqa: E402
 from gemma4gguf.machine import physical_cores  # noqa: E402
+from tests.support.contestants import LETTER, Contestant, Ours, Theirs, Turn  # noqa: E402
 from tests.support.runtimes import serve  # noqa: E402
 
 PLACES, ANSWER, PIECE = 4, 64, 256
 SIDE = 768  # pixels: 256 soft tokens for both, which would scale other sizes differently
-LETTER, CERTAIN = "a", 100.0
 WORDS = "The quick brown fox jumps over the lazy dog while seven wizards quietly pack boxes of liquor jugs. "
 
 
-@dataclass
-class Turn:
-    """One answer: when each piece of it came, its text, the prompt's positions and how many of them were evaluated."""
-
-    begun: float
-    pieces: list[float] = field(default_factory=list)
-    text: str = ""
-    prompt: int = 0
-    evaluated: int = 0
-
-    @property
-    def first_s(self) -> float:
-        return self.pieces[0] - self.begun
-
-    def row(self) -> dict[str, Any]:
-        return {"first_s": round(self.first_s, 3), "evaluated": self.evaluated, "prompt": self.prompt}
-
-
-class Contestant(Protocol):
-    def ask(self, messages: Sequence[Message], tokens: int, told: Callable[[], object] = ..., cold: bool = ...) -> Turn:
-        """Ask, and call `told` at each piece of the answer. `cold`: with nothing in the cache."""
-
-
-class Ours:
-    def __init__(self, model: Gemma4) -> None:
-        self.model = model
-        (self._letter,) = model.tokenize(LETTER)
-
-    def ask(
-        self, messages: Sequence[Message], tokens: int, told: Callable[[], object] = lambda: None, cold: bool = False
-    ) -> Turn:
-        if cold:
-            self.model.engine.scheduler.places.forget()
-        turn = Turn(time.perf_counter())
-        bias = {self._letter: CERTAIN}
-        for chunk in self.model.stream_chat(messages, max_tokens=tokens, temperature=0, logit_bias=bias):
-            if chunk.text:
-                turn.pieces.append(time.perf_counter())
-                turn.text += chunk.text
-                told()
-            if chunk.result:
-                turn.prompt = chunk.result.tokens.prompt
-                turn.evaluated = turn.prompt - chunk.result.tokens.reused
-        return turn
-
-
-class Theirs:
-    def __init__(self, address: str, letter: int) -> None:
-        self._address, self._letter = address, letter
-
-    def ask(
-        self, messages: Sequence[Message], tokens: int, told: Callable[[], object] = lambda: None, cold: bool = False
-    ) -> Turn:
-        body = {
-            "messages": list(messages),
-            "max_tokens": tokens,
-            "temperature": 0,
-            "logit_bias": [[self._letter, CERTAIN]],
-            "cache_prompt": not cold,
-            "stream": True,
-            "chat_template_kwargs": {"enable_thinking": False},
-        }
-        turn = Turn(time.perf_counter())
-        request = urllib.request.Request(
-            f"{self._address}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
-        )
-        with urllib.request.urlopen(request, timeout=1800) as reply:
-            for line in reply:
-                if not line.startswith(b"data: {"):
-                    continue
-                event = json.loads(line[6:])
-                for choice in event.get("choices", []):
-                    if text := choice["delta"].get("content") or choice["delta"].get("reasoning_content"):
-                        turn.pieces.append(time.perf_counter())
-                        turn.text += text
-                        told()
-                if timings := event.get("timings"):
-                    turn.evaluated = timings["prompt_n"]
-                    turn.prompt = timings["prompt_n"] + timings.get("cache_n", 0)
-        return turn
+NEXT = """
+import json, sys
+from gemma4gguf import Gemma4
+given = json.loads(sys.argv[1])
+with Gemma4(given["file"], **given["how"]) as model:
+    model.load()
+    result = model.chat(given["messages"], max_tokens=1, temperature=0)
+print(json.dumps([result.timings.time_to_first_token_s, result.tokens.prompt, result.tokens.reused]))
+"""
 
 
 # ── what is asked ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -291,6 +221,24 @@ class Watched:
         return self._ours.ask(messages, tokens)
 
 
+def new_process(file: Path, how: dict[str, Any], plan: Plan) -> dict[str, Any]:
+    """The next turn of a conversation in a process of its own, with and without what the first one left on disk."""
+    with tempfile.TemporaryDirectory() as folder:
+        kept = {**how, "cache_dir": folder}
+        with Gemma4(file, **kept) as model:
+            _, messages, turn = chat(Ours(model), plan)[-1]
+        messages = [*messages, {"role": "assistant", "content": turn.text}, user(f"And now? {WORDS}")]
+        found = {}
+        for name, options in (("from cache_dir", kept), ("cold", how)):
+            given = json.dumps({"file": str(file.resolve()), "how": options, "messages": messages})
+            run = subprocess.run(
+                [sys.executable, "-c", NEXT, given], check=True, capture_output=True, text=True, cwd=ROOT
+            )
+            first_s, prompt, reused = json.loads(run.stdout)
+            found[name] = {"first_s": round(first_s, 3), "evaluated": prompt - reused, "prompt": prompt}
+    return found
+
+
 def logits(file: Path, how: dict[str, Any], plan: Plan) -> dict[str, dict[str, float]]:
     """By type of the cache and by step: how far a logit is off after a warm prompt."""
     found: dict[str, dict[str, float]] = {}
@@ -366,6 +314,7 @@ def main() -> None:
             for name, contestant in ready.items():
                 found[f"chat, {name}"] = rows = chat_part(contestant, plan)
                 print(*(f"{name}: {row}" for row in rows), sep="\n", file=sys.stderr)
+        found["chat, a new process, ours"] = new_process(given.bundle, how, plan)
     if "logits" in parts:
         found["logits"] = logits(given.bundle, how, plan)
     if "throughput" in parts and given.peers:
