@@ -61,7 +61,7 @@ def measure(command: list[str], out: Path) -> dict[str, Any]:
     return {
         "seconds": round(time.monotonic() - begun, 1),
         "processor_seconds": round(usage.ru_utime + usage.ru_stime, 1),
-        "peak_private_mb": round(peak[0] / 1e3),
+        "peak_private_mb": round(peak[0] / 1e6),
         "bytes": out.stat().st_size,
     }
 

@@ -34,6 +34,7 @@ from .origin import Origin, locate
 from .plan import ConversionPlan, PlannedSection, plan_section
 from .recovery import Findings, look
 from .safetensors import listed
+from .target import targeting
 
 Progress = Callable[[int, int, str], None]
 DEFAULT, DRAFTER_DEFAULT = "Q4_K_M", "Q8_0"
@@ -84,6 +85,8 @@ def convert(
     out: str | Path | None = None,
     *,
     quant: str | None = None,
+    target_size: str | int | None = None,
+    target_bpw: float | None = None,
     drafter: str | Path | None = None,
     drafter_quant: str = DRAFTER_DEFAULT,
     imatrix: str | Path | None = None,
@@ -101,9 +104,11 @@ def convert(
     `source` and `drafter` are checkpoint folders, Hub ids or GGUF files. `out` names the file or a folder for it; None
     makes `NAME-QUANT.gguf` in the current folder. `quant` None means Q4_K_M, or Q4_0 for a checkpoint that was trained
     for it. Matrices that lie on a grid of that type are stored on it without loss; with `exact_llama` they are rounded
-    as llama.cpp does it. `lora` is the folder of a LoRA adapter as PEFT saves it, which is merged in float32. `types`
-    are overrides PATTERN=TYPE for tensors of the text model; a pattern is a regular expression. `progress` is called
-    with (bytes done, total bytes, stage); a stage is "download" or "convert".
+    as llama.cpp does it. `target_size` (of the whole file, bytes or "6.5GB") and `target_bpw` (bits per value of the
+    text model) choose a type for each matrix so that it loses least, by `imatrix` if that is given. The mix is written
+    beside `out` as a file that `types` takes as "@FILE". `lora` is the folder of a LoRA adapter as PEFT saves it, which
+    is merged in float32. `types` are overrides PATTERN=TYPE for tensors of the text model; a pattern is a regular
+    expression. `progress` is called with (bytes done, total bytes, stage); a stage is "download" or "convert".
 
     Raises InputError for unusable arguments and ConversionError for everything else that stops the work. No file is
     then left under the output's name.
@@ -112,6 +117,9 @@ def convert(
     report = progress or (lambda done, total, stage: None)
     overrides = mixture.parse_overrides(types)
     asked = None if quant is None else mixture.mixture("quant", quant)
+    target = targeting(target_size, target_bpw)
+    if target is not None and quant is not None:
+        raise InputError("quant is given with a target; leave one of them out")
     drafter_asked = mixture.mixture("drafter_quant", drafter_quant)
     if threads is not None:
         threads = whole("threads", threads, lambda v: 1 <= v <= MOST_THREADS, f"a whole number, 1 to {MOST_THREADS:,}")
@@ -138,6 +146,15 @@ def convert(
         drafter_origin = locate(drafter, fetched, plan_only=dry_run)
         contents = _read(drafter_origin, drafter=True).sections[0]
         sections = [s for s in sections if s.contents.architecture != DRAFTER] + [plan_section(contents, drafter_asked)]
+    mix: list[str] = []
+    if target is not None:
+        if origin.tensors is not None:
+            raise InputError("target_size and target_bpw look at the weights; download the checkpoint first")
+        total = place_sections([s.part(1) for s in sections]).total
+        mix = target.mix(sections[0], total, importance, overrides)
+        chosen = target.mixture(mix)
+        overrides = (*overrides, *mixture.parse_overrides(mix))
+        sections[0] = plan_section(model.sections[0], chosen, overrides=overrides, imatrix=importance, mix=mix)
 
     path = _out_path(out, origin, chosen)
     counts: dict[str, Count] = {}
@@ -150,6 +167,8 @@ def convert(
     if path.exists() and origin.is_gguf and path.samefile(origin.path):
         raise InputError(f"{path}: is the source itself; choose another name for the output")
     write_bundle(path, parts, force=force, progress=lambda done: report(done, placement.total, "convert"))
+    if mix:
+        path.with_suffix(".mix.txt").write_text("\n".join(mix) + "\n", encoding="utf-8")
     report(placement.total, placement.total, "convert")  # the padding between sections is not counted on the way
     return Conversion(path, plan, placement.total, time.monotonic() - started, counts)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import mmap
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,7 @@ from .safetensors import listed
 FloatArray = NDArray[np.float32]
 SUMS, COUNTS = ".in_sum2", ".counts"
 TASK = "gemma4gguf.imatrix.task"
+WEIGHT_NAMES, WEIGHTS = "gemma4gguf.imatrix.weight_names", "gemma4gguf.imatrix.weights"
 CHUNK_SIZE = 512  # tokens of a piece of text
 LOGITS = ("token_embd.weight", "output.weight")  # llama-imatrix omits them, or its values do not apply to them
 MAX_VALUES = 1 << 24  # of one entry
@@ -35,12 +36,16 @@ MAX_ENTRIES = 1 << 16
 
 @dataclass(frozen=True)
 class ImportanceMatrix:
-    """`values[name]` is float32 [columns]. `dataset`, `chunks`: the text it was computed on; None, 0 if unknown."""
+    """`values[name]` is float32 [columns]. `dataset`, `chunks`: the text it was computed on; None, 0 if unknown.
+
+    `weights`: how much the error of each matrix changes the predictions, where that was measured.
+    """
 
     path: Path
     values: Mapping[str, FloatArray]
     dataset: str | None
     chunks: int
+    weights: Mapping[str, float] = field(default_factory=dict)
 
     def pairs(self) -> dict[str, bytes]:
         """The keys that llama-quantize writes about an importance matrix; the file's name without its folder."""
@@ -83,6 +88,7 @@ class Sums:
     """What a GGUF importance matrix stores: by tensor, sums of squares float32 [columns] and the rows they are over.
 
     `chunks`: pieces of text and media that were evaluated. `task`: what an unfinished one is for, else empty.
+    `weights`: see `ImportanceMatrix`.
     """
 
     sums: Mapping[str, FloatArray]
@@ -90,12 +96,13 @@ class Sums:
     datasets: tuple[str, ...]
     chunks: int
     task: str = ""
+    weights: Mapping[str, float] = field(default_factory=dict)
 
     def matrix(self, path: Path) -> ImportanceMatrix:
         """The values that llama-quantize reads."""
         counts = {name: np.float32(np.rint(count)) for name, count in self.counts.items()}
         values = {n: s / counts[n] if counts[n] > 0 else np.ones_like(s) for n, s in self.sums.items()}
-        return ImportanceMatrix(path, values, self.datasets[0] if self.datasets else None, self.chunks)
+        return ImportanceMatrix(path, values, self.datasets[0] if self.datasets else None, self.chunks, self.weights)
 
 
 def read_imatrix(path: str | Path) -> ImportanceMatrix:
@@ -131,13 +138,15 @@ def read_sums(path: str | Path) -> Sums:
 
 def write_sums(path: Path, found: Sums, *, force: bool) -> None:
     """Write an importance matrix as llama-imatrix does. Raises ConversionError."""
-    u32, text = GGUFValueType.UINT32, GGUFValueType.STRING
+    u32, f32, text = GGUFValueType.UINT32, GGUFValueType.FLOAT32, GGUFValueType.STRING
     pairs = [
         encode_pair("general.type", text, "imatrix"),
         encode_array("imatrix.datasets", text, found.datasets or ("unknown",)),
         encode_pair("imatrix.chunk_count", u32, found.chunks),
         encode_pair("imatrix.chunk_size", u32, CHUNK_SIZE),
         *([encode_pair(TASK, text, found.task)] if found.task else []),
+        *([encode_array(WEIGHT_NAMES, text, list(found.weights))] if found.weights else []),
+        *([encode_array(WEIGHTS, f32, list(found.weights.values()))] if found.weights else []),
     ]
     arrays: dict[str, FloatArray] = {}
     for name in sorted(found.sums):
@@ -176,7 +185,11 @@ def _read_gguf(path: Path, data: mmap.mmap) -> Sums:
     named = tuple(d for d in datasets if isinstance(d, str) and d) if isinstance(datasets, Sequence) else ()
     task = header.metadata.get(TASK)
     chunks = chunks if type(chunks) is int and chunks > 0 else 0
-    return Sums(sums, counts, named, chunks, task if isinstance(task, str) else "")
+    names, numbers = (header.metadata.get(key) for key in (WEIGHT_NAMES, WEIGHTS))
+    weights = {}
+    if isinstance(names, Sequence) and isinstance(numbers, Sequence):
+        weights = {str(n): float(w) for n, w in zip(names, numbers, strict=False) if isinstance(w, float) and w >= 0}
+    return Sums(sums, counts, named, chunks, task if isinstance(task, str) else "", weights)
 
 
 def _read_legacy(path: Path, data: mmap.mmap) -> ImportanceMatrix:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from gguf import GGML_QUANT_SIZES, LlamaFileType
 from gguf import GGMLQuantizationType as T
 
+from gemma4gguf.arguments import local_path
 from gemma4gguf.errors import InputError
 
 Shape = tuple[int, ...]
@@ -154,9 +155,9 @@ class Override:
 
 
 def parse_overrides(texts: Iterable[str]) -> tuple[Override, ...]:
-    """NAME=TYPE options. Raises InputError for a bad pattern or an unknown type."""
+    """PATTERN=TYPE options, and @FILE for a file of them. Raises InputError for a bad pattern or an unknown type."""
     found = []
-    for text in texts:
+    for text in (line for given in texts for line in _lines(given)):
         name, equals, kind = text.rpartition("=")
         if not equals or not name:
             raise InputError(f"types: {text!r:.200}, expected PATTERN=TYPE, such as ffn_down=Q6_K")
@@ -168,6 +169,18 @@ def parse_overrides(texts: Iterable[str]) -> tuple[Override, ...]:
             raise InputError(f"types: {name!r:.200} is not a regular expression ({error})") from None
         found.append(Override(text, pattern, TENSOR_TYPES[kind.upper()]))
     return tuple(found)
+
+
+def _lines(given: str) -> list[str]:
+    """An option, or the lines of the file that it names."""
+    if not given.startswith("@"):
+        return [given]
+    path = local_path(given[1:])
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"types: {path} cannot be read ({error})") from None
+    return [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
 
 
 def mixture(parameter: str, name: str) -> Mixture:

@@ -6,7 +6,7 @@ Reads and writes no files.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from gguf import GGMLQuantizationType as T
 
 from gemma4gguf.bundle.container import encode_array, place_tensors
 from gemma4gguf.bundle.reading import EMBEDDER, TEXT
-from gemma4gguf.bundle.settings import GRID_TENSORS
+from gemma4gguf.bundle.settings import GRID_TENSORS, MIX
 from gemma4gguf.bundle.writing import Part, part_of
 from gemma4gguf.errors import ConversionError
 from gemma4gguf.native import quantizer
@@ -112,10 +112,12 @@ def plan_section(
     overrides: tuple[Override, ...] = (),
     imatrix: ImportanceMatrix | None = None,
     lattices: Mapping[str, Lattice] | None = None,
+    mix: Sequence[str] = (),
 ) -> PlannedSection:
     """Choose a type for every tensor of a section. Overrides and importance values apply to the text model only.
 
     `lattices`: tensors that are stored on the grid they lie on, in its type unless an override names another.
+    `mix`: lines to be written into the text model's metadata.
     Raises ConversionError when the source is stored with fewer bits than `asked`, or importance values are missing.
     """
     if contents.carried is not None:
@@ -148,6 +150,9 @@ def plan_section(
     pairs = contents.pairs(asked.file_type) | (imatrix.pairs() if imatrix is not None else {})
     on_grid = [t.tensor.name for t in tensors if t.lattice is not None]
     pairs.pop(GRID_TENSORS, None)  # a source's
+    pairs.pop(MIX, None)
+    if mix and contents.architecture == TEXT:
+        pairs[MIX] = encode_array(MIX, GGUFValueType.STRING, mix)
     if on_grid:
         pairs[GRID_TENSORS] = encode_array(GRID_TENSORS, GGUFValueType.STRING, on_grid)
     return PlannedSection(contents, asked.name, tuple(tensors), pairs)

@@ -22,6 +22,7 @@ BUDGETS = (70, 140, 280, 560, 1120)  # soft tokens per picture; the ones the mod
 DEFAULT_BUDGET = 280  # soft tokens
 END_TOKEN_IDS = "gemma4gguf.eos_token_ids"
 GRID_TENSORS = "gemma4gguf.grid.tensors"  # names: stored on the grid they were trained on, not by llama.cpp's rounding
+MIX = "gemma4gguf.mix"  # PATTERN=TYPE lines, by which a file of a given size was made
 END_TOKENS = ("<eos>", "<turn|>", "<|tool_response>")  # the chat format's own: they always count; a file adds others
 
 

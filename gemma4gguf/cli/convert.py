@@ -21,13 +21,19 @@ if TYPE_CHECKING:
 @click.argument("source")
 @click.argument("out", required=False, type=click.Path(path_type=Path))
 @click.option("--quant", metavar="TYPE", help="Type of the text model's matrices, such as Q4_K_M, Q8_0, BF16.")
+@click.option("--target-size", metavar="SIZE", help="Choose types so that the file takes at most this, such as 6.5GB.")
+@click.option(
+    "--target-bpw", type=float, metavar="N", help="The same by bits per value of the text model, such as 4.5."
+)
 @click.option("--drafter", metavar="SOURCE", help="The MTP assistant to put into the same file.")
 @click.option("--drafter-quant", metavar="TYPE", default="Q8_0", show_default=True, help="Type of its matrices.")
 @click.option("--imatrix", type=click.Path(path_type=Path), metavar="FILE", help="Importance matrix.")
 @click.option(
     "--lora", type=click.Path(path_type=Path), metavar="FOLDER", help="LoRA adapter to merge, as PEFT saves it."
 )
-@click.option("--type", "types", multiple=True, metavar="PATTERN=TYPE", help="Type of the tensors that match.")
+@click.option(
+    "--type", "types", multiple=True, metavar="PATTERN=TYPE", help="Type of the tensors that match, or @FILE."
+)
 @click.option("--exact-llama", is_flag=True, help="Round matrices that lie on a grid as llama.cpp does.")
 @click.option("--text-only", is_flag=True, help="Leave the multimodal embedder out.")
 @click.option("--threads", type=click.IntRange(1), metavar="N", help="Processor threads [all cores].")

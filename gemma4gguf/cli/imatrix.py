@@ -35,6 +35,7 @@ def _shares(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> di
     help="What text, picture or sound counts [by their positions].",
 )
 @click.option("--add", multiple=True, type=click.Path(path_type=Path), metavar="FILE", help="Add another one's sums.")
+@click.option("--weigh", is_flag=True, help="Measure each matrix's weight too, for convert --target-size: takes long.")
 @click.option("--threads", type=click.IntRange(1), metavar="N", help="Processor threads [physical cores].")
 @click.option("--gpu-layers", type=int, metavar="N", help="Layers on the GPU [all where there is one].")
 @click.option("--force", is_flag=True, help="Replace OUT where it exists.")
@@ -48,6 +49,7 @@ def imatrix(
     audio: tuple[str, ...],
     shares: dict[str, float] | None,
     add: tuple[Path, ...],
+    weigh: bool,
     threads: int | None,
     gpu_layers: int | None,
     force: bool,
@@ -60,6 +62,7 @@ def imatrix(
     """
     from ..tools.imatrix import compute
     from ..tools.quality import read_text
+    from ..tools.sensitivity import weigh as measure_weights
 
     with Progress(quiet=as_json) as progress:
         done = compute(
@@ -76,6 +79,14 @@ def imatrix(
             force=force,
             progress=lambda at, total: progress(at, total, "imatrix", lambda n: f"{number(int(n))} positions"),
         )
+        if weigh:
+            measure_weights(
+                source,
+                done.path,
+                threads=threads,
+                gpu_layers=gpu_layers,
+                progress=lambda at, total: progress(at, total, "weights", lambda n: f"{number(int(n))} matrices"),
+            )
     if as_json:
         print_json(asdict(done))
         return

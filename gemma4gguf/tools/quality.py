@@ -119,11 +119,11 @@ def compare(
     with tempfile.TemporaryFile() as store:
         done = 0
         with load(base.text, gpu_layers=gpu_layers) as model:
-            passages = _passages(model, base, text, media, windows)
+            passages = passages_of(model, base, text, media, windows)
             positions = sum(p.counted for p in passages)
             total = (1 + len(others)) * positions
             _check_room(4 * positions * model.vocab.size)
-            for row in _predictions(model, passages, threads):
+            for row in predictions(model, passages, threads):
                 store.write(row.data)
                 progress(done := done + 1, total)
         for other in others:
@@ -131,9 +131,9 @@ def compare(
             scores = []
             with load(other.text, gpu_layers=gpu_layers) as model:
                 if media:  # its own soft tokens, because the embedder may differ too
-                    passages = _passages(model, other, text, media, windows)
+                    passages = passages_of(model, other, text, media, windows)
                 targets = [i for p in passages for i in p.ids[p.first + 1 :]]
-                for row, target in zip(_predictions(model, passages, threads), targets, strict=True):
+                for row, target in zip(predictions(model, passages, threads), targets, strict=True):
                     kept = np.frombuffer(store.read(row.nbytes), np.float32)
                     scores.append(_score(kept, row, target))
                     progress(done := done + 1, total)
@@ -181,9 +181,10 @@ def text_windows(vocab: Vocabulary, text: str, never: tuple[str, ...]) -> list[S
     return [Span((bos, *ids[start + 1 : start + WINDOW])) for start in starts]
 
 
-def _passages(
+def passages_of(
     model: Weights, bundle: Bundle, text: str, media: Sequence[Sequence[Segment]], windows: int | None
 ) -> list[Passage]:
+    """The prompts of a comparison: windows of `text`, then each medium with what follows it."""
     windows_of_text = text_windows(model.vocab, text, special_tokens(bundle.text.metadata))[:windows]
     found = [Passage((span,), WINDOW // 2, media=False) for span in windows_of_text]
     embedder = cache(lambda: Embedder(bundle))
@@ -194,7 +195,7 @@ def _passages(
     return found
 
 
-def _predictions(model: Weights, passages: Sequence[Passage], threads: int | None) -> Iterator[FloatArray]:
+def predictions(model: Weights, passages: Sequence[Passage], threads: int | None) -> Iterator[FloatArray]:
     """Log probabilities float32 [vocabulary] of every position that counts, in order."""
     longest = max(sum(map(len, p.spans)) for p in passages)
     block = max([WINDOW, *(len(s) for p in passages for s in p.spans if not s.causal)])

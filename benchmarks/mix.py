@@ -1,0 +1,115 @@
+#!/usr/bin/env python3
+"""Compare mixes chosen by measuring with llama.cpp's, at the same size: KL divergence on text, pictures and sound.
+
+    benchmarks/mix.py WORK                    # models/tiny and its data
+    benchmarks/mix.py WORK --types Q3_K_M,Q4_K_M --no-weights
+
+Half of the pictures and clips of tests/data, and sums, calibrate; the other half, other sums and the text of `quality`
+judge. Prints JSON: for each type, llama.cpp's mixture without importance values, with those of text alone, with those
+of text, pictures and sound; and our mix at the size of the second. WORK gets the files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from converters import convert  # noqa: E402
+from converters.imatrix import read_imatrix, read_sums, write_sums  # noqa: E402
+from gemma4gguf.tools import calibration, sensitivity  # noqa: E402
+from gemma4gguf.tools.imatrix import compute  # noqa: E402
+from gemma4gguf.tools.quality import compare  # noqa: E402
+from training import pictures  # noqa: E402
+
+MODEL, DATA = ROOT / "models" / "tiny", ROOT / "tests" / "data"
+EACH = 6  # pictures and clips that calibrate, and as many that judge
+WINDOWS = 3  # of text that judge
+QUALITY = files("gemma4gguf.tools").joinpath("quality.txt").read_text(encoding="utf-8")
+
+
+def sums(first: int) -> str:
+    pairs = ((a, b) for a in range(10 + first, 90, 2) for b in (7, 38, 64))
+    return "\n".join(f"What is {a} + {b}? {a} + {b} = {a + b}" for a, b in pairs)
+
+
+def media(half: int) -> tuple[list[np.ndarray], list[tuple[np.ndarray, int]]]:
+    """Cards with handwritten digits and spoken words, the same ones each time; `half` 0 calibrates, 1 judges."""
+    kept = json.loads((DATA / "tiny.json").read_text())
+    samples, rate = soundfile.read(DATA / "tiny.flac", dtype="int16")
+    digits, rng = np.array(kept["digits"], np.uint8).reshape(-1, 8, 8), np.random.default_rng(half)
+    cards = [
+        np.asarray(pictures.card(list(rng.permutation(digits[half::2])[:4]), rng, plain=True)) for _ in range(EACH)
+    ]
+    clips = np.split(samples, kept["ends"][:-1])[half::2]
+    return cards, [(clip, rate) for clip in clips[:EACH]]
+
+
+def judged(paths: list[Path], reference: Path) -> dict[str, dict[str, float]]:
+    """KL divergence of each file on text it was not calibrated on, after pictures, and after sound."""
+    cards, clips = media(1)
+    how: dict[str, Any] = {"reference": reference, "threads": 1}
+    runs = {
+        "text": compare(paths, text=QUALITY, windows=WINDOWS, **how),
+        "sums": compare(paths, text=sums(1), windows=2, **how),
+        "pictures": compare(paths, text=sums(1), windows=1, images=cards, **how),
+        "sound": compare(paths, text=sums(1), windows=1, audio=clips, **how),
+    }
+    found: dict[str, dict[str, float]] = {path.name: {} for path in paths}
+    for kind, results in runs.items():
+        for path, result in zip(paths, results, strict=True):
+            value = result.kl_mean if result.kl_media is None else result.kl_media
+            found[path.name][kind] = round(value, 5)
+            found[path.name][f"{kind}_same_top"] = round(result.same_top, 4)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--types", default="Q3_K_M,IQ4_XS,Q4_K_S,Q4_K_M,Q5_K_M")
+    parser.add_argument("--no-weights", action="store_true", help="choose by output errors alone")
+    given = parser.parse_args()
+    work: Path = given.work
+    work.mkdir(parents=True, exist_ok=True)
+    base = work / "f32.gguf"
+    convert(MODEL, base, quant="F32", force=True)
+    cards, clips = media(0)
+    text = calibration.text() + sums(0)
+    compute(base, work / "text.gguf", text=text, threads=1, force=True)
+    compute(base, work / "media.gguf", text=text, images=cards, audio=clips, threads=1, force=True)
+    equal = {"text": 1.0, "picture": 1.0, "sound": 1.0}
+    compute(base, work / "equal.gguf", text=text, images=cards, audio=clips, shares=equal, threads=1, force=True)
+    if not given.no_weights:
+        values = read_imatrix(work / "equal.gguf").values
+        mixed = sums(0)[: len(sums(0)) // 2] + calibration.text()[:1500]
+        weights = sensitivity.measure(base, values, text=mixed, images=cards[:3], audio=clips[:3], threads=1)
+        write_sums(work / "equal.gguf", replace(read_sums(work / "equal.gguf"), weights=weights), force=True)
+    made: dict[str, dict[str, Path]] = {}
+    for kind in given.types.split(","):
+        row = made[kind] = {}
+        for name, matrix in (("plain", None), ("text", "text"), ("media", "media"), ("equal", "equal")):
+            row[name] = work / f"{kind}-{name}.gguf"
+            imatrix = None if matrix is None else work / f"{matrix}.gguf"
+            convert(MODEL, row[name], quant=kind, imatrix=imatrix, force=True)
+        row["mix"] = work / f"{kind}-mix.gguf"
+        size = row["text"].stat().st_size
+        convert(MODEL, row["mix"], target_size=size + (1 << 16), imatrix=work / "equal.gguf", force=True)
+    found = judged([path for row in made.values() for path in row.values()], base)
+    for kind, row in made.items():
+        for name, path in row.items():
+            print(json.dumps({"type": kind, "how": name, "bytes": path.stat().st_size} | found[path.name]), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""Files of a given size: types are chosen so that the least is lost, and the mix can be used again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise, product
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gguf import GGMLQuantizationType as T
+
+from converters import convert
+from converters.budget import Step, lines, spend
+from converters.budget import _hull as hull
+from converters.mixture import parse_overrides
+from gemma4gguf.bundle.reading import Section, read_sections
+from gemma4gguf.bundle.settings import MIX
+from gemma4gguf.errors import InputError
+from tests.support.quantise_peer import importance_of, write_imatrix_gguf
+
+KINDS = (T.Q3_K, T.Q4_K, T.Q6_K)
+
+
+def steps(rng: np.random.Generator) -> list[Step]:
+    size, losses = int(rng.integers(1, 5)), np.sort(rng.uniform(0, 1, 3))[::-1]
+    sizes = [size, 2 * size, 3 * size]
+    return hull(Step(kind, n, n, loss) for kind, n, loss in zip(KINDS, sizes, losses, strict=True))
+
+
+def test_useless_types_are_left_out() -> None:
+    found = hull(Step(kind, n, n, loss) for kind, n, loss in zip(KINDS, (10, 20, 30), (1.0, 0.9, 0.1), strict=False))
+    assert [s.type for s in found] == [T.Q3_K, T.Q6_K]  # the middle one is worse than a mix of the others
+    assert [s.type for s in hull([Step(T.Q3_K, 10, 10, 0.5), Step(T.Q4_K, 20, 20, 0.5)])] == [T.Q3_K]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_hardly_more_is_lost_than_by_the_best_of_all_mixes(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    choices = {f"m{i}": steps(rng) for i in range(6)}
+    budget = int(
+        rng.integers(sum(o[0].nbytes for o in choices.values()), sum(o[-1].nbytes for o in choices.values()) + 1)
+    )
+    chosen = spend(choices, budget)
+
+    def of(picked: tuple[Step, ...]) -> tuple[int, float]:
+        return sum(s.nbytes for s in picked), sum(s.loss for s in picked)
+
+    size, loss = of(tuple(next(s for s in options if s.type is chosen[n]) for n, options in choices.items()))
+    best = min(lost for n, lost in map(of, product(*choices.values())) if n <= budget)
+    assert size <= budget
+    assert loss <= best + max(a.loss - b.loss for o in choices.values() for a, b in pairwise(o)) + 1e-9
+
+
+def test_lines_are_options() -> None:
+    types = {
+        "token_embd.weight": T.Q4_K,
+        "blk.1.ffn_up.weight": T.Q3_K,
+        "blk.11.ffn_up.weight": T.Q3_K,
+        "blk.2.ffn_up.weight": T.Q4_K,
+    }
+    found = parse_overrides(lines(types))
+    assert len(found) == 3
+    for name, kind in types.items():
+        assert [o.type for o in found if o.pattern.search(name)] == [kind]
+
+
+def text_of(path: Path) -> Section:
+    return read_sections(path)[0]
+
+
+def test_a_file_of_a_size_and_its_mix(checkpoint: Path, make_bundle: Callable[..., Path], tmp_path: Path) -> None:
+    write_imatrix_gguf(tmp_path / "imatrix.gguf", importance_of(text_of(make_bundle("BF16"))), 4)
+    with_values = {"imatrix": tmp_path / "imatrix.gguf", "text_only": True}
+    made = convert(checkpoint, tmp_path / "bits.gguf", target_bpw=4.6, **with_values)  # type: ignore[arg-type]
+    section = text_of(tmp_path / "bits.gguf")
+    values = sum(int(np.prod(t.shape)) for t in section.tensors.values())
+    assert 4.3 < 8 * sum(t.nbytes for t in section.tensors.values()) / values <= 4.6
+    assert len({t.type for t in section.tensors.values()}) > 2
+    assert made.plan.quant == "4.6bpw"
+    mix = tmp_path / "bits.mix.txt"
+    assert section.metadata[MIX][:] == mix.read_text().splitlines()
+    convert(checkpoint, tmp_path / "again.gguf", quant="Q4_K_M", types=[f"@{mix}"], **with_values)  # type: ignore[arg-type]
+    again = text_of(tmp_path / "again.gguf")
+    assert [n for n in section.tensors if not np.array_equal(again.raw(n), section.raw(n))] == []
+    size = made.size + 100_000
+    bigger = convert(checkpoint, tmp_path / "size.gguf", target_size=size, types=["attn_v=Q8_0"], **with_values)  # type: ignore[arg-type]
+    assert bigger.size <= size
+    assert {t.type for n, t in text_of(tmp_path / "size.gguf").tensors.items() if "attn_v.w" in n} == {T.Q8_0}
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ({"target_bpw": 4.5, "quant": "Q4_0"}, "quant is given with a target"),
+        ({"target_bpw": 4.5, "target_size": "1GB"}, "leave one of them out"),
+        ({"target_bpw": 1.0}, "target_bpw"),
+        ({"target_size": "much"}, "target_size: 'much', expected bytes"),
+        ({"target_size": "1MB"}, "take at least"),
+        ({"types": ["@nowhere.txt"]}, "nowhere.txt cannot be read"),
+    ],
+)
+def test_refusals(checkpoint: Path, tmp_path: Path, how: dict[str, object], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        convert(checkpoint, tmp_path / "out.gguf", **how)  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []
