@@ -38,4 +38,5 @@ def test_the_weight_is_the_divergence_of_a_file_in_which_it_alone_is_rounded(tmp
 def test_a_matrix_without_a_weight_has_the_mean_of_its_sort() -> None:
     weights = {"blk.0.ffn_up.weight": 1.0, "blk.1.ffn_up.weight": 3.0, "blk.0.attn_q.weight": 9.0}
     assert weight_of("blk.7.ffn_up.weight", weights) == 2.0
-    assert weight_of("token_embd.weight", weights) == 1.0
+    assert weight_of("token_embd.weight", weights) == 8.0
+    assert weight_of("blk.0.attn_v.weight", weights) == 1.0
