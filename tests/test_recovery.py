@@ -19,6 +19,7 @@ from gemma4gguf.bundle.reading import Section, read_sections
 from gemma4gguf.bundle.settings import GRID_TENSORS
 from gemma4gguf.native.context import Context, ContextOptions
 from gemma4gguf.native.weights import Weights
+from gemma4gguf.proof.tensors import compare
 from tests.support.qat import Steps, clipped, dequantised, extremum, learned, learned_float32, put_on_grids, rounded
 from tests.support.quantise_peer import llama_quantize
 
@@ -154,3 +155,11 @@ def test_a_grid_for_each_channel_is_named_and_not_held(tmp_path: Path, axis: int
     stored = StoredTensor("w", grid.shape, T.BF16, tmp_path / "raw", 0)
     found = look([MappedTensor("blk.0.ffn_up.weight", grid.shape, stored)], (T.Q4_0, T.Q4_1, T.Q8_0))
     assert (found.lattices, found.by_channel) == ({}, ("blk.0.ffn_up.weight",))
+
+
+def test_verify_against_makes_the_grid_again(qat: Path, done: Conversion) -> None:
+    assert done.path is not None
+    source = read_checkpoint(locate(qat, lambda done, total: None), text_only=True).sections[0].tensors
+    findings = list(compare(text_of(done.path), source, (), 1, lambda size: None))
+    assert len(findings) == len(text_of(done.path).tensors)
+    assert [str(f) for f in findings if not f.equal] == []

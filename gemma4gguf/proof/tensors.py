@@ -15,10 +15,13 @@ from gguf import GGMLQuantizationType as T
 from numpy.typing import NDArray
 
 from converters.gemma4 import MappedTensor
+from converters.grid import Lattice
 from converters.quantise import PlannedTensor, pieces
+from converters.recovery import look
 
 from ..bundle.container import TensorInfo
 from ..bundle.reading import NAMES, Section
+from ..bundle.settings import GRID_TENSORS
 from ..errors import ConversionError
 from ..native import quantizer
 
@@ -77,7 +80,7 @@ def compare(
 
 def _compared(section: Section, info: TensorInfo, tensor: MappedTensor, threads: int) -> TensorFinding:
     found = TensorFinding(NAMES[section.architecture], info.name, info.type.name, equal=True)
-    held, planned = section.raw(info.name), PlannedTensor(tensor, info.type)
+    held, planned = section.raw(info.name), PlannedTensor(tensor, info.type, lattice=_lattice(section, info, tensor))
     try:
         if info.type not in (T.F32, T.F16, T.BF16) and quantizer.requires_importance(info.type):
             return replace(found, equal=False, fault=f"{info.type.name} cannot be made again without importance values")
@@ -87,6 +90,12 @@ def _compared(section: Section, info: TensorInfo, tensor: MappedTensor, threads:
         return replace(found, equal=False, error=error, cost=cost, fault=fault)
     except (ConversionError, NotImplementedError) as error:
         return replace(found, equal=False, fault=f"cannot be compared ({error})")
+
+
+def _lattice(section: Section, info: TensorInfo, tensor: MappedTensor) -> Lattice | None:
+    """What a tensor lies on that the file says was stored on its grid."""
+    on_grid = info.name in section.metadata.get(GRID_TENSORS, ())
+    return look([tensor], [info.type]).lattices.get(info.name) if on_grid else None
 
 
 def _pieces(planned: PlannedTensor, held: Bytes, threads: int) -> Iterator[tuple[Bytes, Bytes]]:
@@ -101,7 +110,7 @@ def _pieces(planned: PlannedTensor, held: Bytes, threads: int) -> Iterator[tuple
 def _judged(planned: PlannedTensor, held: Bytes, threads: int) -> tuple[float, float, str | None]:
     """Error and cost of a tensor whose bytes differ, and the fault if they are no quantiser's."""
     values: list[Floats] = []  # of each block: squared values, squared errors of the file, of our own, what differs
-    plain = pieces([replace(planned, type=T.F32)], threads)
+    plain = pieces([replace(planned, type=T.F32, lattice=None)], threads)
     for (own, part), true in zip(_pieces(planned, held, threads), plain, strict=True):
         mine, theirs = _floats(own, planned.type), _floats(part, planned.type)
         source = true.view(np.float32)[: mine.size]
