@@ -43,7 +43,8 @@ def test_generate_prints_the_answer_and_nothing_else_on_standard_output(
     assert run(cli, command) == 0
     shown = capsys.readouterr()
     assert shown.out == report["text"] + "\n" * (not report["text"].endswith("\n"))
-    assert shown.err == ""
+    told = shown.err.splitlines()  # after 10 seconds, as a slow machine takes, how far the prompt was read
+    assert [line for line in told if not line.startswith("reading ")] == []
 
 
 def test_the_prompt_and_one_medium_may_come_from_standard_input(bundle: Path, media: tuple[Path, Path]) -> None:
