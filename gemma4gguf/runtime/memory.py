@@ -236,7 +236,7 @@ def _embedder(part: Part, hidden: int, image_tokens: int) -> Bytes:
 
 
 def _drafter(part: Part, facts: Facts, options: ContextOptions, repacked: Collection[str]) -> Bytes:
-    """Its weights and vocabulary, and a context that computes one row at a time on the target's cache."""
+    """Its weights, loaded without a vocabulary, and a context that computes a row at a time on the target's cache."""
     weights = _weights(part, repacked)
     row = FLOAT * (2 * part.tokens + facts.model.width) + MASK * sum(_cells(facts, options))
-    return Bytes(weights.private + _vocabulary(part) + row, weights.mapped)
+    return Bytes(weights.private + row, weights.mapped)
