@@ -44,7 +44,7 @@ ALLOWED: Mapping[str, set[str]] = {
     "gemma4gguf.reference": BASE | {"gemma4gguf.bundle", "converters"},
     "gemma4gguf": ENGINE
     | {"gemma4gguf.model", "gemma4gguf.conversation", "gemma4gguf.transcription", "gemma4gguf.tools", "converters"},
-    "gemma4gguf.tools": ENGINE | {"gemma4gguf.model", "gemma4gguf.transcription", "converters"},
+    "gemma4gguf.tools": ENGINE | {"gemma4gguf.model", "gemma4gguf.transcription", "gemma4gguf.reference", "converters"},
     "gemma4gguf.proof": ENGINE | {"gemma4gguf.reference", "converters"},
     "gemma4gguf.server": ENGINE | {"gemma4gguf.answers", "gemma4gguf.model"},
     "gemma4gguf.batch": ENGINE | {"gemma4gguf.model", "gemma4gguf.server"},

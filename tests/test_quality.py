@@ -17,6 +17,7 @@ from gemma4gguf import Gemma4
 from gemma4gguf.cli import cli, run
 from gemma4gguf.errors import Gemma4Error, InputError
 from gemma4gguf.tools.quality import TEXT, WINDOW, compare, measure
+from tests.conftest import MODELS
 from tests.support import standin
 
 SOME = resources.files("gemma4gguf.tools").joinpath(TEXT).read_text(encoding="utf-8")[:4000]
@@ -144,3 +145,21 @@ def test_command(make_bundle: Callable[..., Path], tmp_path: Path, capsys: pytes
     text.write_bytes(b"\xff\xfe")
     assert run(cli, arguments) == 1
     assert "UTF-8" in capsys.readouterr().err
+
+
+def test_a_checkpoint_as_the_reference(tmp_path: Path) -> None:
+    """The same figures as against the bundle in F32, with a picture and a clip too."""
+    for quant in ("Q4_K_M", "F32"):
+        convert(MODELS / "tiny", tmp_path / f"{quant}.gguf", quant=quant)
+    asked = tmp_path / "Q4_K_M.gguf"
+    media = {"images": [MODELS / "demo" / "digits.png"], "audio": [MODELS / "demo" / "number.wav"]}
+    true, like = (measure(asked, base, **FEW, **media) for base in (MODELS / "tiny", tmp_path / "F32.gguf"))
+    assert true.positions == like.positions
+    for name in ("kl_mean", "kl_median", "kl_999", "kl_media", "perplexity", "reference_perplexity"):
+        assert getattr(true, name) == pytest.approx(getattr(like, name), rel=0.01), name
+    assert true.same_top == pytest.approx(like.same_top, abs=0.01)
+
+
+def test_a_checkpoint_of_another_model(tmp_path: Path, make_bundle: Callable[..., Path]) -> None:
+    with pytest.raises(InputError, match=r"12 layers of width 256 and .* 6 of 256: they are different models"):
+        measure(make_bundle("Q8_0"), MODELS / "tiny", **FEW)

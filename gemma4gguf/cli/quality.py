@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from ..bundle.finding import find_model
 from .common import common, found, print_json
 from .show import Progress, Table, number
 
@@ -17,7 +18,9 @@ def _positions(n: float) -> str:
 
 @click.command(short_help="Measure what quantising has cost.")
 @click.argument("files", nargs=-1, required=True, metavar="FILE...", type=click.Path(path_type=Path))
-@click.option("--reference", required=True, type=click.Path(path_type=Path), help="The same model, BF16 or Q8_0.")
+@click.option(
+    "--reference", required=True, type=click.Path(path_type=Path), help="The same model: its checkpoint, BF16 or Q8_0."
+)
 @click.option("--text", type=click.Path(path_type=Path), metavar="PATH", help="A text to predict [a fixed one].")
 @click.option("--image", "images", multiple=True, metavar="PATH", help="A picture to include; may be repeated.")
 @click.option("--audio", multiple=True, metavar="PATH", help="A sound clip to include; may be repeated.")
@@ -25,7 +28,7 @@ def _positions(n: float) -> str:
 @click.option("--threads", type=click.IntRange(1), metavar="N", help="Processor threads [physical cores].")
 @click.option("--gpu-layers", type=int, metavar="N", help="Layers on the GPU [all where there is one].")
 @common
-@found("files", "reference")
+@found("files")
 def quality(
     files: tuple[Path, ...],
     reference: Path,
@@ -43,9 +46,14 @@ def quality(
     the same predictions; llama-perplexity computes the same numbers. For example:
 
     gemma4gguf quality gemma-Q4_K_M.gguf gemma-Q4_0.gguf --reference gemma-Q8_0.gguf
+
+    The folder of the checkpoint is the true reference. It is computed in float32, a matrix at a time: slow, and in
+    little memory.
     """
     from ..tools.quality import compare, read_text
+    from ..tools.truth import is_checkpoint
 
+    reference = reference if is_checkpoint(reference) else find_model(reference)
     with Progress(quiet=as_json) as progress:
         results = compare(
             files,

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,6 @@ from ..chat.guards import SPECIAL_TOKENS
 from ..chat.rendering import FrameSegment, ImageSegment, MediaSegment, Segment, TextSegment, text_segments
 from ..errors import FormatError
 from ..media.audio import frame
-from ..media.embedder import Embedder
 from ..media.image import Patches, patches_of, patchify, soft_tokens_of
 from ..native.vocabulary import Vocabulary
 from ..records import Tokens
@@ -30,6 +29,14 @@ from .session import Span
 BOS = "<bos>"
 PLACEHOLDERS = ("<|image|>", "<|audio|>", "<|video|>")
 _SPECIAL = re.compile(f"(?={'|'.join(map(re.escape, SPECIAL_TOKENS))})")
+
+
+class Embeds(Protocol):
+    """What makes soft tokens: a bundle's `Embedder`, or something in its place."""
+
+    def image(self, patches: Patches) -> NDArray[np.float32]: ...
+
+    def audio(self, frames: NDArray[Any]) -> NDArray[np.float32]: ...
 
 
 def count(spans: Sequence[Span]) -> Tokens:
@@ -70,9 +77,7 @@ def plain_ids(vocab: Vocabulary, text: str, special_tokens: tuple[str, ...] = ()
     return [token for piece in text_segments(text, special_tokens) for token in vocab.tokenize(piece, special=False)]
 
 
-def spans(
-    parts: Iterable[Segment], vocab: Vocabulary, embedder: Callable[[], Embedder], image_tokens: int
-) -> list[Span]:
+def spans(parts: Iterable[Segment], vocab: Vocabulary, embedder: Callable[[], Embeds], image_tokens: int) -> list[Span]:
     """A prompt's spans: exactly one BOS, then text and media in order. Raises InputError for unusable media."""
     bos = token_id(vocab, BOS)
     out: list[Span] = []
@@ -116,7 +121,7 @@ def _read(part: MediaSegment, image_tokens: int) -> Read:
     return Read(patchify(part.medium, image_tokens) if isinstance(part, ImageSegment) else frame(part.medium))
 
 
-def _medium(part: MediaSegment, vocab: Vocabulary, embedder: Callable[[], Embedder], image_tokens: int) -> Span:
+def _medium(part: MediaSegment, vocab: Vocabulary, embedder: Callable[[], Embeds], image_tokens: int) -> Span:
     if isinstance(part.medium, Span):  # read already
         return part.medium
     read = _read(part, image_tokens)

@@ -33,9 +33,10 @@ from ..native.context import Context, ContextOptions
 from ..native.vocabulary import Vocabulary
 from ..native.weights import Weights
 from ..runtime.loading import load
-from ..runtime.prompt import BOS, plain_ids, spans, token_id
+from ..runtime.prompt import BOS, Embeds, plain_ids, spans, token_id
 from ..runtime.scoring import position_logits
 from ..runtime.session import Span
+from .truth import Truth, is_checkpoint
 
 WINDOW = 512  # tokens evaluated together
 STEP = 256  # rows computed at a time, half a window; their logits are 0.3 GB for 262,144 tokens
@@ -83,7 +84,7 @@ class Passage:
 
 
 def measure(path: str | os.PathLike[str], reference: str | os.PathLike[str], **how: Any) -> Quality:
-    """Compare one bundle with a reference of the same model, such as its BF16 or Q8_0. `how`: see `compare`."""
+    """Compare one bundle with a reference of the same model: its checkpoint, BF16 or Q8_0. `how`: see `compare`."""
     (found,) = compare([path], reference, **how)
     return found
 
@@ -102,6 +103,8 @@ def compare(
 ) -> Iterator[Quality]:
     """Compare bundles, one after another, with a reference of the same model, which is evaluated once.
 
+    The reference is another bundle, or the folder of the checkpoint. A checkpoint is computed in float32, by a matrix
+    at a time: slowly, and no model is loaded for it.
     `text` None: a fixed one. `windows`: how many of the text's windows count, None for all. Each picture and clip is
     followed by the beginning of the text. `progress` is called with (positions computed, in all), over all models.
 
@@ -109,21 +112,28 @@ def compare(
     predictions (a float32 per position and token) do not fit the folder of temporary files; this before any work.
     """
     text = files(__package__).joinpath(TEXT).read_text(encoding="utf-8") if text is None else text
-    base, others = Bundle.open(reference), [Bundle.open(path) for path in paths]
+    others = [Bundle.open(path) for path in paths]
+    folder = Path(reference)
+    truth = Truth(folder) if is_checkpoint(folder) else None
+    base = others[0] if truth else Bundle.open(reference)
     media = [raw_segments(f"<|image|>{text[:MEDIUM_TEXT]}", [image]) for image in images]
     media += [raw_segments(f"<|audio|>{text[:MEDIUM_TEXT]}", [], [clip]) for clip in audio]
     for other in others:
         _check_pair(base, other)
+        if truth:
+            truth.check(other)
         if media:
             other.require(EMBEDDER)
     with tempfile.TemporaryFile() as store:
         done = 0
-        with load(base.text, gpu_layers=gpu_layers) as model:
-            passages = passages_of(model, base, text, media, windows)
+        with load(base.text, gpu_layers=gpu_layers, vocab_only=truth is not None) as model:
+            own = cache(lambda: truth or Embedder(base))
+            passages = passages_of(model, base, text, media, windows, own)
             positions = sum(p.counted for p in passages)
             total = (1 + len(others)) * positions
             _check_room(4 * positions * model.vocab.size)
-            for row in predictions(model, passages, threads):
+            rows = _true(truth, passages) if truth else predictions(model, passages, threads)
+            for row in rows:
                 store.write(row.data)
                 progress(done := done + 1, total)
         for other in others:
@@ -182,12 +192,20 @@ def text_windows(vocab: Vocabulary, text: str, never: tuple[str, ...]) -> list[S
 
 
 def passages_of(
-    model: Weights, bundle: Bundle, text: str, media: Sequence[Sequence[Segment]], windows: int | None
+    model: Weights,
+    bundle: Bundle,
+    text: str,
+    media: Sequence[Sequence[Segment]],
+    windows: int | None,
+    embedder: Callable[[], Embeds] | None = None,
 ) -> list[Passage]:
-    """The prompts of a comparison: windows of `text`, then each medium with what follows it."""
+    """The prompts of a comparison: windows of `text`, then each medium with what follows it.
+
+    `embedder`: makes the soft tokens in place of the bundle's.
+    """
+    embedder = embedder or cache(lambda: Embedder(bundle))
     windows_of_text = text_windows(model.vocab, text, special_tokens(bundle.text.metadata))[:windows]
     found = [Passage((span,), WINDOW // 2, media=False) for span in windows_of_text]
-    embedder = cache(lambda: Embedder(bundle))
     budget = image_budget(bundle.text.metadata)
     for parts in media:
         whole = tuple(spans(parts, model.vocab, embedder, budget))
@@ -204,6 +222,14 @@ def predictions(model: Weights, passages: Sequence[Passage], threads: int | None
         for passage in passages:
             rows = position_logits(context, passage.spans, first=passage.first)
             yield from map(_log_softmax, islice(rows, passage.counted))
+
+
+def _true(truth: Truth, passages: Sequence[Passage]) -> Iterator[FloatArray]:
+    """The same by a checkpoint."""
+    logits = truth.logits([(p.spans, p.first) for p in passages])
+    for passage in passages:
+        yield from map(_log_softmax, islice(logits, passage.counted))
+        next(logits)  # of the last position, which has no next token
 
 
 def _log_softmax(logits: FloatArray) -> FloatArray:
