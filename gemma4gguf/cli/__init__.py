@@ -43,7 +43,7 @@ SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_
 def cli() -> None:
     """Gemma 4 12B in one GGUF file: convert it, look into it, and ask it about text, pictures and sound.
 
-    Nothing leaves this machine: no command uses the network but `pull`, a conversion from a Hub id, and
+    Nothing leaves this machine: no command uses the network but `pull`, a Hub id given as a source, and
     `batch --servers`.
     """
 
