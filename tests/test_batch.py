@@ -91,6 +91,13 @@ def test_the_same_answers_as_alone(tiny_bundle: Path, tmp_path: Path, file: Any,
     assert out.read_bytes() == before, "nothing is asked twice"
 
 
+def test_several_answers_to_a_line(tiny_bundle: Path, tmp_path: Path, file: Any, asked: Any) -> None:
+    out = tmp_path / "out.jsonl"
+    assert batch(tiny_bundle, file([{**asked[2], "body": {**asked[2]["body"], "n": 3}}]), out) == 0
+    choices = json.loads(out.read_text())["response"]["body"]["choices"]
+    assert [(one["index"], one["message"]["content"]) for one in choices] == [(i, "2 + 7 = 9") for i in range(3)]
+
+
 def test_in_order_and_a_few_at_a_time(tiny_bundle: Path, tmp_path: Path, file: Any, asked: Any, expected: Any) -> None:
     out = tmp_path / "out.jsonl"
     for most in (5, 11, 18):

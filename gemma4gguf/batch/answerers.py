@@ -8,16 +8,18 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Mapping
+from contextlib import aclosing
 from typing import Any
 
 import httpx
 
 from ..errors import BusyError, Gemma4Error, NativeError
 from ..model import Gemma4
+from ..records import Result
 from ..server import openai, responses
 from ..server.card import Card
 from ..server.failure import RequestError
-from ..server.request import Asked, Dialect, checked
+from ..server.request import Asked, Dialect, Request, checked
 from .journal import Answer
 from .lines import CHAT, RESPONSES, Line
 from .run import Answerer, AwayError, FailedError
@@ -38,9 +40,7 @@ def of_model(model: Gemma4, places: int) -> list[Answerer]:
             body = checked(dialect.body, line.body)
             request = dialect.request(body)
             try:
-                result = await model.achat(
-                    request.messages, tools=request.tools, thinking=request.thinking, **request.options
-                )
+                results = await _answers(model, request)
             except BusyError as error:
                 raise AwayError(str(error)) from error
             except NativeError as error:  # the engine ended, perhaps of this line
@@ -50,9 +50,20 @@ def of_model(model: Gemma4, places: int) -> list[Answerer]:
         except RequestError as error:
             return Answer(error.status, dialect.failed(error))
         asked = Asked(body, request, card, secrets.token_hex(12), int(time.time()))
-        return Answer(200, dialect.response(asked, result))
+        return Answer(200, dialect.response(asked, *results))
 
     return [Answerer(card.name, ask)] * (WAITING * places)
+
+
+async def _answers(model: Gemma4, request: Request) -> list[Result]:
+    """A question's answers, as many as it asks for."""
+    how = {"tools": request.tools, "thinking": request.thinking, **request.options}
+    results: dict[int, Result] = {}
+    async with aclosing(model.astream_answers(request.messages, request.n, **how)) as chunks:
+        async for number, chunk in chunks:
+            if chunk.result:
+                results[number] = chunk.result
+    return [results[number] for number in range(request.n)]
 
 
 def of_server(client: httpx.AsyncClient, address: str, places: int, key: str | None) -> list[Answerer]:
