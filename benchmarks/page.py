@@ -17,8 +17,6 @@ import statistics
 import sys
 from pathlib import Path
 
-from playwright.sync_api import expect, sync_playwright
-
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
@@ -47,6 +45,8 @@ def main() -> None:
     parser.add_argument("--messages", type=int, default=500)
     parser.add_argument("--keys", type=int, default=40)
     given = parser.parse_args()
+    from playwright.sync_api import expect, sync_playwright  # here, so that --help does without the extra
+
     program = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
     with converted() as (bundle, _), serving(bundle) as server, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])

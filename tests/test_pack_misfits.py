@@ -199,7 +199,7 @@ MISFITS: dict[str, tuple[Make, str]] = {
         "carries no vocabulary",
     ),
     "text: another vocabulary": (
-        lambda f: {"text": other(f, changed(text(f), tokens(text(f), [str(i) for i in range(1024)])))},
+        lambda f: {"text": other(f, changed(text(f), tokens(text(f), [f"t{i}" for i in range(1024)])))},
         "the MTP drafter has another vocabulary than",
     ),
     "text: an E4B": (

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @click.command(short_help="Answer a file or a folder of questions.")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.argument("questions", metavar="IN", type=click.Path(exists=True, path_type=Path))
+@click.argument("questions", metavar="IN", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--prompt", metavar="TEXT", help="IN is a folder: ask this about each of its pictures and sounds.")
 @click.option("--glob", metavar="PATTERN", help="The files of the folder that count, such as '*.jpg'.")

@@ -13,8 +13,6 @@ from typing import Any, NamedTuple
 import click
 
 from ..arguments import local_path
-from ..media.pdf import pages
-from ..media.video import FRAME_TOKENS, FRAMES, Video
 from .common import Function, standard_input
 from .question import STDIN
 
@@ -40,8 +38,8 @@ _OPTIONS = (
     click.option("--pdf-text", is_flag=True, help="The text of a PDF's pages goes beside their pictures."),
     click.option("--audio", multiple=True, metavar="PATH", help="A sound clip; may be given several times."),
     click.option("--video", "videos", multiple=True, metavar="PATH", help="A video; may be given several times."),
-    click.option("--frames", type=int, metavar="N", help=f"Frames of a video that are looked at [{FRAMES}]."),
-    click.option("--frame-tokens", type=int, metavar="N", help=f"Soft tokens of a frame [{FRAME_TOKENS}]."),
+    click.option("--frames", type=int, metavar="N", help="Frames of a video that are looked at [32]."),
+    click.option("--frame-tokens", type=int, metavar="N", help="Soft tokens of a frame [70]."),
     click.option("--from", "start", callback=_seconds, metavar="TIME", help="Where in a video to begin: 90 or 1:30."),
     click.option("--to", "end", callback=_seconds, metavar="TIME", help="Where in a video to end."),
     click.option("--video-sound", is_flag=True, help="A video's sound is heard, too; at most 30 s."),
@@ -77,11 +75,15 @@ def media_of(given: dict[str, Any]) -> Given:
     if "video_sound" in how:
         how["sound"] = how.pop("video_sound")
     seen, texts = _pictures(images, pdf_text)
+    from ..media.video import Video  # here: `doctor` and --help do without numpy
+
     shown = [Video(_medium(path), **how) for path in videos]
     return Given({"images": seen, "audio": [_medium(path) for path in audio], "videos": shown}, texts)
 
 
 def _pictures(paths: Sequence[str], pdf_text: bool) -> tuple[list[Any], list[str]]:
+    from ..media.pdf import pages
+
     seen: list[Any] = []
     texts: list[str] = []
     for path in paths:

@@ -105,4 +105,5 @@ class Server(uvicorn.Server):
         """Begin to end. May be called by any thread."""
         wait = 0 if self.should_exit else self._grace_s
         self.should_exit = True
-        self.loop.call_soon_threadsafe(self.loop.call_later, wait, self._service.end)
+        with contextlib.suppress(RuntimeError):  # the loop has ended, and everything with it
+            self.loop.call_soon_threadsafe(self.loop.call_later, wait, self._service.end)
