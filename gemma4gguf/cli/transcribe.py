@@ -10,7 +10,6 @@ from typing import Any
 import click
 
 from ..errors import InputError
-from ..media.video import stamp
 from .answering import warnings_told
 from .common import common, debug_option, found, print_json, standard_input
 from .options import model_options, split
@@ -114,6 +113,8 @@ def transcribe(
 
 def _progress(line: StatusLine, sound: str) -> Any:
     """Told how many seconds are done; tells them, and how many times faster than speech that is."""
+    from ..media.video import stamp
+
     began = time.monotonic()
 
     def progress(seconds: float) -> None:
