@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from copy import copy
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
@@ -208,8 +209,10 @@ class Options:
 
     def numbered(self, number: int) -> Options:
         """The same for an answer to a prompt that has several: seeds follow each other, and only the first hurries."""
-        first = self if self.seed is not None else replace(self, seed=secrets.randbits(32))
-        return replace(first, seed=((first.seed or 0) + number) % SEEDS, wait=True) if number else first
+        first = secrets.randbits(32) if self.seed is None else self.seed
+        one = copy(self)  # what has been checked is not checked again: a schema may be long
+        vars(one).update(seed=(first + number) % SEEDS, wait=True if number else self.wait)
+        return one
 
     def sampling(self, metadata: Mapping[str, Any]) -> SamplingOptions:
         """What is chosen here, else in a file's generation config, else by the model card; a seed in any case."""
