@@ -222,7 +222,7 @@ class Conversation:
         if waiting := self._open_calls():
             raise InputError(f"{len(waiting)} tool calls wait for an answer: give each a tool_result, then say()")
         if text is None:
-            if images or audio or self._messages[-1:] == [] or self._messages[-1]["role"] != "tool":
+            if images or audio or not self._messages or self._messages[-1]["role"] != "tool":
                 raise InputError("text: expected a question; only after tool_result is there something to go on from")
             return []
         seen = [_picture(picture_bytes(image)) for image in images]  # type: ignore[arg-type]

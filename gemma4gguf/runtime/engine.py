@@ -172,10 +172,8 @@ class Engine:
         size = self.weights.vocab.size
         for token in options.logit_bias or {}:
             whole("logit_bias: a token", token, lambda v: v < size, f"an id below {size:,}")
-        asked, may_think = (
-            wanted(options.form, prompt.choice, prompt.words),
-            prompt.may_think and not prompt.thinking_open,
-        )
+        asked = wanted(options.form, prompt.choice, prompt.words)
+        may_think = prompt.may_think and not prompt.thinking_open
         form = partial(Form, self.tokens, asked, self.rules.thought_marks[0], may_think) if asked else None
         rules = self.rules.without_calls if prompt.choice.calls == "none" else self.rules
         load_s, self.load_s = self.load_s, 0.0

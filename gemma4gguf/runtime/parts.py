@@ -40,9 +40,7 @@ Make: TypeAlias = Callable[[Bundle, EngineOptions], Answering]
 class Parts:
     """One bundle's parts. Any thread may ask."""
 
-    def __init__(
-        self, bundle: Bundle, options: EngineOptions, make: Callable[[Bundle, EngineOptions], Answering]
-    ) -> None:
+    def __init__(self, bundle: Bundle, options: EngineOptions, make: Make) -> None:
         """`make`: makes the engine."""
         self.bundle, self.options, self._make = bundle, options, make
         self._engine: Answering | None = None

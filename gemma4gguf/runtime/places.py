@@ -74,11 +74,6 @@ class Places:
         self._parked: list[Parked] = []
         self.worth_a_copy = max(16, context.size // CELLS_FOR_A_POSITION)  # positions that a copy must save
 
-    @property
-    def number(self) -> int:
-        """Places there are, free or not."""
-        return len(self._sessions)
-
     def take(self, wanted: Wanted) -> Session:
         """The free session that suits a prompt best. There must be one."""
         session = max(self.free, key=lambda s: (wanted.held_by(s), -s.length))
