@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
-from ..arguments import real, whole
+from ..arguments import real, shown, whole
 from ..chat.messages import plain
 from ..chat.stream import StopStrings
 from ..errors import InputError
@@ -78,14 +78,14 @@ def _real(allowed: Callable[[float], bool]) -> Callable[[str, Any, str], float]:
 def _texts(name: str, value: Any, expected: str) -> tuple[str, ...]:
     texts = (value,) if isinstance(value, str) else value
     if not isinstance(texts, (list, tuple)):
-        raise InputError(f"{name} is {value!r}, expected {expected}")
+        raise InputError(f"{name} is {shown(value)}, expected {expected}")
     StopStrings(texts)  # checks each of them
     return tuple(texts)
 
 
 def _biases(name: str, value: Any, expected: str) -> dict[int, float]:
     if not isinstance(value, Mapping):
-        raise InputError(f"{name} is {value!r}, expected {expected}")
+        raise InputError(f"{name} is {shown(value)}, expected {expected}")
     found = {}
     for token, bias in value.items():
         number = int(token) if isinstance(token, str) and token.isdecimal() else token  # JSON has texts for keys
@@ -96,7 +96,7 @@ def _biases(name: str, value: Any, expected: str) -> dict[int, float]:
 
 def _logprobs(name: str, value: Any, expected: str) -> bool | str:
     if not isinstance(value, bool) and value != "sampled":
-        raise InputError(f"{name} is {value!r}, expected {expected}")
+        raise InputError(f"{name} is {shown(value)}, expected {expected}")
     found: bool | str = value
     return found
 
@@ -112,7 +112,7 @@ def _grammatical(name: str, value: Any, expected: str) -> str:
     from ..forms.automaton import checked_grammar
 
     if not isinstance(value, str):
-        raise InputError(f"{name} is {value!r}, expected {expected}")
+        raise InputError(f"{name} is {shown(value)}, expected {expected}")
     return checked_grammar(value)
 
 
