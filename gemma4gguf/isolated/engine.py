@@ -27,6 +27,7 @@ from ..bundle.reading import Bundle
 from ..chat.rendering import Prompt, Segment
 from ..errors import InputError, NativeError
 from ..records import Evaluation
+from ..runtime.asking import Progress
 from ..runtime.delivery import Put, Start, delivered
 from ..runtime.engine import EngineOptions
 from ..runtime.options import Options
@@ -58,9 +59,7 @@ class IsolatedEngine:
         process = self._process
         return process.pid if process and process.alive else None
 
-    def request(
-        self, prompt: Prompt, options: Options, on_progress: Callable[[int, int], None] | None = None
-    ) -> Request:
+    def request(self, prompt: Prompt, options: Options, on_progress: Progress | None = None) -> Request:
         """As `Engine.request`. What the engine finds wrong with a prompt is raised before the first chunk."""
         readied = replace(prompt, segments=prepared(prompt.segments, self.options.image_tokens))
         process, first = self._running(), options.numbered(0)

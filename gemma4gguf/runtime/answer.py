@@ -36,7 +36,7 @@ VISIBLE = (
 
 
 @dataclass(frozen=True)
-class Progress:
+class Reading:
     """A prompt is being read: positions held, of how many."""
 
     done: int
@@ -89,7 +89,7 @@ def answer(
     drafts: Drafts | None = None,
     load_s: float = 0.0,
     prepare_s: float = 0.0,
-) -> Iterator[Work | Progress | Chunk]:
+) -> Iterator[Work | Reading | Chunk]:
     """Answer a prompt with at most `limit` tokens, which must fit (see `room`).
 
     Yields work, to be evaluated before the next item, and what whoever asked is to be told. The last chunk has a finish
@@ -105,9 +105,9 @@ def answer(
         except StopIteration as done:
             tokens = replace(used, reused=done.value)
             break
-        yield Progress(session.length, used.prompt)
+        yield Reading(session.length, used.prompt)
         yield piece
-    yield Progress(session.length, used.prompt)
+    yield Reading(session.length, used.prompt)
     fed = time.perf_counter()
     first = 0.0
     reason: FinishReason = "length"

@@ -10,7 +10,7 @@ import threading
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -30,7 +30,8 @@ from ..native import library
 from ..native.context import Context, ContextOptions
 from ..native.weights import Weights
 from ..records import Chunk, Evaluation
-from .answer import Progress, Rules, answer, room
+from .answer import Reading, Rules, answer, room
+from .asking import Progress
 from .decode import Drafts
 from .delivery import Start
 from .disk import Disk, identity
@@ -155,9 +156,7 @@ class Engine:
         """A prompt's segments as spans of token ids and soft tokens."""
         return spans(segments, self.weights.vocab, lambda: self.embedder, self.options.image_tokens)
 
-    def request(
-        self, prompt: Prompt, options: Options, on_progress: Callable[[int, int], None] | None = None
-    ) -> Request:
+    def request(self, prompt: Prompt, options: Options, on_progress: Progress | None = None) -> Request:
         """Prepare an answer, or several, whose seeds follow each other.
 
         Raises where a prompt does not fit, or media cannot be read. `on_progress` is told (positions read, of how many)
@@ -179,7 +178,7 @@ class Engine:
         load_s, self.load_s = self.load_s, 0.0
         prepare_s = time.perf_counter() - started
 
-        def begin(number: int, session: Session) -> Iterator[Work | Progress | Chunk]:
+        def begin(number: int, session: Session) -> Iterator[Work | Reading | Chunk]:
             drafts = Drafts(self.drafter.of(session.sequence), self.pace) if self.drafter else None
             one = options.numbered(number)
             return answer(

@@ -16,6 +16,7 @@ from ..media.embedder import Embedder
 from ..native.vocabulary import Vocabulary
 from ..native.weights import Weights
 from ..records import Evaluation
+from .asking import Progress
 from .engine import Engine, EngineOptions
 from .loading import load
 from .options import Options
@@ -25,9 +26,7 @@ from .request import Request
 class Answering(Protocol):
     """What questions need of an engine, in whichever process it is."""
 
-    def request(
-        self, prompt: Prompt, options: Options, on_progress: Callable[[int, int], None] | None = None
-    ) -> Request: ...
+    def request(self, prompt: Prompt, options: Options, on_progress: Progress | None = None) -> Request: ...
 
     def evaluate(self, segments: Sequence[Segment]) -> Evaluation: ...
 

@@ -12,21 +12,21 @@ from contextlib import aclosing, closing
 from dataclasses import dataclass, replace
 
 from ..records import Chunk, Message, Result
-from .answer import Progress
-from .asking import ChatOptions, QuestionOptions
+from .answer import Reading
+from .asking import ChatOptions, Progress, QuestionOptions
 from .delivery import Start, adelivered, delivered, together
 
 
 @dataclass(frozen=True)
 class Request:
-    """`start`: of an answer by its number; its items are Progress and Chunk. `wait`: for a place, see Options.
+    """`start`: of an answer by its number; its items are Reading and Chunk. `wait`: for a place, see Options.
     `on_progress` is told (positions read, of how many) for the first answer. `places`: how many answers can be made
     together. `n`: how many are wanted. `dropped`: the turns that were left out of the prompt.
     """
 
     start: Callable[[int], Start]
     wait: bool | float
-    on_progress: Callable[[int, int], None] | None = None
+    on_progress: Progress | None = None
     places: int = 1
     n: int = 1
     dropped: int = 0
@@ -60,7 +60,7 @@ class Request:
             async for _, chunk in chunks:
                 yield chunk
 
-    def _told(self, number: int, item: Progress | Chunk) -> Chunk | None:
+    def _told(self, number: int, item: Reading | Chunk) -> Chunk | None:
         if isinstance(item, Chunk):
             return replace(item, result=replace(item.result, dropped_turns=self.dropped)) if item.result else item
         if self.on_progress and number == 0:
