@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Coroutine, Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import aclosing
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ import pytest
 from gemma4gguf import BusyError, Chunk, Gemma4, InputError, Message
 from gemma4gguf.runtime.delivery import adelivered
 from gemma4gguf.runtime.session import Session, Span, Work
+from tests.support.endless import Endless
 
 MODELS = Path(__file__).parents[1] / "models"
 DIGITS, NUMBER = MODELS / "demo" / "digits.png", MODELS / "demo" / "number.wav"
@@ -39,28 +40,10 @@ def run(main: Coroutine[Any, Any, Any]) -> Any:
     return asyncio.run(asyncio.wait_for(main, 60))
 
 
-class Endless:
-    """Answers that end with the context, made in the scheduler; `made` counts their steps."""
-
-    def __init__(self, model: Gemma4) -> None:
-        self._scheduler = model.engine.scheduler
-        self.made = 0
-
-    def stream(self, wait: bool | float = True, length: int = 4) -> AsyncGenerator[int, None]:
-        ids = (2, *range(400, 400 + length))
-        return adelivered(partial(self._scheduler.submit, [Span(ids)], self._begin, wait), wait)
-
-    def _begin(self, session: Session) -> Iterator[Work | int]:
-        yield from session.feeding([Span((2, *range(400, 404)))])
-        while session.room:
-            self.made += 1
-            yield session.length
-            yield from session.stepping([400])
-
-    async def ended(self) -> None:
-        """Once all places are free."""
-        while self._scheduler.live:
-            await asyncio.sleep(0.01)
+async def ended(model: Gemma4) -> None:
+    """Once all places are free."""
+    while model.engine.scheduler.live:
+        await asyncio.sleep(0.01)
 
 
 # ── the same answers ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -120,7 +103,7 @@ def test_a_stream_that_is_left_frees_its_place_within_a_step(model: Gemma4, way:
     endless = Endless(model)
 
     async def consume() -> None:
-        async with aclosing(endless.stream()) as stream:
+        async with aclosing(adelivered(endless.start)) as stream:
             async for at in stream:
                 if at > 20 and way == "close":
                     return
@@ -137,7 +120,7 @@ def test_a_stream_that_is_left_frees_its_place_within_a_step(model: Gemma4, way:
             with pytest.raises(asyncio.TimeoutError):
                 await asyncio.wait_for(consume(), 0.05)
         elif way == "break":
-            async for at in endless.stream():
+            async for at in adelivered(endless.start):
                 if at > 20:
                     break
             await asyncio.sleep(0)  # the loop closes the generator
@@ -148,7 +131,7 @@ def test_a_stream_that_is_left_frees_its_place_within_a_step(model: Gemma4, way:
     async def main() -> None:
         await leave()
         steps = endless.made
-        await endless.ended()
+        await ended(model)
         assert endless.made <= steps + 1
 
     run(main())
@@ -160,7 +143,7 @@ def test_whoever_waits_is_told_and_the_others_do_not_suffer(model: Gemma4) -> No
     endless = Endless(model)
 
     async def main() -> None:
-        async with aclosing(endless.stream()) as first, aclosing(endless.stream()) as second:
+        async with aclosing(adelivered(endless.start)) as first, aclosing(adelivered(endless.start)) as second:
             await anext(first)
             await anext(second)
             with pytest.raises(BusyError):
@@ -201,26 +184,26 @@ def test_a_long_prompt_is_left_while_it_is_read(model: Gemma4) -> None:
         task.cancel()
         await asyncio.wait([task])
         go.set()
-        await Endless(model).ended()
+        await ended(model)
 
     run(main())
     assert pieces == 3
 
 
 def test_a_loop_that_is_closed_too_early_harms_nobody_else(model: Gemma4) -> None:
-    loop, endless = asyncio.new_event_loop(), Endless(model)
-    stream = endless.stream()
+    loop = asyncio.new_event_loop()
+    stream = adelivered(Endless(model).start)
     loop.run_until_complete(anext(stream))
     loop.close()
     assert model.generate("What is 3 + 4?", **GREEDY).text
-    run(endless.ended())
+    run(ended(model))
 
 
 def test_closing_the_model_ends_every_stream(tiny_bundle: Path) -> None:
     model = Gemma4(tiny_bundle, context=4096, threads=1)
 
     async def main() -> None:
-        async with aclosing(Endless(model).stream()) as stream:
+        async with aclosing(adelivered(Endless(model).start)) as stream:
             await anext(stream)
             waiting = asyncio.create_task(model.agenerate("Hi", **GREEDY))
             await asyncio.sleep(0.1)

@@ -7,9 +7,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,8 @@ import pytest
 from converters import convert
 from gemma4gguf import BusyError, Gemma4, InputError
 from gemma4gguf.runtime.delivery import delivered
-from gemma4gguf.runtime.session import Session, Span, Work, evaluate
+from gemma4gguf.runtime.session import Span, evaluate
+from tests.support.endless import Endless
 from tests.support.storm import OneQuestion, Reference, storm
 
 MODELS = Path(__file__).parents[1] / "models"
@@ -60,22 +59,9 @@ def test_answers_do_not_depend_on_their_neighbours(tiny_bundle: Path, alone: lis
     assert most == 4, "all places were taken at some time"
 
 
-def endless(model: Gemma4) -> Generator[int, None, None]:
-    """An answer that ends with the context, as the scheduler makes it."""
-    spans = [Span((2, 105, 400, 401))]
-
-    def begin(session: Session) -> Iterator[Work | int]:
-        yield from session.feeding(spans)
-        while session.room:
-            yield session.length
-            yield from session.stepping([400])
-
-    return delivered(partial(model.engine.scheduler.submit, spans, begin, True))
-
-
 def test_a_stream_that_is_left_frees_its_place(tiny_bundle: Path) -> None:
     with Gemma4(tiny_bundle, context=4096, threads=1, parallel=2) as model:
-        left = [endless(model), endless(model)]
+        left = [delivered(Endless(model).start) for _ in range(2)]
         for stream in left:
             next(stream)
         with pytest.raises(BusyError):
@@ -84,13 +70,14 @@ def test_a_stream_that_is_left_frees_its_place(tiny_bundle: Path) -> None:
             model.generate("Hi", wait=0.01, **GREEDY)
         left[0].close()
         assert model.generate("What is 3 + 4?", **GREEDY).text
-        del left[0], stream
+        del left[:], stream
         assert model.generate("What is 3 + 4?", **GREEDY).text
+        assert len(model.engine.scheduler.places.free) == 2
 
 
 def test_closing_ends_every_stream_and_whoever_waits(tiny_bundle: Path) -> None:
     model = Gemma4(tiny_bundle, context=4096, threads=1)
-    stream = endless(model)
+    stream = delivered(Endless(model).start)
     next(stream)
     waiting: list[object] = []
 
