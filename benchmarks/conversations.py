@@ -134,7 +134,7 @@ def stall(contestant: Contestant, others: Sequence[tuple[str, list[Message]]], p
         alone = [contestant.ask(messages, 1, cold=True).first_s for _ in range(plan.rounds)]
         longest = []
         for number in range(plan.rounds):
-            begun, ended, count = threading.Event(), threading.Event(), 0
+            begun, count = threading.Event(), 0
 
             def told(begun: threading.Event = begun) -> None:
                 nonlocal count
@@ -148,7 +148,6 @@ def stall(contestant: Contestant, others: Sequence[tuple[str, list[Message]]], p
                 begun.wait()
                 between = time.perf_counter()
                 contestant.ask([*messages[:-1], _numbered(messages[-1], number)], 1)
-                ended.set()
                 until = time.perf_counter()
                 times = [at for at in stream.result().pieces if at >= between - 1]
             gaps = [b - a for a, b in pairwise(times) if b > between and a < until]
@@ -248,10 +247,8 @@ def logits(file: Path, how: dict[str, Any], plan: Plan) -> dict[str, dict[str, f
             steps = chat(watched, plan)
             off = {}
             for (name, messages, _), warm in zip(steps, watched.seen, strict=True):
-                cold, finite = (
-                    watched.logits(messages, cold=True),
-                    np.isfinite(warm),
-                )  # tokens that are never said are not
+                cold = watched.logits(messages, cold=True)
+                finite = np.isfinite(warm)  # tokens that are never said are not
                 off[name] = round(float(np.abs(cold - warm)[finite].max()), 5)
             found[kind] = off
     return found
