@@ -42,7 +42,8 @@ def library_path() -> Path:
 
 
 @cache
-def _library() -> ctypes.CDLL:
+def base_library() -> ctypes.CDLL:
+    """libggml-base. Raises NativeError."""
     path = library_path()
     if sys.platform == "win32":
         os.add_dll_directory(str(path.parent))
@@ -69,7 +70,7 @@ def _library() -> ctypes.CDLL:
 @contextmanager
 def quantizer() -> Iterator[None]:
     """At the end of the block, free the tables that some types build at first use."""
-    lib = _library()
+    lib = base_library()
     try:
         yield
     finally:
@@ -78,7 +79,7 @@ def quantizer() -> Iterator[None]:
 
 def requires_importance(kind: GGMLQuantizationType) -> bool:
     """Whether the C library refuses to quantise to this type without importance values."""
-    return bool(_library().ggml_quantize_requires_imatrix(int(kind)))
+    return bool(base_library().ggml_quantize_requires_imatrix(int(kind)))
 
 
 def row_bytes(kind: GGMLQuantizationType, width: int) -> int:
@@ -106,7 +107,7 @@ def quantize_rows(
         if importance.shape != (width,) or importance.dtype != np.float32 or not importance.flags.c_contiguous:
             raise ValueError(f"importance must be contiguous float32 [{width}]")
         weights = importance.ctypes.data
-    lib = _library()
+    lib = base_library()
     written = lib.ggml_quantize_chunk(int(kind), rows.ctypes.data, out.ctypes.data, 0, count, width, weights)
     if written != out.nbytes or not lib.ggml_validate_row_data(int(kind), out.ctypes.data, out.nbytes):
         raise NativeError(f"values cannot be stored as {kind.name}: not finite, or too large for it")
@@ -116,4 +117,4 @@ def quantize_rows(
 def is_valid(raw: NDArray[np.uint8], kind: GGMLQuantizationType) -> bool:
     """Whether stored bytes are well-formed data of a quantised type: every scale a finite number."""
     raw = np.ascontiguousarray(raw)
-    return bool(_library().ggml_validate_row_data(int(kind), raw.ctypes.data, raw.nbytes))
+    return bool(base_library().ggml_validate_row_data(int(kind), raw.ctypes.data, raw.nbytes))

@@ -15,14 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .library import C
-from .quantizer import library_path
+from .quantizer import base_library
 
 STATE = b"l_out-"  # how llama.cpp names the state after layer i, which the next one reads: "l_out-i"
 
 
 @cache
 def library() -> ctypes.CDLL:
-    lib = ctypes.CDLL(str(library_path()))
+    lib = base_library()
     # const char * ggml_get_name(const struct ggml_tensor * tensor);
     lib.ggml_get_name.argtypes, lib.ggml_get_name.restype = [ctypes.c_void_p], ctypes.c_char_p
     # size_t ggml_nbytes(const struct ggml_tensor * tensor);
