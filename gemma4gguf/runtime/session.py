@@ -97,7 +97,7 @@ class Session:
         self._keeper = keeper or Keeper(0)
         self._held: list[Key] = []
         self.turn_end = 0  # the position that the next prompt will probably go back to
-        self.passing: tuple[int, Callable[[], None]] | None = None  # what to do once while a prompt is read, and where
+        self.passing: tuple[int, Callable[[], None]] | None = None  # a position, and what to do there while reading
         self._busy = threading.Lock()
         self._closed = False
 
