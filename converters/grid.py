@@ -99,8 +99,7 @@ def _fit(blocks: FloatArray, half_step: int, grid: Grid) -> Fit:
     largest = sizes.max(0)
     smallest = ((bits - np.uint32(1)).min(0) + np.uint32(1)).view(np.float32)  # above 0: zeros wrap around
     zero = largest == 0
-    if True:
-        ratio = np.clip(np.rint(largest / smallest), 1, grid.top) if grid.top <= FINE else np.float32(grid.top)
+    ratio = np.clip(np.rint(largest / smallest), 1, grid.top) if grid.top <= FINE else np.float32(grid.top)
     guess = np.where(zero, 1, ratio).astype(np.float32)
     steps, counts, found, exact = _solve(sizes, largest, smallest, guess, half_step)
     # The smallest weight is one step in most blocks of 4 bits. In the others, every code of the largest one is tried.
