@@ -25,7 +25,7 @@ from gemma4gguf.native import quantizer
 from .gemma4 import MappedTensor
 from .imatrix import ImportanceMatrix
 from .mixture import fitted, quantisable
-from .rows import FloatArray, Rows, change_rows
+from .rows import FloatArray, Rows, change_rows, spread
 
 SAMPLED = 1 << 17  # values of a matrix that are quantised to see what each type costs it
 PLACES = 8  # where they are taken from
@@ -150,9 +150,8 @@ def _sample(tensor: MappedTensor) -> FloatArray:
     assert tensor.stored is not None
     rows, width, reader = prod(tensor.shape[:-1]), tensor.shape[-1], Rows()
     each = max(1, min(rows, SAMPLED // width) // PLACES)
-    starts = sorted({i * (rows - each) // max(1, PLACES - 1) for i in range(PLACES)})
     parts = []
-    for start in starts:
-        part = reader.read(tensor.stored, start, start + each).copy()
-        parts.append(part if tensor.change is None else part + change_rows(tensor.change, start, start + each))
+    for start, stop in spread(rows, each, PLACES):
+        part = reader.read(tensor.stored, start, stop).copy()
+        parts.append(part if tensor.change is None else part + change_rows(tensor.change, start, stop))
     return np.ascontiguousarray(np.concatenate(parts))

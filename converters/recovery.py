@@ -6,7 +6,7 @@ the weights are, not what the repository is called.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 
@@ -16,7 +16,7 @@ from gguf import GGMLQuantizationType as T
 from . import mixture
 from .gemma4 import MappedTensor
 from .grid import BLOCK, GRIDS, HALF_STEP, FloatArray, Grid, Lattice, fit
-from .rows import Rows
+from .rows import Rows, spread
 
 SHARE = 0.9  # of a tensor's blocks, from which on it counts as lying on a grid
 PLACES = 4  # of a tensor that are looked at, 32 rows each
@@ -34,7 +34,7 @@ class Findings:
     share: float = 0.0
 
 
-def look(tensors: Iterable[MappedTensor], types: Sequence[T]) -> Findings:
+def look(tensors: Sequence[MappedTensor], types: Sequence[T]) -> Findings:
     """Look at matrices stored as floats for grids of these types. Reads some rows of each."""
     grids = [grid for grid in GRIDS if grid.type in types]
     lattices, by_channel, seen = {}, list[str](), 0
@@ -63,9 +63,8 @@ def _readable(tensor: MappedTensor) -> bool:
 def _sample(tensor: MappedTensor) -> FloatArray:
     """Runs of 32 rows from several places, float32 [rows, width]."""
     assert tensor.stored is not None
-    rows, reader = prod(tensor.shape[:-1]), Rows()
-    starts = sorted({i * max(rows - BLOCK, 0) // (PLACES - 1) for i in range(PLACES)})
-    return np.concatenate([reader.read(tensor.stored, at, min(at + BLOCK, rows)).copy() for at in starts])
+    stored, rows, reader = tensor.stored, prod(tensor.shape[:-1]), Rows()
+    return np.concatenate([reader.read(stored, *piece).copy() for piece in spread(rows, BLOCK, PLACES)])
 
 
 def _by_channel(sample: FloatArray) -> Iterator[FloatArray]:

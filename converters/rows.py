@@ -108,6 +108,13 @@ def slabs(rows: int, width: int) -> Iterator[tuple[int, int]]:
         yield start, min(start + step, rows)
 
 
+def spread(rows: int, each: int, places: int) -> Iterator[tuple[int, int]]:
+    """(start, stop) of `each` rows, or all there are, at up to `places` places from the first row to the last."""
+    each = min(each, rows)
+    for start in sorted({i * (rows - each) // (places - 1) for i in range(places)}):
+        yield start, start + each
+
+
 def whole(stored: StoredTensor) -> FloatArray:
     """A small tensor as float32, in its own shape."""
     values: FloatArray = np.empty(stored.shape, np.float32)
