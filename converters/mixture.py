@@ -183,6 +183,11 @@ def _lines(given: str) -> list[str]:
     return [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
 
 
+def overridden(name: str, overrides: Iterable[Override]) -> bool:
+    """Whether one of the overrides says a tensor's type."""
+    return any(o.pattern.search(name) for o in overrides)
+
+
 def mixture(parameter: str, name: str) -> Mixture:
     """The mixture of that name, in upper or lower case. Raises InputError, which lists all names."""
     found = MIXTURES.get(name.upper().replace("-", "_")) if isinstance(name, str) else None

@@ -138,7 +138,7 @@ def plan_section(
     tensors = []
     for tensor in sorted(contents.tensors, key=lambda s: mixture.write_order(s.name)):
         lattice, kind = (lattices or {}).get(tensor.name), chosen[tensor.name]
-        if lattice is not None and not any(o.pattern.search(tensor.name) for o in overrides):
+        if lattice is not None and not mixture.overridden(tensor.name, overrides):
             kind = lattice.grid.type
         if lattice is not None and kind is lattice.grid.type:
             tensors.append(PlannedTensor(tensor, kind, lattice=lattice))

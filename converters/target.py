@@ -15,7 +15,7 @@ from gemma4gguf.errors import InputError
 
 from . import budget
 from .imatrix import ImportanceMatrix
-from .mixture import MIXTURES, TENSOR_TYPES, Mixture, Override
+from .mixture import MIXTURES, TENSOR_TYPES, Mixture, Override, overridden
 from .plan import PlannedSection
 
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
@@ -46,8 +46,8 @@ class Target:
         else:
             assert self.bits is not None
             room = int(self.bits * sum(prod(t.tensor.shape) for t in text.tensors) / 8)
-        fixed = [t for t in text.tensors if any(o.pattern.search(t.tensor.name) for o in overrides)]
-        free = [t.tensor for t in text.tensors if t not in fixed]
+        fixed = [t for t in text.tensors if overridden(t.tensor.name, overrides)]
+        free = [t.tensor for t in text.tensors if not overridden(t.tensor.name, overrides)]
         weights = imatrix.weights if imatrix is not None else {}
         return budget.mix(free, room - sum(t.nbytes for t in fixed), imatrix, weights)
 
