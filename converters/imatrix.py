@@ -129,11 +129,12 @@ def read_imatrix(path: str | Path) -> ImportanceMatrix:
 
 def read_sums(path: str | Path) -> Sums:
     """Read a GGUF importance matrix as it is stored. Raises as `read_imatrix` does."""
+    path = local_path(path)
     read_imatrix(path)  # so that a damaged one is told of, whichever way
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         if data[:4] != b"GGUF":
             raise ConversionError(f"{path}: is an importance matrix of the older kind, which cannot be added to")
-        return _read_gguf(Path(path), data)
+        return _read_gguf(path, data)
 
 
 def write_sums(path: Path, found: Sums, *, force: bool) -> None:
