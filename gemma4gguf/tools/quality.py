@@ -116,8 +116,7 @@ def compare(
     folder = Path(reference)
     truth = Truth(folder) if is_checkpoint(folder) else None
     base = others[0] if truth else Bundle.open(reference)
-    media = [raw_segments(f"<|image|>{text[:MEDIUM_TEXT]}", [image]) for image in images]
-    media += [raw_segments(f"<|audio|>{text[:MEDIUM_TEXT]}", [], [clip]) for clip in audio]
+    media = media_prompts(text, images, audio)
     for other in others:
         _check_pair(base, other)
         if truth:
@@ -189,6 +188,13 @@ def text_windows(vocab: Vocabulary, text: str, never: tuple[str, ...]) -> list[S
     if not starts:
         raise InputError(f"the text has {len(ids):,} tokens, expected at least {WINDOW}; give a longer one")
     return [Span((bos, *ids[start + 1 : start + WINDOW])) for start in starts]
+
+
+def media_prompts(text: str, images: Sequence[ImageInput], audio: Sequence[AudioInput]) -> list[list[Segment]]:
+    """Each picture and each clip, followed by the beginning of `text`."""
+    start = text[:MEDIUM_TEXT]
+    pictures = [raw_segments(f"<|image|>{start}", [image]) for image in images]
+    return pictures + [raw_segments(f"<|audio|>{start}", [], [clip]) for clip in audio]
 
 
 def passages_of(

@@ -24,14 +24,13 @@ from converters.imatrix import read_sums, write_sums
 from converters.mixture import fitted, quantisable
 
 from ..bundle.reading import EMBEDDER, Bundle, read_sections
-from ..chat.rendering import raw_segments
 from ..errors import InputError
 from ..media.audio import AudioInput
 from ..media.rgb import ImageInput
 from ..native import quantizer
 from ..runtime.loading import load
 from . import calibration
-from .quality import MEDIUM_TEXT, passages_of, predictions
+from .quality import media_prompts, passages_of, predictions
 
 FloatArray = NDArray[np.float32]
 ROUGH = T.Q3_K  # what a matrix is rounded to: far enough to be seen, near enough for errors to add up
@@ -66,8 +65,7 @@ def measure(
             raise InputError(
                 f"{source}: {coarse[0]} is {section.tensors[coarse[0]].type.name}, expected Q8_0 or better"
             )
-        media = [raw_segments(f"<|image|>{text[:MEDIUM_TEXT]}", [image]) for image in images]
-        media += [raw_segments(f"<|audio|>{text[:MEDIUM_TEXT]}", [], [clip]) for clip in audio]
+        media = media_prompts(text, images, audio)
 
         def predicted() -> FloatArray:
             bundle = Bundle.open(path)
