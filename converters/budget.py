@@ -19,10 +19,11 @@ from gguf import GGMLQuantizationType as T
 from gguf.quants import dequantize
 
 from gemma4gguf.bundle.container import tensor_nbytes
-from gemma4gguf.errors import InputError
+from gemma4gguf.errors import ConversionError, InputError
 from gemma4gguf.native import quantizer
 
 from .gemma4 import MappedTensor
+from .gguf_source import READABLE
 from .imatrix import ImportanceMatrix
 from .mixture import fitted, quantisable
 from .rows import FloatArray, Rows, change_rows, spread
@@ -148,6 +149,11 @@ def lines(types: Mapping[str, T]) -> list[str]:
 def _sample(tensor: MappedTensor) -> FloatArray:
     """Whole rows from several places, float32 [n, width]."""
     assert tensor.stored is not None
+    if tensor.stored.type not in READABLE:
+        raise ConversionError(
+            f"{tensor.stored.path}: {tensor.stored.name!r} is {tensor.stored.type.name}, which was rounded already; "
+            "for a target, start from the checkpoint or a BF16 or Q8_0 file"
+        )
     rows, width, reader = prod(tensor.shape[:-1]), tensor.shape[-1], Rows()
     each = max(1, min(rows, SAMPLED // width) // PLACES)
     parts = []

@@ -16,7 +16,7 @@ from converters.budget import _hull as hull
 from converters.mixture import parse_overrides
 from gemma4gguf.bundle.reading import Section, read_sections
 from gemma4gguf.bundle.settings import MIX
-from gemma4gguf.errors import InputError
+from gemma4gguf.errors import ConversionError, InputError
 from tests.support.quantise_peer import importance_of, write_imatrix_gguf
 
 KINDS = (T.Q3_K, T.Q4_K, T.Q6_K)
@@ -87,6 +87,11 @@ def test_a_file_of_a_size_and_its_mix(checkpoint: Path, make_bundle: Callable[..
     bigger = convert(checkpoint, tmp_path / "size.gguf", target_size=size, types=["attn_v=Q8_0"], **with_values)  # type: ignore[arg-type]
     assert bigger.size <= size
     assert {t.type for n, t in text_of(tmp_path / "size.gguf").tensors.items() if "attn_v.w" in n} == {T.Q8_0}
+
+
+def test_a_gguf_that_was_rounded_already(make_bundle: Callable[..., Path], tmp_path: Path) -> None:
+    with pytest.raises(ConversionError, match="which was rounded already"):
+        convert(make_bundle("Q4_K_M"), tmp_path / "out.gguf", target_bpw=3.5)
 
 
 @pytest.mark.parametrize(
