@@ -27,6 +27,7 @@ sys.path.insert(0, str(ROOT))
 
 from converters import convert  # noqa: E402
 from converters.imatrix import read_imatrix, read_sums, write_sums  # noqa: E402
+from gemma4gguf.bundle.reading import read_sections  # noqa: E402
 from gemma4gguf.tools import calibration, sensitivity  # noqa: E402
 from gemma4gguf.tools.imatrix import compute  # noqa: E402
 from gemma4gguf.tools.quality import compare  # noqa: E402
@@ -108,7 +109,11 @@ def main() -> None:
     found = judged([path for row in made.values() for path in row.values()], base)
     for kind, row in made.items():
         for name, path in row.items():
-            print(json.dumps({"type": kind, "how": name, "bytes": path.stat().st_size} | found[path.name]), flush=True)
+            sizes = {
+                "bytes": path.stat().st_size,
+                "text_model": sum(t.nbytes for t in read_sections(path)[0].tensors.values()),
+            }
+            print(json.dumps({"type": kind, "how": name} | sizes | found[path.name]), flush=True)
 
 
 if __name__ == "__main__":
