@@ -15,6 +15,7 @@ from ..errors import InputError
 
 KINDS = ("object", "array", "string", "integer", "number", "boolean", "null")
 _MOST_SCHEMAS = 256  # to be compared, each with each
+_MOST_COMPARED = 1_000_000  # schemas, names and values
 _MOST_REFERENCES = 16  # that lead to each other
 
 
@@ -44,9 +45,62 @@ def resolved(root: Any, pointer: Any, where: str) -> Any:
 
 
 def disjoint(root: Any, schemas: Sequence[Any]) -> bool:
-    """Whether no value is allowed by two of these schemas, for certain."""
-    plain = [_followed(root, schema) for schema in schemas]
-    return len(plain) <= _MOST_SCHEMAS and all(_apart(root, a, b) for a, b in combinations(plain, 2))
+    """Whether no value is allowed by two of these schemas, for certain. False also where telling takes too long."""
+    if len(schemas) > _MOST_SCHEMAS:
+        return False
+    comparison = _Comparison(root)
+    return all(comparison.apart(a, b) for a, b in combinations(schemas, 2))
+
+
+class _Facts:
+    """What can be told of one schema without a value. `values`: None where a schema does not list them."""
+
+    def __init__(self, schema: dict[str, Any]) -> None:
+        values = _values(schema)
+        self.values = None if values is None else frozenset(map(_key, values))
+        self.kinds = _kinds(schema)
+        self.required = frozenset(_required(schema))
+
+
+class _Comparison:
+    """Compares schemas of one `root`, two at a time, within a bound on the work for all of them together."""
+
+    def __init__(self, root: Any) -> None:
+        self._root = root
+        self._facts: dict[int, _Facts] = {}  # by the id of a schema, which `root` keeps
+        self._left = _MOST_COMPARED
+
+    def apart(self, a: Any, b: Any) -> bool:
+        """Whether two schemas, or those of a property that both require, allow nothing in common.
+
+        References may lead to the same two schemas in many ways, or in a circle: they are compared once.
+        """
+        todo = [(a, b)]
+        seen: set[tuple[int, int]] = set()
+        while todo and self._left > 0:
+            a, b = (_followed(self._root, schema) for schema in todo.pop())
+            if a is False or b is False:
+                return True
+            if not isinstance(a, dict) or not isinstance(b, dict) or (id(a), id(b)) in seen:
+                continue
+            seen.add((id(a), id(b)))
+            one, two = self._told(a), self._told(b)
+            self._left -= 1 + min(len(one.required), len(two.required))
+            if one.values is not None and two.values is not None:
+                self._left -= min(len(one.values), len(two.values))
+                if one.values.isdisjoint(two.values):
+                    return True
+            elif one.kinds.isdisjoint(two.kinds):
+                return True
+            elif one.kinds & two.kinds == {"object"}:
+                names = sorted(one.required & two.required)
+                todo += [(_property(a, name), _property(b, name)) for name in names]
+        return False
+
+    def _told(self, schema: dict[str, Any]) -> _Facts:
+        if id(schema) not in self._facts:
+            self._facts[id(schema)] = _Facts(schema)
+        return self._facts[id(schema)]
 
 
 def _followed(root: Any, schema: Any) -> Any:
@@ -55,21 +109,6 @@ def _followed(root: Any, schema: Any) -> Any:
             return schema
         schema = resolved(root, schema["$ref"], "$ref")
     return True
-
-
-def _apart(root: Any, a: Any, b: Any) -> bool:
-    if not isinstance(a, dict) or not isinstance(b, dict):
-        return a is False or b is False
-    values, others = _values(a), _values(b)
-    if values is not None and others is not None:
-        return not {*map(_key, values)} & {*map(_key, others)}
-    kinds, more = _kinds(a), _kinds(b)
-    if not kinds & more:
-        return True
-    if kinds & more != {"object"}:
-        return False
-    both = [name for name in _required(a) if name in _required(b)]
-    return any(_apart(root, _followed(root, _property(a, name)), _followed(root, _property(b, name))) for name in both)
 
 
 def _values(schema: dict[str, Any]) -> list[Any] | None:
@@ -91,7 +130,7 @@ def _kinds(schema: dict[str, Any]) -> set[str]:
     if values is not None:
         found = {name for name in KINDS for value in values if is_of(name, value)}
     else:
-        found = {*KINDS} if kind is None else {kind} if isinstance(kind, str) else {*filter(_is_text, kind)}
+        found = {*KINDS} if kind is None else {*filter(_is_text, kind if isinstance(kind, list) else [kind])}
     return found | {"integer"} if "number" in found else found
 
 

@@ -37,6 +37,19 @@ def doubled(depth: int) -> dict[str, Any]:
     return {"$ref": "#/$defs/d0", "$defs": {**arrays, f"d{depth}": {"type": "null"}}}
 
 
+def pairs(depth: int) -> dict[str, Any]:
+    """Objects of two properties, each of which leads to the next object: 2 ** depth ways to the last."""
+    both = {
+        f"d{i}": {
+            "type": "object",
+            "properties": {name: {"$ref": f"#/$defs/d{i + 1}"} for name in "ab"},
+            "required": ["a", "b"],
+        }
+        for i in range(depth)
+    }
+    return {"oneOf": [{"$ref": "#/$defs/d0"}] * 2, "$defs": {**both, f"d{depth}": {"type": "null"}}}
+
+
 REFUSED_SCHEMAS: dict[str, Any] = {
     "holds itself: no end": circle(),
     "10,000 levels: the recursion of whoever walks it": nested(10_000),
@@ -58,6 +71,16 @@ REFUSED_SCHEMAS: dict[str, Any] = {
         "$ref": "#/$defs/a",
     },
     "10,000 schemas of which one may fit: each is compared with each": {"oneOf": [{"const": n} for n in range(10_000)]},
+    "one of two that are alike, found by 2 ** 60 ways": pairs(60),
+    "one of two that are alike, 1,500 levels deep": pairs(1_500),
+    "one of two that hold themselves": {
+        "oneOf": [{"$ref": "#/$defs/a"}, {"$ref": "#/$defs/b"}],
+        "$defs": {
+            name: {"type": "object", "properties": {"x": {"$ref": f"#/$defs/{name}"}}, "required": ["x"]}
+            for name in "ab"
+        },
+    },
+    "one of two of which one has a number for a type": {"oneOf": [{"type": 5}, {"type": "null"}]},
     "a name of 100,000 characters beside any others": {
         "properties": {"a" * 100_000: {}},
         "additionalProperties": True,
