@@ -30,7 +30,7 @@ _Place = tuple[int, frozenset[int]]  # an index in the code, and where the rule 
 
 
 class State:
-    """Where a text stands in the grammar. `accepting`: it may end here. Made by a Automaton."""
+    """Where a text stands in the grammar. `accepting`: it may end here. Made by an Automaton."""
 
     __slots__ = ("_moves", "accepting", "places")
 
