@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
+from ..arguments import shown
 from ..errors import InputError
 
 ToolChoice: TypeAlias = "Literal['none', 'auto', 'required'] | Mapping[str, object]"
@@ -35,7 +36,7 @@ def chosen(choice: object, tools: Sequence[Mapping[str, Any]]) -> Choice:
     if choice == "none":
         return Choice("none", tuple(tools))
     if choice != "required" and not isinstance(choice, Mapping):
-        raise InputError(f"tool_choice is {choice!r}, expected {EXPECTED}")
+        raise InputError(f"tool_choice is {shown(choice)}, expected {EXPECTED}")
     if not tools:
         raise InputError("tool_choice asks for a call, and there are no tools; give some, or leave it out")
     if not isinstance(choice, Mapping):
@@ -43,9 +44,9 @@ def chosen(choice: object, tools: Sequence[Mapping[str, Any]]) -> Choice:
     function = choice.get("function")
     name = function.get("name") if isinstance(function, Mapping) else None
     if choice.get("type", "function") != "function" or not isinstance(name, str):
-        raise InputError(f"tool_choice is {choice!r}, expected {EXPECTED}")
+        raise InputError(f"tool_choice is {shown(choice)}, expected {EXPECTED}")
     named = [tool for tool in tools if tool["function"]["name"] == name]
     if not named:
         known = ", ".join(tool["function"]["name"] for tool in tools)
-        raise InputError(f"tool_choice names {name!a:.60}, and the tools are {known}")
+        raise InputError(f"tool_choice names {shown(name)}, and the tools are {known}")
     return Choice("required", (named[0],), several=False)

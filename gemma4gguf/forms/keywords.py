@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from ..arguments import shown
 from ..errors import InputError
 from .overlap import KINDS
 
@@ -63,7 +64,3 @@ def limit(node: Mapping[str, Any], keyword: str, where: str, rounded: Callable[[
     if abs(value) >= 10**MAX_DIGITS:
         raise InputError(f"{where}: {keyword} of more than {MAX_DIGITS} digits cannot be held by a grammar")
     return rounded(value)
-
-
-def shown(value: object) -> str:
-    return f"{value!a:.60}"

@@ -11,6 +11,7 @@ from itertools import combinations
 from typing import Any
 from urllib.parse import unquote
 
+from ..arguments import shown
 from ..errors import InputError
 
 KINDS = ("object", "array", "string", "integer", "number", "boolean", "null")
@@ -31,7 +32,7 @@ def is_of(kind: str, value: Any) -> bool:
 def resolved(root: Any, pointer: Any, where: str) -> Any:
     """The schema that a `$ref` names. Raises InputError: only places of the schema itself can be named."""
     if not isinstance(pointer, str) or not (pointer == "#" or pointer.startswith("#/")):
-        raise InputError(f"{where}: expected a place in this schema, such as #/$defs/NAME, found {pointer!a:.60}")
+        raise InputError(f"{where}: expected a place in this schema, such as #/$defs/NAME, found {shown(pointer)}")
     node = root
     for part in unquote(pointer).split("/")[1:]:
         part = part.replace("~1", "/").replace("~0", "~")
@@ -40,7 +41,7 @@ def resolved(root: Any, pointer: Any, where: str) -> Any:
         elif isinstance(node, list) and part.isdecimal() and int(part) < len(node):
             node = node[int(part)]
         else:
-            raise InputError(f"{where}: there is no {pointer!a:.60} in this schema")
+            raise InputError(f"{where}: there is no {shown(pointer)} in this schema")
     return node
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ..arguments import shown
 from ..errors import InputError
 from .schema import schema_grammar
 
@@ -17,7 +18,7 @@ def response_grammar(response_format: object, where: str = "response_format") ->
     """GBNF of what an answer must be. Raises InputError."""
     kind = response_format.get("type") if isinstance(response_format, Mapping) else None
     if not isinstance(response_format, Mapping) or kind not in ("json_schema", "json_object", "text"):
-        raise InputError(f"{where} is {response_format!r:.100}, expected {EXPECTED}")
+        raise InputError(f"{where} is {shown(response_format)}, expected {EXPECTED}")
     if kind == "text":
         return None
     if kind == "json_object":

@@ -13,13 +13,14 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from ..arguments import shown
 from ..chat.messages import plain
 from ..errors import InputError
 from ..limits import current
 from .automaton import checked_grammar
 from .formats import FORMATS
 from .gbnf import MAX_REPETITIONS
-from .keywords import ASSERTIONS, BESIDE, KNOWN, LIMITS, NEVER, NEVER_AT_ALL, NO_EFFECT, WHOLE, kinds_of, limit, shown
+from .keywords import ASSERTIONS, BESIDE, KNOWN, LIMITS, NEVER, NEVER_AT_ALL, NO_EFFECT, WHOLE, kinds_of, limit
 from .notation import Json, Notation, literal
 from .overlap import KINDS, disjoint, is_of, resolved
 from .ranges import integers

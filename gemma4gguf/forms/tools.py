@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..arguments import shown
 from ..chat.reply import CALL, CALL_END
 from ..errors import InputError
 from .automaton import checked_grammar
@@ -28,7 +29,7 @@ def tools_grammar(tools: Sequence[Mapping[str, Any]], *, several: bool = True) -
         function = tool["function"]
         name, where = function["name"], f"tools[{index}].function"
         if not _NAME.fullmatch(name):
-            raise InputError(f"{where}.name: {name!a:.60} cannot be called: expected letters, digits, _, - and .")
+            raise InputError(f"{where}.name: {shown(name)} cannot be called: expected letters, digits, _, - and .")
         parameters = checked(function.get("parameters") or {"type": "object", "properties": {}}, f"{where}.parameters")
         writer = Writer(parameters, where, notation, lenient=True, prefix=f"t{index}-")
         arguments = writer.write()

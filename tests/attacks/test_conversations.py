@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from gemma4gguf.arguments import shown, whole
+from gemma4gguf.chat.choice import chosen
 from gemma4gguf.chat.rendering import compose, render
 from gemma4gguf.errors import Gemma4Error, InputError
+from gemma4gguf.forms.response import response_grammar
 from gemma4gguf.limits import VARIABLE, Limits, current, limited
 
 HI = [{"role": "user", "content": "Hi"}]
@@ -60,6 +62,8 @@ PLACES: dict[str, Any] = {
     "a call's id": lambda v: compose([*HI, {"role": "tool", "content": "x", "tool_call_id": v}]),
     "a schema": lambda v: compose(HI, [{"type": "function", "function": {"name": "f", "parameters": v}}]),
     "a template option": lambda v: compose(HI, None, mood=[v]),
+    "tool_choice": lambda v: chosen(v, [{"function": {"name": "f"}}]),
+    "response_format": lambda v: response_grammar(v),
 }
 
 
