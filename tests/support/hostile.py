@@ -106,8 +106,8 @@ def requests() -> Iterator[tuple[str, bytes]]:
     yield from _http()
 
 
-def _asking(part: object) -> Any:
-    return {"messages": [{"role": "user", "content": [part]}], "max_tokens": 1}
+def _asking(*parts: object) -> Any:
+    return {"messages": [{"role": "user", "content": parts}], "max_tokens": 1}
 
 
 def _image(url: str) -> Any:
@@ -123,7 +123,7 @@ def _media() -> Iterator[tuple[str, Any]]:
         text = base64.b64encode(data).decode()
         yield f"{name} as a picture", _image(f"data:image/png;base64,{text}")
         yield f"{name} as sound", _asking({"type": "input_audio", "input_audio": {"data": text, "format": "wav"}})
-    yield "many pictures", {"messages": [{"role": "user", "content": [_image("data:,")] * 1000}]}
+    yield "many pictures", _asking(*[{"type": "image_url", "image_url": {"url": "data:,"}}] * 1000)
     yield "a video", _asking({"type": "video", "video": "/etc/passwd"})
 
 
@@ -191,9 +191,7 @@ def _http() -> Iterator[tuple[str, bytes]]:
     right = post(CHAT, PATHS[CHAT])
     head, _, body = right.partition(b"\r\n\r\n")
     get = "GET {} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{}\r\n"
-    for path in ("/../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "//etc/passwd", "/v1/models/../../etc/passwd", "/\0")[
-        :4
-    ]:
+    for path in ("/../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "//etc/passwd", "/v1/models/../../etc/passwd"):
         yield f"GET {path}", get.format(path, "").encode()
     for path in (
         "/v1/models/" + "a" * 60_000,
@@ -248,6 +246,6 @@ def send(port: int, data: bytes, more: bool) -> int | None:
                 connection.shutdown(socket.SHUT_WR)
             while piece := connection.recv(65_536):
                 answer += piece
-        except (ConnectionError, BrokenPipeError):
+        except ConnectionError:
             pass
     return int(answer.split(b" ", 2)[1]) if answer.startswith(b"HTTP/1.1 ") else None
