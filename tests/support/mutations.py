@@ -57,6 +57,7 @@ OWN = (
     *("gemma4gguf.eos_token_ids", "gemma4gguf.image.max_soft_tokens", "tokenizer.ggml.suppress_tokens"),
     *("tokenizer.ggml.bos_token_id", "tokenizer.ggml.eos_token_id", "tokenizer.ggml.add_bos_token"),
 )
+UNFIT = (AttributeError, TypeError, ValueError, OverflowError, struct.error)  # for a value that its type cannot hold
 
 
 def mutate(held: Pieces, dice: random.Random) -> str:
@@ -69,7 +70,7 @@ def _one(held: Pieces, dice: random.Random) -> str:
     way = dice.choices(WAYS, WEIGHTS)[0]
     try:
         return way(held, dice)
-    except (AttributeError, TypeError, ValueError, KeyError, struct.error, OverflowError):
+    except (*UNFIT, KeyError):
         return f"no {way.__name__}"  # a value that its type cannot hold, a tensor that is gone
 
 
@@ -139,7 +140,7 @@ def kind(held: Pieces, dice: random.Random) -> str:
     old, new = piece.values[key], dice.choice([each for each in V if each is not V.ARRAY])
     try:
         _store(piece, key, new, old if dice.random() < 0.7 else _value_of(new, dice))
-    except Exception:  # the old value does not fit the new type
+    except UNFIT:  # the old value does not fit the new type
         _store(piece, key, new, _value_of(new, dice))
     return f"type {key}:{new.name}"
 
