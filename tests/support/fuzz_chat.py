@@ -28,29 +28,8 @@ KEYS = (
     *("reasoning", "reasoning_content", "parameters", "properties", "description", "items", "image_url", "url", "x"),
 )
 PIECES = (
-    *(
-        "{{",
-        "}}",
-        "{%",
-        "%}",
-        "{#",
-        "#}",
-        "{{-",
-        "-%}",
-        "|",
-        "(",
-        ")",
-        "[",
-        "]",
-        "'",
-        '"',
-        ",",
-        ".",
-        ":",
-        "~",
-        "*",
-        "**",
-    ),
+    *("{{", "}}", "{%", "%}", "{#", "#}", "{{-", "-%}", "|", "("),
+    *(")", "[", "]", "'", '"', ",", ".", ":", "~", "*", "**"),
     *("{% for m in messages %}", "{% endfor %}", "{% if x %}", "{% endif %}", "{% set n = namespace(t=[]) %}", "loop"),
     *("{% set n.t = [n.t, n.t] %}", "{% macro f(x) %}", "{% endmacro %}", "{{ f(f) }}", "{{ messages }}", "{{ self }}"),
     *("{{ messages | tojson(indent=9) }}", "{{ raise_exception('no') }}", "{{ 'x' * 99999999 }}", "{{ 9 ** 9 ** 9 }}"),
@@ -121,9 +100,8 @@ def prompt(given: dict[str, Any], template: str) -> str:
 
 
 def _filled(messages: Any) -> None:
-    for message in (
-        messages if isinstance(messages, list) and len(messages) < 1000 else []
-    ):  # more are refused or copies
+    few = isinstance(messages, list) and len(messages) < 1000  # more are refused or copies
+    for message in messages if few else []:
         content = message.get("content") if isinstance(message, dict) else None
         for part in content if isinstance(content, list) else []:
             if isinstance(part, dict) and part.get("type") in ("image", "audio"):
