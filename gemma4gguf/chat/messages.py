@@ -30,13 +30,13 @@ _KEYS = {
     "assistant": _COMMON | {"tool_calls", "reasoning", "reasoning_content"},
     "tool": _COMMON | {"tool_call_id"},
 }
-_ANY_ROLE = frozenset[str]().union(*_KEYS.values())
 # Where other APIs put content: something would be lost unless they are empty. Every other key that is not known
 # (`cache_control`, `annotations`, `metadata`, …) belongs to another vendor, says nothing to the model and is ignored.
 _EMPTY_ONLY = frozenset(
     {"audio", "attachments", "contents", "documents", "file", "files", "function_call", "image", "images", "parts"}
     | {"refusal", "text", "video", "videos"}
 )
+_NOT_IGNORED = _EMPTY_ONLY.union(*_KEYS.values())
 _MEDIA_ROLES = frozenset({"user", "tool"})
 
 
@@ -179,7 +179,7 @@ def _message(message: Any, where: str) -> dict[str, Any]:
         raise InputError(f"{where}.role: expected one of {', '.join(_KEYS)}, found {shown(role)}")
     out: dict[str, Any] = {"role": role, "content": message.get("content")}
     for key, value in message.items():
-        if key in _EMPTY_ONLY | _ANY_ROLE and key not in _KEYS[role] and value:
+        if key in _NOT_IGNORED and key not in _KEYS[role] and value:
             raise InputError(
                 f"{where}: unknown key {shown(key)} for role {role}; known: {', '.join(sorted(_KEYS[role]))}"
             )
