@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import string
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -28,7 +29,7 @@ array ::= "[" space (value ("," space value)* space)? "]"
 """
 _COMMA = ' "," space '
 _BARE_KEY = re.compile(r"[\w.-]+")
-_KEY_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-")
+_KEY_CHARACTERS = frozenset(string.ascii_letters + string.digits + "_.-")
 
 
 def literal(text: str) -> str:
