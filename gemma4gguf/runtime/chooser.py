@@ -62,9 +62,7 @@ class Chooser:
     @property
     def _enough_thought(self) -> bool:
         return (
-            self._tracker is not None
-            and self._most_thought is not None
-            and (self._tracker.tokens >= self._most_thought)
+            self._tracker is not None and self._most_thought is not None and self._tracker.tokens >= self._most_thought
         )
 
     def _forced(self) -> int | None:
