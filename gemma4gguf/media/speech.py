@@ -74,14 +74,10 @@ def windows(
             continue
         quiet = _run_at_end(spoken)
         if quiet >= pause:
-            yield window(min(len(held), len(held) - quiet + around))
-            first, held, spoken, is_open, cut = (
-                first + len(held) - around,
-                held[-around:],
-                [False] * around,
-                False,
-                False,
-            )
+            yield window(len(held) - quiet + around)
+            gone = len(held) - around
+            first, held, spoken = first + gone, held[gone:], spoken[gone:]
+            is_open = cut = False
         elif len(held) >= most:
             at = _last_pause(spoken, short)
             yield window(at or len(held))
