@@ -130,10 +130,9 @@ def sound(video: Video) -> tuple[NDArray[np.float32], int]:
     first = round(video.start * SAMPLE_RATE)
     most = first + TRAINED_SECONDS * SAMPLE_RATE
     last = most + 1 if video.end is None else min(most + 1, round(video.end * SAMPLE_RATE))
-    source = io.BytesIO(video.source) if isinstance(video.source, (bytearray, memoryview)) else video.source
     kept: list[NDArray[np.float32]] = []
     at = 0
-    for block in listen(source):
+    for block in listen(video.source):
         kept.append(block[max(0, first - at) : max(0, last - at)])
         at += len(block)
         if at >= last:
