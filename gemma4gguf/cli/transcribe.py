@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from ..errors import InputError
+from ..tools.subtitles import FORMATS, words
 from .answering import warnings_told
 from .common import common, debug_option, found, print_json, standard_input
 from .options import model_options, split
@@ -17,13 +18,13 @@ from .question import STDIN
 from .show import StatusLine, printable
 from .signals import ending_at_once
 
-NAMES = ("txt", "srt", "vtt", "json", "tsv")
-
 
 @click.command(short_help="Write down speech of any length.")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.argument("sounds", nargs=-1, required=True, metavar="SOUND...")
-@click.option("--format", "form", type=click.Choice(NAMES), default="txt", show_default=True, help="What is written.")
+@click.option(
+    "--format", "form", type=click.Choice(list(FORMATS)), default="txt", show_default=True, help="What is written."
+)
 @click.option("--language", metavar="NAME", help="What is spoken, such as German [the model hears it].")
 @click.option(
     "--task",
@@ -67,7 +68,6 @@ def transcribe(
       gemma4gguf transcribe gemma.gguf meeting.mp4 --format srt --out subtitles
     """
     from ..model import Gemma4
-    from ..tools.subtitles import FORMATS, words
     from ..tools.transcripts import transcribe_file
 
     if form != "txt" and len(sounds) > 1 and out is None:

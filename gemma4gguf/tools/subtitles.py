@@ -8,8 +8,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
-from ..transcription import Segment
+if TYPE_CHECKING:  # the command line reads FORMATS for its help, which does without numpy
+    from ..transcription import Segment
 
 UNCLEAR = "[unclear]"
 
