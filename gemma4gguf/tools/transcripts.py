@@ -6,7 +6,6 @@ hidden file beside it, which belongs to one sound, one model and one set of opti
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Generator
@@ -20,6 +19,7 @@ from ..bundle.newfile import check_output, lock, new_file
 from ..errors import InputError
 from ..model import Gemma4
 from ..transcription import Segment, TranscribeOptions
+from .hub import sha256
 from .subtitles import FORMATS
 
 
@@ -51,21 +51,12 @@ def transcribe_file(
 def _key(model: Gemma4, sound: Path, options: TranscribeOptions) -> str:
     """What an unfinished transcript belongs to."""
     try:
-        with open(sound, "rb") as file:
-            content = hashlib.file_digest(file, "sha256") if hasattr(hashlib, "file_digest") else _digest(file)
+        content = sha256(sound)
     except OSError as error:
         raise InputError(f"{sound}: {error.strerror or error}") from error
     state = model.bundle.path.stat()
     told = {name: value for name, value in options.items() if name not in ("on_progress", "done")}
-    return f"{content.hexdigest()} {state.st_size} {state.st_mtime_ns} {json.dumps(told, sort_keys=True)}"
-
-
-def _digest(file: IO[bytes]) -> Any:
-    """The same for Python 3.10."""
-    digest = hashlib.sha256()
-    while block := file.read(1 << 20):
-        digest.update(block)
-    return digest
+    return f"{content} {state.st_size} {state.st_mtime_ns} {json.dumps(told, sort_keys=True)}"
 
 
 def _kept(file: IO[bytes], key: str) -> list[Segment]:
