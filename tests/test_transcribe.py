@@ -29,6 +29,7 @@ from gemma4gguf.transcription import Segment, doubt_of, transcribe, unshared
 from tests.support.spoken import RATE, clips, is_said, memo
 
 ASK = "What is said?"
+HOW = ["--prompt", ASK, "--draft", "off", "--context", "512", "--threads", "1"]  # as `model` is opened and asked
 
 
 @pytest.fixture(scope="module")
@@ -162,8 +163,8 @@ def test_unusable_sound(model: Gemma4) -> None:
 
 def test_subtitles_pass_a_parser(segments: list[Segment]) -> None:
     tricky = [*segments, Segment(3600.5, 3601.25, "a <b> & c --> d", "loop")]
-    for read, form in ((webvtt.from_buffer, "vtt"), (webvtt.from_buffer, "srt")):
-        captions = list(read(io.StringIO(FORMATS[form](tricky)), form))
+    for form in ("vtt", "srt"):
+        captions = list(webvtt.from_buffer(io.StringIO(FORMATS[form](tricky)), form))
         assert len(captions) == len(tricky)
         assert captions[0].text == segments[0].text
         assert captions[-1].start == "01:00:00.500"
@@ -208,20 +209,8 @@ def test_progress_of_another_question_is_not_taken(model: Gemma4, sound: Path, t
 
 def test_killed_and_run_again(tiny_bundle: Path, sound: Path, segments: list[Segment], tmp_path: Path) -> None:
     """It may have ended before it is killed: --replace, so that it is run again all the same."""
-    command = [sys.executable, "-m", "gemma4gguf", "transcribe", str(tiny_bundle), str(sound), "--out", str(tmp_path)]
-    command += [
-        "--format",
-        "json",
-        "--prompt",
-        ASK,
-        "--draft",
-        "off",
-        "--context",
-        "512",
-        "--threads",
-        "1",
-        "--replace",
-    ]
+    command = [sys.executable, "-m", "gemma4gguf", "transcribe", str(tiny_bundle), str(sound), *HOW]
+    command += ["--out", str(tmp_path), "--format", "json", "--replace"]
     kept = tmp_path / ".memo.json.progress"
     running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
@@ -244,12 +233,11 @@ def invoke(*arguments: str, **options: Any) -> Any:
 
 
 def test_lines_as_they_are_written(tiny_bundle: Path, sound: Path, segments: list[Segment]) -> None:
-    how = ["--prompt", ASK, "--draft", "off", "--context", "512", "--threads", "1"]
-    result = invoke(str(tiny_bundle), str(sound), *how)
+    result = invoke(str(tiny_bundle), str(sound), *HOW)
     assert result.stdout.splitlines() == [segment.text for segment in segments]
-    piped = invoke(str(tiny_bundle), "-", *how, "--format", "srt", input=sound.read_bytes())
+    piped = invoke(str(tiny_bundle), "-", *HOW, "--format", "srt", input=sound.read_bytes())
     assert len(re.findall(r"-->", piped.stdout)) == len(segments)
-    told = json.loads(invoke(str(tiny_bundle), str(sound), *how, "--json").stdout)
+    told = json.loads(invoke(str(tiny_bundle), str(sound), *HOW, "--json").stdout)
     assert told["segments"] == [vars(segment) for segment in segments]
 
 
