@@ -139,6 +139,18 @@ def test_a_video_that_is_cut_off_shows_what_is_there() -> None:
     assert found.stamps[-1] < 2.5
 
 
+@pytest.mark.parametrize(("form", "codec"), [("webm", "libvpx-vp9"), ("matroska", "libx264"), ("avi", "mpeg4")])
+def test_what_follows_a_damaged_packet_is_shown(form: str, codec: str) -> None:
+    data = bytearray(video_file(form, codec, PICTURES, 25, codec_options={"g": "10"}))
+    with av.open(io.BytesIO(data)) as container:
+        packet = [packet for packet in container.demux(video=0) if packet.size][45]
+        start, end = (packet.pos or 0) + 12, (packet.pos or 0) + packet.size - 2
+    data[start:end] = b"\xff" * (end - start)
+    found = sample(Video(bytes(data), frames=1024))
+    assert len(found.frames) == len(found.stamps) == 100
+    assert shown(found.frames)[60:] == list(range(60, 100))
+
+
 def test_damaged_videos_raise_nothing_but_input_errors(clip: bytes) -> None:
     whole = np.frombuffer(clip, np.uint8)
     rng = np.random.default_rng(7)

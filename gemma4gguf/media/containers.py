@@ -20,6 +20,7 @@ from ..errors import InputError
 if TYPE_CHECKING:
     from av.audio.stream import AudioStream
     from av.container import InputContainer
+    from av.video.stream import VideoStream
 
 _OPTIONS = {"protocol_whitelist": "", "enable_drefs": "0", "use_absolute_path": "0"}  # no other file, no address
 _STATING = frozenset({"mov", "matroska"})  # demuxers whose lengths come from the header, not from an estimate
@@ -55,7 +56,7 @@ def opened(file: IO[bytes], demuxer: str, name: str) -> Iterator[InputContainer]
 
 @contextmanager
 def damage(name: str) -> Iterator[None]:
-    """Turn what PyAV raises into an InputError. Nothing of our own may run inside: our errors are not damage."""
+    """Turn what PyAV raises into an InputError. An InputError passes; any other error of ours would pass for damage."""
     library = av()
     assert library is not None
     try:
@@ -65,6 +66,30 @@ def damage(name: str) -> Iterator[None]:
     except (library.error.FFmpegError, OSError, ValueError, EOFError, MemoryError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{name}: damaged or incomplete ({reason}); get the file again") from error
+
+
+def decoded(container: InputContainer, stream: AudioStream | VideoStream, name: str) -> Iterator[Any]:
+    """A stream's frames in turn, and None for each packet that is damaged. Raises InputError."""
+    library = av()
+    assert library is not None
+    with damage(name):
+        packets = container.demux(stream)
+    while True:
+        try:
+            with damage(name):
+                packet = next(packets, None)
+        except InputError as error:
+            if not isinstance(error.__cause__, library.error.InvalidDataError):
+                raise
+            yield None  # the rest cannot be told apart
+            return
+        if packet is None:
+            return
+        try:
+            frames: list[Any] = packet.decode()
+        except library.error.FFmpegError:
+            frames = [None]
+        yield from frames
 
 
 def _stated(container: InputContainer, stream: AudioStream) -> float | None:
@@ -97,7 +122,12 @@ class Sound:
         assert library is not None
         # One plane: PyAV 18 reads past the end of a frame with eight planes or more.
         packed = library.AudioResampler(format="flt")
-        for frame in self._frames(library):
+        for frame in decoded(self._container, self._stream, self._name):
+            if frame is None:
+                self.damaged += 1
+                if self.damaged > MOST_DAMAGED:
+                    raise InputError(f"{self._name}: over {MOST_DAMAGED:,} of its packets are damaged")
+                continue
             if frame.sample_rate != self.rate:
                 raise InputError(
                     f"{self._name}: its sample rate changes from {self.rate:,} to {frame.sample_rate:,} Hz; "
@@ -107,24 +137,3 @@ class Sound:
                 arrays = [np.asarray(out.to_ndarray(), np.float32) for out in packed.resample(frame)]
             for array in arrays:
                 yield array.reshape(-1, frame.layout.nb_channels)  # from [1, n * channels]
-
-    def _frames(self, library: Any) -> Iterator[Any]:
-        with damage(self._name):
-            packets = self._container.demux(self._stream)
-        while True:
-            with damage(self._name):
-                try:
-                    packet = next(packets, None)
-                except library.error.InvalidDataError:  # the rest cannot be told apart
-                    self.damaged += 1
-                    return
-            if packet is None:
-                return
-            try:
-                frames = packet.decode()
-            except library.error.FFmpegError as error:
-                self.damaged += 1
-                if self.damaged > MOST_DAMAGED:
-                    raise InputError(f"{self._name}: over {MOST_DAMAGED:,} of its packets are damaged") from error
-                continue
-            yield from frames

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from .containers import av, damage
+from .containers import damage, decoded
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -75,11 +75,8 @@ class Reader:
     """Decodes the frames of a timeline that somebody asks for, in their order. `seeks`: how many it took."""
 
     def __init__(self, container: InputContainer, stream: VideoStream, line: Timeline, name: str) -> None:
-        library = av()
-        assert library is not None
         self._container, self._stream, self._line, self._name = container, stream, line, name
-        self._errors = library.error
-        self._frames: Iterator[VideoFrame] = iter(())
+        self._frames: Iterator[VideoFrame | None] = iter(())
         self._at: int | None = None  # the pts of the last frame that was decoded
         self._frame: Any = None
         self._number = 0  # of the next frame, where frames are counted
@@ -104,7 +101,7 @@ class Reader:
         for back in _BACK:
             with damage(self._name):
                 self._container.seek(key - round(back / unit), stream=self._stream, backward=True)
-                self._frames = self._container.decode(self._stream)
+            self._frames = decoded(self._container, self._stream, self._name)
             self.seeks += 1
             self._number = int(np.searchsorted(self._line.pts, key))
             self._step()
@@ -112,19 +109,15 @@ class Reader:
                 return
 
     def _step(self) -> None:
-        """Decode one frame more; none at the end."""
-        while True:
+        """Decode one frame more, behind damaged packets; none at the end."""
+        self._frame = None
+        while self._frame is None:
             try:
-                self._frame = next(self._frames, None)
-            except self._errors.InvalidDataError:  # a damaged packet: the next frame may be whole
-                continue
-            except self._errors.FFmpegError:
-                self._frame = None
-            break
-        if self._frame is None:
-            return
-        if self._line.counted:
-            self._at = int(self._line.pts[min(self._number, len(self._line.pts) - 1)])
+                self._frame = next(self._frames)
+            except StopIteration:
+                return
             self._number += 1
+        if self._line.counted:
+            self._at = int(self._line.pts[min(self._number, len(self._line.pts)) - 1])
         else:
             self._at = self._frame.dts if self._frame.pts is None else self._frame.pts
