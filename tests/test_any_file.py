@@ -246,6 +246,19 @@ def test_avif() -> None:
     assert corners(to_rgb(encoded(painted(), "AVIF", quality=95))) == [R, G, B, W]
 
 
+MEDIA_TYPE = """
+import sys
+from gemma4gguf.media.encoded import picture_type
+print(picture_type(sys.stdin.buffer.read()))
+"""
+
+
+def test_the_media_type_is_known_to_a_process_that_has_read_no_picture() -> None:
+    pictures = {"image/png": encoded(painted()), "image/heic": heic(painted()), "application/octet-stream": b"hello"}
+    for media_type, data in pictures.items():
+        assert subprocess.check_output([sys.executable, "-c", MEDIA_TYPE], input=data).decode().strip() == media_type
+
+
 LIMIT = 4_000_000  # pixels, in place of the real limit
 
 

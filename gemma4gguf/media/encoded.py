@@ -16,7 +16,8 @@ from PIL import Image
 
 from ..errors import InputError
 from .audio import SAMPLE_RATE, AudioInput, frame
-from .rgb import FORMATS, ImageInput, to_rgb
+from .picture import header
+from .rgb import ImageInput, to_rgb
 
 SOUND = {b"RIFF": "wav", b"fLaC": "flac", b"OggS": "ogg", b"FORM": "aiff"}  # a file's first four bytes
 
@@ -32,11 +33,10 @@ def clip_bytes(audio: AudioInput) -> bytes:
 
 
 def picture_type(data: bytes) -> str:
-    """The media type of a picture's file, by its content; application/octet-stream where Pillow knows none."""
+    """The media type of a picture's file, by its content; application/octet-stream where none is known."""
     try:
-        with Image.open(io.BytesIO(data), formats=[name for name in FORMATS if name in Image.OPEN]) as image:
-            return image.get_format_mimetype() or "application/octet-stream"
-    except Exception:  # damaged: who reads it says so
+        return header(data)[0]
+    except InputError:  # damaged: who reads it says so
         return "application/octet-stream"
 
 

@@ -14,7 +14,7 @@ from functools import partial
 from importlib import import_module
 from typing import IO, Any, NamedTuple, TypeAlias
 
-from PIL import ExifTags, Image, JpegImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, JpegImagePlugin, UnidentifiedImageError
 
 from ..arguments import local_path
 from ..errors import InputError
@@ -129,12 +129,14 @@ def _decode(file: IO[bytes], name: str) -> Picture:
     return _opened(io.BytesIO(lighter), name, head)
 
 
+def header(data: bytes) -> tuple[str, tuple[int, int]]:
+    """The media type of a picture's file, and its width and height before it is turned. Raises InputError."""
+    with _lazily(io.BytesIO(data), f"the picture ({len(data):,} bytes)", data[:HEAD_BYTES]) as image:
+        return image.get_format_mimetype() or "application/octet-stream", image.size
+
+
 def _opened(file: IO[bytes], name: str, head: bytes) -> Picture:
-    for width, height in _icon_sizes(file, name, head):
-        check_size(name, width, height, DEEP)
-    with _decoding(name, head):
-        image = _lazily(file, head)
-    with image:
+    with _lazily(file, name, head) as image:
         size, box = image.size, None
         with _decoding(name):
             box = _shrink(image)
@@ -145,15 +147,18 @@ def _opened(file: IO[bytes], name: str, head: bytes) -> Picture:
             return _upright(image) if box is None else _upright_part(image, size, box)
 
 
-def _lazily(file: IO[bytes], head: bytes) -> Image.Image:
+def _lazily(file: IO[bytes], name: str, head: bytes) -> ImageFile.ImageFile:
     """A picture whose header is read. JPEG is opened past Pillow's own limit, as it can shrink."""
-    if head.startswith(b"\xff\xd8\xff"):
-        return JpegImagePlugin.JpegImageFile(file)
-    kind, heif = kind_of(head), _heif()
-    if heif is not None and kind is not None and "HEIC" in kind.what:
-        return heif.HeifImageFile(file)  # type: ignore[no-any-return]
-    Image.init()
-    return Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN])
+    for width, height in _icon_sizes(file, name, head):
+        check_size(name, width, height, DEEP)
+    with _decoding(name, head):
+        if head.startswith(b"\xff\xd8\xff"):
+            return JpegImagePlugin.JpegImageFile(file)
+        kind, heif = kind_of(head), _heif()
+        if heif is not None and kind is not None and "HEIC" in kind.what:
+            return heif.HeifImageFile(file)  # type: ignore[no-any-return]
+        Image.init()
+        return Image.open(file, formats=[known for known in FORMATS if known in Image.OPEN])
 
 
 def _heif() -> Any | None:
@@ -185,7 +190,7 @@ def _in_one_scan(image: JpegImagePlugin.JpegImageFile) -> bool:
     length = 6 + 2 * image.layers
     assert image.fp is not None
     image.fp.seek(-length - 2, os.SEEK_CUR)
-    return image.fp.read(5) == b"\xff\xda" + length.to_bytes(2, "big") + bytes([image.layers])
+    return image.fp.read(5) == _SCAN + length.to_bytes(2, "big") + bytes([image.layers])
 
 
 def _icon_sizes(file: IO[bytes], name: str, head: bytes) -> list[tuple[int, int]]:

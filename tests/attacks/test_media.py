@@ -20,6 +20,7 @@ from gemma4gguf.errors import InputError
 from gemma4gguf.limits import Limits, limited
 from gemma4gguf.media.audio import frame
 from gemma4gguf.media.image import patchify
+from gemma4gguf.media.picture import header
 from gemma4gguf.media.rgb import FORMATS
 from tests.support.pictures import encoded, png
 
@@ -68,7 +69,10 @@ def test_an_icon_whose_bitmap_is_larger_than_it_says(bits: int) -> None:
 
 @pytest.mark.parametrize(("depth", "colour"), [(1, 0), (8, 2), (8, 6), (16, 6)])
 def test_an_icon_whose_png_is_larger_than_it_says(depth: int, colour: int) -> None:
-    refused("picture", icon(png(SIDE, SIDE, depth, colour, b"")), "too many pixels")
+    data = icon(png(SIDE, SIDE, depth, colour, b""))
+    refused("picture", data, "too many pixels")
+    with pytest.raises(InputError, match="too many pixels"):
+        header(data)
 
 
 def test_an_icon_that_keeps_its_word_is_read() -> None:
