@@ -21,6 +21,7 @@ from PIL import ExifTags, Image
 from gemma4gguf.errors import InputError
 from gemma4gguf.limits import limited
 from gemma4gguf.media.audio import SAMPLE_RATE, AudioWarning, frame
+from gemma4gguf.media.encoded import picture_bytes
 from gemma4gguf.media.image import patchify
 from gemma4gguf.media.kinds import EXTRA
 from gemma4gguf.media.rgb import to_rgb
@@ -257,6 +258,12 @@ def test_the_media_type_is_known_to_a_process_that_has_read_no_picture() -> None
     pictures = {"image/png": encoded(painted()), "image/heic": heic(painted()), "application/octet-stream": b"hello"}
     for media_type, data in pictures.items():
         assert subprocess.check_output([sys.executable, "-c", MEDIA_TYPE], input=data).decode().strip() == media_type
+
+
+def test_a_path_in_the_home_folder_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "a.png").write_bytes(encoded(painted()))
+    assert picture_bytes("~/a.png") == (tmp_path / "a.png").read_bytes()
 
 
 LIMIT = 4_000_000  # pixels, in place of the real limit

@@ -8,12 +8,12 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import soundfile
 from PIL import Image
 
+from ..arguments import local_path
 from ..errors import InputError
 from .audio import SAMPLE_RATE, AudioInput, frame
 from .picture import header
@@ -50,7 +50,7 @@ def _own_bytes(medium: object) -> bytes:
     if isinstance(medium, (bytes, bytearray, memoryview)):
         return bytes(medium)
     if isinstance(medium, (str, os.PathLike)):
-        return _read(os.fspath(medium), Path(medium).read_bytes)
+        return _read(os.fspath(medium), local_path(medium).read_bytes)
     if isinstance(medium, Image.Image) or not hasattr(medium, "read"):
         return b""
     return _read("the open file", medium.read)
