@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -23,6 +24,11 @@ from tests.support.parts import save
 from tests.support.published import Layout, Published
 
 MODELS = Path(__file__).parent.parent / "models"
+
+
+def pytest_configure() -> None:
+    """A shell ignores Ctrl-C for jobs in its background; whatever a test starts would ignore it, too."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
