@@ -6,16 +6,15 @@ Raises InputError or RequestError before anything is computed. Opens no path and
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from ..chat.messages import prepare_messages
+from ..errors import InputError
 from ..media.audio import SAMPLE_RATE, listen
-from ..media.rgb import FORMATS
+from ..media.picture import header
 from ..records import Message
 from .failure import RequestError
 from .settings import Limits
@@ -53,11 +52,9 @@ def _heard(clip: bytes, most_s: float) -> NDArray[np.float32]:
 
 def _picture(data: bytes, most: int) -> bytes:
     """The picture's file, if its header names no more pixels. A damaged one is for its reader to tell."""
-    Image.init()
     try:
-        with Image.open(io.BytesIO(data), formats=[name for name in FORMATS if name in Image.OPEN]) as image:
-            width, height = image.size
-    except Exception:
+        _, (width, height) = header(data)
+    except InputError:
         return data
     if width * height > most:
         raise RequestError("large", f"a picture of {width:,} x {height:,} pixels, expected at most {most:,} pixels")

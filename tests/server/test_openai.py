@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
+from PIL import Image
 
 from gemma4gguf.server.security import Guard
 from gemma4gguf.server.settings import Limits
@@ -190,6 +194,14 @@ def test_the_key(strict: Serving) -> None:
     assert caught.value.code == "invalid_api_key"
 
 
+def huge_jpeg() -> dict[str, Any]:
+    """A small file whose header names more pixels than Pillow opens."""
+    out = io.BytesIO()
+    Image.new("RGB", (48, 49)).save(out, "JPEG")
+    data = out.getvalue().replace(struct.pack(">HH", 49, 48), struct.pack(">HH", 65_500, 65_500))
+    return {"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"}}
+
+
 def test_limits(strict: Serving) -> None:
     with client(strict, "secret") as found:
 
@@ -202,6 +214,7 @@ def test_limits(strict: Serving) -> None:
             ([{"type": "text", "text": "long " * 300_000}], "1,000,000 bytes"),
             ([PICTURE, PICTURE], "2 pictures"),
             ([PICTURE], "10,000 pixels"),
+            ([huge_jpeg()], "65,500 x 65,500 pixels"),
             ([CLIP], "0.5 s were left"),
         ):
             error = refused(*parts)
