@@ -213,6 +213,13 @@ def test_a_line_that_was_cut_off_is_asked_again(tmp_path: Path, file: Any, asked
         assert len(out.read_text().splitlines()) == 3
 
 
+def test_an_error_that_is_a_text_alone(tmp_path: Path, file: Any, asked: Any) -> None:
+    out, found = tmp_path / "out.jsonl", entries(file(asked[:1]))
+    with journal(out, found) as answers:
+        answers.add(found[0], Answer(404, {"error": "no such address"}))
+    assert json.loads(out.read_text())["error"] == {"code": "404", "message": "no such address"}
+
+
 def test_killed_again_and_again(tiny_bundle: Path, tmp_path: Path, file: Any, asked: Any, expected: Any) -> None:
     """At points that a seed chooses among those that it gets to; then a run that is left alone."""
     seed = random.randrange(1 << 30)

@@ -119,7 +119,8 @@ def _line(entry: Entry, answer: Answer) -> bytes:
     """An answer as OpenAI's batches have it, with the digest of what was asked."""
     number = secrets.token_hex(12)
     said = answer.body.get("error") if isinstance(answer.body, dict) else None
-    error = {"code": (said or {}).get("code") or str(answer.status), "message": (said or {}).get("message", "")}
+    told = said if isinstance(said, dict) else {"message": said or ""}  # some servers' errors are a text alone
+    error = {"code": told.get("code") or str(answer.status), "message": told.get("message", "")}
     value = {
         "id": f"batch_req_{number}",
         "custom_id": entry.custom_id,
