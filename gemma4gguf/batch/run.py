@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from ..errors import InputError
+from ..server import openai
+from ..server.failure import RequestError
 from .journal import Answer, Journal
 from .lines import Entry, Line, with_files
 
@@ -125,11 +127,6 @@ async def _answer(answerer: Answerer, entry: Entry, files_from: Path | None) -> 
         line = await asyncio.to_thread(entry.read)
         body = await asyncio.to_thread(with_files, line.body, files_from)
     except InputError as error:
-        return refused(str(error))
+        failure = RequestError("invalid", str(error))
+        return Answer(failure.status, openai.failed(failure))
     return await answerer.ask(Line(line.custom_id, line.url, body))
-
-
-def refused(message: str, status: int = 400) -> Answer:
-    """An error in the form of OpenAI's API."""
-    about = {"message": message, "type": "invalid_request_error", "param": None, "code": None}
-    return Answer(status, {"error": about})
