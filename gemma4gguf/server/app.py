@@ -103,8 +103,9 @@ class _Site:
         return json_response(openai.model(self.card))
 
     async def count(self, http: Http) -> Response:
-        body = await read(http, self.limits)
-        return json_response(await self.service.apart(self._counted, body))
+        async with self.service.place():  # so that the model stays until it has counted, and is unloaded after that
+            body = await read(http, self.limits)
+            return json_response(await self.service.apart(self._counted, body))
 
     def _counted(self, body: bytes) -> dict[str, int]:
         asked = anthropic.question(checked(anthropic.CountTokens, parsed(body)))

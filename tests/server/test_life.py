@@ -208,3 +208,6 @@ def test_the_memory_is_freed_when_nobody_asks(tiny_bundle: Path) -> None:
         for _ in range(2):
             works(running)
             eventually(lambda: not running.service.loaded)
+        counted = httpx.post(f"{running.url}/v1/messages/count_tokens", json={"messages": SUM}, timeout=120)
+        assert counted.json()["input_tokens"]
+        eventually(lambda: not running.service.loaded)
