@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from ..records import Message, Result, ToolCall
+from ..records import Chunk, Message, Result, ToolCall
 from .card import Card
 from .failure import RequestError
 from .openai import Whole, chosen
@@ -179,12 +179,7 @@ def _keep_s(keep_alive: str | float | None) -> float | None:
 
 
 def response(asked: Asked[Chat], result: Result) -> Json:
-    message: Json = {"role": "assistant", "content": result.text}
-    if result.thought:
-        message["thinking"] = result.thought
-    if result.tool_calls:
-        message["tool_calls"] = [_called(call) for call in result.tool_calls]
-    return {**_head(asked), "message": message, **_end(result)}
+    return {**_head(asked), "message": _said(result), **_end(result)}
 
 
 def loaded(asked: Asked[Chat]) -> Json:
@@ -197,13 +192,17 @@ async def events(asked: Asked[Chat], items: AsyncIterator[Item]) -> AsyncIterato
     async for item in items:
         if isinstance(item, Reading):
             continue
-        message: Json = {"role": "assistant", "content": item.text}
-        if item.thought:
-            message["thinking"] = item.thought
-        if item.tool_calls:
-            message["tool_calls"] = [_called(call) for call in item.tool_calls]
         end = _end(item.result) if item.result else {"done": False}
-        yield {**_head(asked), "message": message, **end}
+        yield {**_head(asked), "message": _said(item), **end}
+
+
+def _said(made: Result | Chunk) -> Json:
+    message: Json = {"role": "assistant", "content": made.text}
+    if made.thought:
+        message["thinking"] = made.thought
+    if made.tool_calls:
+        message["tool_calls"] = [_called(call) for call in made.tool_calls]
+    return message
 
 
 def _called(call: ToolCall) -> Json:
