@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
@@ -195,7 +196,7 @@ def request(body: Messages) -> Request:
         fields["response_format"] = "output_config.format"
     if body.messages[-1].role == "assistant" and not asked.messages[-1].get("tool_calls"):
         options["continue_final_message"] = True
-    return asked.but(options=options, stream=bool(body.stream), fields={**asked.fields, **fields})
+    return replace(asked, options=options, stream=bool(body.stream), fields={**asked.fields, **fields})
 
 
 def _messages(turn: Turn, where: str) -> Iterator[tuple[Json, dict[str, str]]]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -46,10 +46,6 @@ class Request:
     n: int = 1
     keep_s: float | None = None
     fields: Mapping[str, str] = field(default_factory=dict)
-
-    def but(self, **changed: Any) -> Request:
-        """The same, but for some fields."""
-        return replace(self, **changed)
 
 
 @dataclass(frozen=True)
