@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,7 @@ import click
 
 from ..errors import InputError
 from .answering import warnings_told
-from .common import debug_option, found, one_line_errors
+from .common import debug_option, found, one_line_errors, require_server_extra
 from .options import model_options, split
 from .show import Progress, note
 
@@ -68,8 +67,7 @@ def batch(
       gemma4gguf batch gemma.gguf questions.jsonl answers.jsonl
       gemma4gguf batch gemma.gguf photos/ captions.jsonl --prompt "Describe this picture in one sentence."
     """
-    if missing := [name for name in ("pydantic", "httpx") if find_spec(name) is None]:
-        raise InputError(f"batch needs {', '.join(missing)}: pip install 'gemma4gguf[server]'")
+    require_server_extra("batch", "pydantic", "httpx")
     from ..batch.journal import journal
     from ..batch.lines import together
 
@@ -122,9 +120,10 @@ def _by_model(
 ) -> None:
     from ..batch.answerers import of_model
     from ..batch.run import run
+    from ..runtime.opening import MOST_PARALLEL
 
     opening, _ = split(given)
-    with _opened(file=file, parallel=min(parallel, 16), isolate=True, **opening) as model:
+    with _opened(file=file, parallel=min(parallel, MOST_PARALLEL), isolate=True, **opening) as model:
         model.load()
         asyncio.run(run(chosen, of_model(model, parallel), answers, **options))
 

@@ -7,6 +7,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,12 @@ def _assigned(options: Mapping[str, str]) -> Callable[[re.Match[str]], str]:
 def print_json(value: Any, indent: int | None = 2) -> None:
     ascii_only = (sys.stdout.encoding or "").lower().replace("-", "") != "utf8" if sys.stdout else True
     click.echo(json.dumps(value, ensure_ascii=ascii_only, indent=indent, default=str))
+
+
+def require_server_extra(command: str, *packages: str) -> None:
+    """Raise InputError where the command's packages are not installed."""
+    if missing := [name for name in packages if find_spec(name) is None]:
+        raise InputError(f"{command} needs {', '.join(missing)}: pip install 'gemma4gguf[server]'")
 
 
 def standard_input() -> bytes:

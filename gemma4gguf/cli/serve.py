@@ -6,7 +6,6 @@ import logging
 import sys
 from contextlib import closing
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import click
 from ..errors import InputError
 from ..server.settings import LIMITS, Limits
 from .answering import warnings_told
-from .common import Function, debug_option, found, one_line_errors
+from .common import Function, debug_option, found, one_line_errors, require_server_extra
 from .options import model_options, split
 from .show import note, warn
 
@@ -81,8 +80,7 @@ def serve(
       gemma4gguf serve gemma.gguf
       curl localhost:8080/v1/chat/completions -d '{"messages": [{"role": "user", "content": "Hello"}]}'
     """
-    if missing := [name for name in ("starlette", "uvicorn", "pydantic") if find_spec(name) is None]:
-        raise InputError(f"serve needs {', '.join(missing)}: pip install 'gemma4gguf[server]'")
+    require_server_extra("serve", "starlette", "uvicorn", "pydantic")
     from ..model import Gemma4
     from ..server.app import application
     from ..server.card import Card
