@@ -13,7 +13,7 @@ import statistics
 import time
 import wave
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,6 @@ from ..bundle.reading import EMBEDDER
 from ..errors import InputError
 from ..machine import cpu_quota, memory_limit, physical_cores
 from ..media.audio import frame
-from ..media.embedder import Embedder
 from ..media.image import patchify
 from ..model import Gemma4
 from ..native.library import system_info
@@ -79,22 +78,16 @@ def bench(path: str | os.PathLike[str], *, tell: Tell = lambda stage: None, **op
     """Measure a bundle. `options`: those of Gemma4. `tell` is called with each stage. Raises what Gemma4 raises."""
     throttled, before = _throttled(), _busy()
     figures: list[Figure] = []
-    with _opened(path, options) as model:
+    with Gemma4(path, **options) as model:
         for stage, measure in _STAGES.items():
             tell(stage)
             figures += measure(model)
         name = str(model.bundle.path)
     tell("several at once")
-    with _opened(path, {**options, "parallel": max(AT_ONCE), "draft": "off"}) as model:
+    with Gemma4(path, **{**options, "parallel": max(AT_ONCE), "draft": "off"}) as model:
         figures += _at_once(model)
     warnings = [*before, *(["the processor was slowed down by heat meanwhile"] if _throttled() > throttled else [])]
     return Report(name, machine(), tuple(figures), tuple(warnings))
-
-
-@contextmanager
-def _opened(path: str | os.PathLike[str], options: Mapping[str, Any]) -> Iterator[Gemma4]:
-    with Gemma4(path, **options) as model:
-        yield model
 
 
 # ── measuring ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -192,20 +185,19 @@ def _gain(accepted: float, length: int, check: Mapping[int, float], draft: float
 
 
 def _pictures(model: Gemma4) -> Iterator[Figure]:
-    if model.bundle.section(EMBEDDER) is None or not _embedder(model).sees:
+    if model.bundle.section(EMBEDDER) is None or not model.engine.embedder.sees:
         return
     photo = io.BytesIO()
     Image.radial_gradient("L").resize(PHOTO).convert("RGB").save(photo, "JPEG", quality=90)
     yield figure("a 12 MP photo to patches", rounds(lambda: patchify(photo.getvalue(), model.image_tokens)), "ms")
     patches = patchify(photo.getvalue(), model.image_tokens)
-    yield figure(
-        "patches to soft tokens", rounds(lambda: _embedder(model).image(patches)), "ms", note=f"{len(patches)}"
-    )
+    taken = rounds(lambda: model.engine.embedder.image(patches))
+    yield figure("patches to soft tokens", taken, "ms", note=f"{len(patches)}")
     yield _first_token(model, "first token, picture", images=[photo.getvalue()])
 
 
 def _sound(model: Gemma4) -> Iterator[Figure]:
-    if model.bundle.section(EMBEDDER) is None or not _embedder(model).hears:
+    if model.bundle.section(EMBEDDER) is None or not model.engine.embedder.hears:
         return
     tone = np.sin(np.arange(CLIP_SECONDS * CLIP_RATE) * 2 * np.pi * 440 / CLIP_RATE)
     clip = io.BytesIO()
@@ -231,10 +223,6 @@ def _first_token(model: Gemma4, name: str, **media: Any) -> Figure:
         tokens = model.generate("What is this?", max_tokens=1, temperature=0, **media).tokens.prompt
 
     return figure(name, rounds(ask), "ms", note=f"{tokens} positions read")
-
-
-def _embedder(model: Gemma4) -> Embedder:
-    return model.engine.embedder
 
 
 def _at_once(model: Gemma4) -> Iterator[Figure]:
