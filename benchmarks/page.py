@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import shutil
 import statistics
 import sys
 from pathlib import Path
@@ -21,6 +19,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from gemma4gguf.cli.bundled import converted  # noqa: E402
+from tests.support import chromium  # noqa: E402
 from tests.support.serving import serving  # noqa: E402
 
 FILL = """async (count) => {
@@ -47,9 +46,8 @@ def main() -> None:
     given = parser.parse_args()
     from playwright.sync_api import expect, sync_playwright  # here, so that --help does without the extra
 
-    program = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
     with converted() as (bundle, _), serving(bundle) as server, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=chromium.program(), args=["--no-sandbox"])
         page = browser.new_page()
         page.goto(server.url)
         page.evaluate(FILL, given.messages)
