@@ -58,7 +58,7 @@ export function request(chat, model, going = false) {
     chat_template_kwargs: { enable_thinking: chat.thinking },
     ...(chat.temperature !== null && { temperature: chat.temperature }),
     ...(chat.tools.trim() && { tools: JSON.parse(chat.tools) }),
-    ...(going && { continue_final_message: true, add_generation_prompt: false }),
+    ...(going && { continue_final_message: true }),
   };
 }
 
