@@ -67,7 +67,7 @@ class Server:
         return found
 
     def engine(self) -> int | None:
-        """The engine's process: the one that holds most."""
+        """The engine's process; None while there is none."""
         below = [pid for pid in self.tree() if pid != self.pid and "isolated" in _read(Path(f"/proc/{pid}/cmdline"))]
         return below[0] if below else None
 

@@ -15,7 +15,8 @@ from .request import dumped
 from .service import RETRY_AFTER_S
 from .settings import Limits
 
-DRAINED = 4  # times the longest body: what is read of a longer one, as few clients look for an answer before they end
+# A longer body is read on to so many times the limit: few clients look for an answer before they have sent everything.
+DRAINED = 4
 # By the beginning of the path: in which API's form errors are told. The first that fits counts.
 ERRORS: tuple[tuple[str, Callable[[RequestError], dict[str, Any]]], ...] = (
     ("/v1/messages", anthropic.failed),
