@@ -30,12 +30,17 @@ def bounded(messages: Sequence[Message], limits: Limits) -> list[Message]:
     for message in prepared:
         content = message["content"]
         for part in content if isinstance(content, list) else ():
+            if part["type"] == "text":
+                continue
+            _, medium = next(waiting)
             if part["type"] == "image":
-                part["image"] = _picture(next(waiting)[1], limits.pixels)
+                part["image"] = _picture(medium, limits.pixels)
             elif part["type"] == "audio":
-                samples = _heard(next(waiting)[1], left)
+                samples = _heard(medium, left)
                 left -= len(samples) / SAMPLE_RATE
                 part["audio"] = samples, SAMPLE_RATE
+            else:
+                part["video"] = medium  # how much of it is decoded is bounded where its frames are read
     return list(prepared)
 
 
