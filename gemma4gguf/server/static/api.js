@@ -13,7 +13,6 @@ const WORDS = {
   401: "The server wants its API key.",
   413: "This is more than the server takes at once. Leave something out.",
   429: "The model is at work for others. Try again in a moment.",
-  503: "The model is loading. Try again in a moment.",
 };
 
 /** The model that is served: `{id, context}`; context in positions, or null. Also how one learns that a server is there. */
