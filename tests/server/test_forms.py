@@ -27,7 +27,9 @@ PERSON = {
 SUM: Any = [{"role": "user", "content": "What is 47 + 38?"}]
 HELLO: Any = [{"role": "user", "content": "Hello"}]
 NAMED = {"name": "get_weather"}
-TOOLS: Any = [{"type": "function", "function": WEATHER}]
+# A city of a list: a free string of random tokens would now and then never end.
+CITY: Any = {"type": "object", "properties": {"city": {"enum": ["Oslo", "Zürich"]}}, "required": ["city"]}
+TOOLS: Any = [{"type": "function", "function": {**WEATHER, "parameters": CITY}}]
 
 
 @pytest.fixture(scope="module")
@@ -98,10 +100,10 @@ def test_any_object(server: Serving) -> None:
          lambda reply: reply["choices"][0]["message"]["tool_calls"][0]["function"]["name"]),
         ("/v1/chat/completions", {"tools": TOOLS, "tool_choice": {"type": "function", "function": NAMED}},
          lambda reply: reply["choices"][0]["message"]["tool_calls"][0]["function"]["name"]),
-        ("/v1/responses", {"input": "Hi", "tools": [{"type": "function", **WEATHER}],
+        ("/v1/responses", {"input": "Hi", "tools": [{"type": "function", **WEATHER, "parameters": CITY}],
                            "tool_choice": {"type": "function", **NAMED}},
          lambda reply: reply["output"][0]["name"]),
-        ("/v1/messages", {"tools": [{"name": "get_weather", "input_schema": WEATHER["parameters"]}],
+        ("/v1/messages", {"tools": [{"name": "get_weather", "input_schema": CITY}],
                           "tool_choice": {"type": "tool", **NAMED}, "max_tokens": 500},
          lambda reply: reply["content"][0]["name"]),
     ],
