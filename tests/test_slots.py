@@ -7,6 +7,7 @@ import os
 import random
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 
 from converters import convert
 from gemma4gguf import BusyError, Gemma4, InputError
+from gemma4gguf.native.context import Context
 from gemma4gguf.runtime.delivery import delivered
 from gemma4gguf.runtime.session import Span, evaluate
 from tests.support.endless import Endless
@@ -57,6 +59,23 @@ def test_answers_do_not_depend_on_their_neighbours(tiny_bundle: Path, alone: lis
             found = list(pool.map(ask, range(3 * len(ASKED))))
     assert found == alone * 3
     assert most == 4, "all places were taken at some time"
+
+
+def test_steps_go_in_the_order_of_their_sequences(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """llama.cpp evaluates steps together only so; in another order each costs as much as alone."""
+    with Gemma4(tiny_bundle, context=1024, threads=1, draft="off", parallel=4) as model:
+        seen: list[list[int]] = []
+        decode_several = Context.decode_several
+
+        def watched(self: Context, parts: Sequence[tuple[Sequence[int], int, int]]) -> None:
+            seen.append([sequence for _, _, sequence in parts])
+            decode_several(self, parts)
+
+        monkeypatch.setattr(Context, "decode_several", watched)
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda number: model.generate(f"What is {number} + 4?", **GREEDY), range(24)))
+    assert max(map(len, seen)) > 1
+    assert all(sequences == sorted(sequences) for sequences in seen)
 
 
 def test_a_stream_that_is_left_frees_its_place(tiny_bundle: Path) -> None:

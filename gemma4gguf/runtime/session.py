@@ -326,7 +326,8 @@ def evaluate(context: Context, works: Sequence[Work]) -> None:
         at = first.session.length, first.session.sequence
         evaluate_rows(context, first.span, first.part, start=at[0], outputs=first.outputs, sequence=at[1])
         return
-    steps = [work for work in works if isinstance(work, Step)]
+    # In the order of their sequences: in any other, llama.cpp evaluates them one after another.
+    steps = sorted((work for work in works if isinstance(work, Step)), key=lambda step: step.session.sequence)
     base = 0
     for step in steps:
         step.session.base = base
