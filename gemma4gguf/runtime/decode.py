@@ -114,7 +114,8 @@ def decoding(
     session: Session, sampler: Samples, end: frozenset[int], limit: int, drafts: Drafts | None = None
 ) -> Iterator[Step | list[int]]:
     """The work of decode(): yields steps, each to be evaluated before the next item, and lists of new ids."""
-    token, row = sampler.sample(session.context), -1
+    row = session.base
+    token = sampler.sample(session.context, row)
     left = limit - 1
     yield [token]
     while token not in end and left > 0 and session.room > 0:

@@ -85,7 +85,7 @@ class Session:
     """One sequence's cache in a context. After a failure, it is empty.
 
     Each prompt increments `turn`; a stream passes its turn to alone(), which raises if another prompt was fed since.
-    `base`: the row of the context's last call that holds the first logits of this session's step. `shared`: other
+    `base`: the row of the context's last call that holds the first logits of this session's work. `shared`: other
     answers are being made in the same context.
     """
 
@@ -174,8 +174,8 @@ class Session:
 
     # ── as work for a scheduler ──────────────────────────────────────────────────────────────────────────────────
 
-    def feeding(self, spans: Sequence[Span], limit: int = 0) -> Generator[Piece, None, int]:
-        """The work of feed(): yields pieces, each to be evaluated before the next; returns the positions reused.
+    def feeding(self, spans: Sequence[Span], limit: int = 0) -> Generator[Work, None, int]:
+        """The work of feed(): yields what is to be evaluated before the next; returns the positions reused.
 
         `limit`: tokens that the answer may have.
         """
@@ -200,9 +200,13 @@ class Session:
                         stop = position - at
                     elif at + start == position:
                         act()
-                piece = Piece(self, span, slice(start, stop), int(at + stop == len(wanted)))
-                yield piece
-                self._held += piece.keys
+                last = at + stop == len(wanted)
+                if last and stop - start == 1 and span.rows is None:
+                    yield from self.stepping(span.ids[start:stop])  # beside the steps of others it costs little
+                else:
+                    piece = Piece(self, span, slice(start, stop), int(last))
+                    yield piece
+                    self._held += piece.keys
                 start = stop
             at += len(span)
         return reused
@@ -325,6 +329,7 @@ def evaluate(context: Context, works: Sequence[Work]) -> None:
     if isinstance(first, Piece):
         at = first.session.length, first.session.sequence
         evaluate_rows(context, first.span, first.part, start=at[0], outputs=first.outputs, sequence=at[1])
+        first.session.base = first.part.stop - first.part.start - 1
         return
     # In the order of their sequences: in any other, llama.cpp evaluates them one after another.
     steps = sorted((work for work in works if isinstance(work, Step)), key=lambda step: step.session.sequence)
