@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from .errors import NativeError as NativeError
     from .limits import Limits as Limits
     from .limits import limited as limited
+    from .listening import Ear as Ear
     from .media.audio import frame as frame
     from .media.embedder import Embedder as Embedder
     from .media.image import Patches as Patches
@@ -64,6 +65,7 @@ _HOME = {
     "Conversation": ".conversation",
     "ConversionError": ".errors",
     "DraftCounts": ".records",
+    "Ear": ".listening",
     "Embedder": ".media.embedder",
     "Evaluation": ".records",
     "FormatError": ".errors",

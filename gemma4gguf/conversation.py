@@ -11,9 +11,12 @@ import base64
 import os
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from contextlib import aclosing, closing
+from functools import partial
 from pathlib import Path
 from typing import Protocol, TypeAlias, TypedDict
 
+import numpy as np
+from numpy.typing import NDArray
 from typing_extensions import Unpack
 
 from .arguments import several, showing, whole
@@ -25,11 +28,16 @@ from .chat.saved import Saved
 from .chat.turns import starts
 from .errors import InputError
 from .limits import current
+from .listening import Ear
+from .media.audio import SAMPLE_RATE
 from .media.encoded import clip_bytes, clip_format, picture_bytes, picture_type
+from .media.rgb import Images
 from .records import Chunk, Message, Result, Tokens, ToolCall
 from .runtime.asking import GENERATE_OPTIONS, ChatOptions, OnFull, Turn, TurnOptions, parted
 from .runtime.fitting import LATEST_SOUND
-from .runtime.request import alast, last
+from .runtime.hearing import Hearing
+from .runtime.request import Prepares, alast, last
+from .transcription import question_for
 
 Tool: TypeAlias = "Mapping[str, object] | Callable[..., object]"
 Allow: TypeAlias = Callable[[ToolCall], "bool | str"]
@@ -184,6 +192,52 @@ class Conversation:
         }
         return exchange, how
 
+    # ── spoken questions ─────────────────────────────────────────────────────────────────────────────────────────
+
+    def hear(self, text: str = "", *, images: Images = (), transcript_prompt: str | None = None) -> Ear:
+        """Listen to the next question: `with conversation.hear() as ear`, `ear.feed(samples, rate)`, `ear.answer()`.
+
+        What is fed is read at once, so that the answer need not wait for it. `text`, `images`: told before the sound.
+        `transcript_prompt`: our question, where what was heard goes on as text: after 30 s, and where sound would
+        begin too late in the conversation. Raises InputError for a model that cannot listen, ContextError where there
+        is no room to.
+        """
+        if not isinstance(self._model, Prepares):
+            raise InputError("this conversation's model does not listen; open a bundle with Gemma4")
+        self._check_answered()
+        before, beside = self._messages, [_picture(picture_bytes(image)) for image in several(images)]  # type: ignore[arg-type]
+        how: ChatOptions = {"tools": self._tools or None, "thinking": self._thinking, "on_full": self._on_full}
+        question = transcript_prompt or question_for()
+        return Ear(self._model, before, beside, text, how, partial(self._heard, self._model, before, beside), question)
+
+    def _heard(
+        self,
+        model: Prepares,
+        before: list[Message],
+        beside: Sequence[object],
+        text: str,
+        frames: NDArray[np.float32] | None,
+        how: ChatOptions,
+        place: Hearing | None,
+    ) -> Generator[Chunk, None, None]:
+        clip = [] if frames is None else [_clip(clip_bytes((frames.reshape(-1), SAMPLE_RATE)))]
+        words = [{"type": "text", "text": text}] if text else []
+        question: list[Message] = [{"role": "user", "content": [*beside, *words, *clip]}]
+        exchange = Exchange(before, question, self._functions, self._most_calls)
+        if place:  # it listens without the turns that there was no room for
+            exchange.leave_out(place.dropped)
+        told = ""
+        with closing(self._answering(exchange, how, model._chat(exchange.messages, how, place).stream())) as chunks:
+            try:
+                for chunk in chunks:
+                    told = "" if chunk.result else told + chunk.text
+                    yield chunk
+            except GeneratorExit:
+                if told.strip() and self._messages is before:
+                    self._messages = [*exchange.messages, {"role": "assistant", "content": told.strip()}]
+                    self.dropped += exchange.dropped
+                raise
+
     def _take(self, exchange: Exchange, chunk: Chunk) -> None:
         """Take a chunk in. The conversation changes once, before the last chunk is given out."""
         if chunk.result is None or not exchange.take(chunk.result):
@@ -217,10 +271,13 @@ class Conversation:
             answered.append(message.get("tool_call_id"))
         return []
 
-    def _question(self, text: str | None, turn: Turn) -> list[Message]:
-        images, audio = several(turn.images), several(turn.audio)
+    def _check_answered(self) -> None:
         if waiting := self._open_calls():
             raise InputError(f"{len(waiting)} tool calls wait for an answer: give each a tool_result, then say()")
+
+    def _question(self, text: str | None, turn: Turn) -> list[Message]:
+        images, audio = several(turn.images), several(turn.audio)
+        self._check_answered()
         if text is None:
             if images or audio or not self._messages or self._messages[-1]["role"] != "tool":
                 raise InputError("text: expected a question; only after tool_result is there something to go on from")

@@ -30,7 +30,8 @@ from .media.video import Videos
 from .records import Chunk, Evaluation, Message, Result, Tokens
 from .runtime.asking import GENERATE_OPTIONS, Chat, ChatOptions, Question, QuestionOptions, parted
 from .runtime.composer import Composer
-from .runtime.engine import Engine
+from .runtime.engine import TRAINED_FRAMES, Engine
+from .runtime.hearing import Hearing
 from .runtime.opening import Opening, OpenOptions
 from .runtime.options import Options
 from .runtime.parts import Parts
@@ -222,19 +223,30 @@ class Gemma4(Coroutines, SeveralAnswers):
         checked, composed = Options.of(rest), self._composed(prompt, asked)
         return self._parts.engine.request(composed, checked, asked.on_progress)
 
-    def _chat(self, messages: Sequence[Message], options: ChatOptions) -> Request:
-        """The same for messages, without the oldest turns where need be."""
+    def _chat(self, messages: Sequence[Message], options: ChatOptions, place: Hearing | None = None) -> Request:
+        """The same for messages, without the oldest turns where need be. `place`: where their sound was heard."""
         asked, rest = parted(Chat, options)
-        checked, dropped = Options.of(rest), 0
+        checked = Options.of(rest)
+        prompt, dropped = self._fitting(messages, asked, checked)
+        return replace(self._parts.engine.request(prompt, checked, asked.on_progress, place), dropped=dropped)
+
+    def _hear(self, messages: Sequence[Message], options: ChatOptions) -> Hearing | None:
+        """Listen where the messages have their last clip; None where that would be too late, or has no room."""
+        asked, rest = parted(Chat, options)
+        sound = min(TRAINED_FRAMES, self._parts.options.context.context // 4)
+        return self._parts.engine.hear(*self._fitting(messages, asked, Options.of(rest), sound))
+
+    def _fitting(self, messages: Sequence[Message], asked: Chat, options: Options, more: int = 0) -> tuple[Prompt, int]:
+        """The prompt of messages, and how many turns were left out of it. `more`: positions that are still to come."""
         frames = self._composer.frames()
         prompt = self._composer.chat(messages, asked, frames)
         self._composer.check_media(prompt)
-        if asked.on_full == "drop":
-            self.load()  # turns are counted by its vocabulary, which need not load twice
-            size = self._parts.options.context.context
-            room = size - min(checked.max_tokens or size // 8, size // 2)
-            prompt, dropped = self._composer.fitting_chat(messages, asked, room, frames)
-        return replace(self._parts.engine.request(prompt, checked, asked.on_progress), dropped=dropped)
+        if asked.on_full != "drop":
+            return prompt, 0
+        self.load()  # turns are counted by its vocabulary, which need not load twice
+        size = self._parts.options.context.context
+        room = size - min(options.max_tokens or size // 8, size // 2) - more
+        return self._composer.fitting_chat(messages, asked, room, frames)
 
     def _composed(self, prompt: str, asked: Question) -> Prompt:
         """A question as it is fed."""

@@ -79,12 +79,13 @@ def transcribe(
     one_of("task", task, ("transcribe", "translate"))
     real("longest", longest, lambda v: 1 <= v <= TRAINED_SECONDS, f"1 to {TRAINED_SECONDS} seconds")
     whole("parallel", parallel, lambda v: v >= 1, "a whole number, at least 1")
-    question, likely = prompt or _question(task, language), detector()
+    question, likely = prompt or question_for(task, language), detector()
     found = _answered(model, windows(listen(audio), likely, longest), question, carry, done, parallel)
     return _joined(found, done, on_progress)
 
 
-def _question(task: Task, language: str | None) -> str:
+def question_for(task: Task = "transcribe", language: str | None = None) -> str:
+    """What each window is asked, for a language that is known or not."""
     if task == "translate":
         spoken = f" It is spoken in {language}." if language else ""
         return f"Translate what is said into English.{spoken} {_ONLY}"

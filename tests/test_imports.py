@@ -34,7 +34,8 @@ ALLOWED: Mapping[str, set[str]] = {
     "gemma4gguf.forms": BASE | {"gemma4gguf.chat"},
     "gemma4gguf.runtime": STAGES,
     "gemma4gguf.isolated": ENGINE,
-    "gemma4gguf.conversation": ENGINE,
+    "gemma4gguf.listening": ENGINE | {"gemma4gguf.transcription"},
+    "gemma4gguf.conversation": ENGINE | {"gemma4gguf.listening", "gemma4gguf.transcription"},
     "gemma4gguf.answers": ENGINE,
     "gemma4gguf.coroutines": ENGINE,
     "gemma4gguf.transcription": ENGINE,
@@ -43,8 +44,11 @@ ALLOWED: Mapping[str, set[str]] = {
     "converters": FILES,
     "gemma4gguf.reference": BASE | {"gemma4gguf.bundle", "converters"},
     "gemma4gguf": ENGINE
-    | {"gemma4gguf.model", "gemma4gguf.conversation", "gemma4gguf.transcription", "gemma4gguf.tools", "converters"},
-    "gemma4gguf.tools": ENGINE | {"gemma4gguf.model", "gemma4gguf.transcription", "gemma4gguf.reference", "converters"},
+    | {f"gemma4gguf.{name}" for name in ("model", "conversation", "listening", "transcription", "tools")}
+    | {"converters"},
+    "gemma4gguf.tools": ENGINE
+    | {f"gemma4gguf.{name}" for name in ("model", "conversation", "listening", "transcription", "reference")}
+    | {"converters"},
     "gemma4gguf.proof": ENGINE | {"gemma4gguf.reference", "converters"},
     "gemma4gguf.server": ENGINE | {"gemma4gguf.answers", "gemma4gguf.model"},
     "gemma4gguf.batch": ENGINE | {"gemma4gguf.model", "gemma4gguf.server"},
@@ -56,7 +60,7 @@ ALLOWED: Mapping[str, set[str]] = {
     "gemma4gguf.cli.answering": {"gemma4gguf.records", "gemma4gguf.cli.show"},
     "gemma4gguf.cli.chat": ENGINE | {"gemma4gguf.model"} | COMMANDS_SHARE,
     "gemma4gguf.cli": ENGINE
-    | {f"gemma4gguf.{name}" for name in ("model", "tools", "proof", "cli.chat", "server", "batch")}
+    | {f"gemma4gguf.{name}" for name in ("model", "listening", "tools", "proof", "cli.chat", "server", "batch")}
     | {"converters"}
     | COMMANDS_SHARE,
     "gemma4gguf.__main__": {"gemma4gguf.cli"},

@@ -30,14 +30,18 @@ class Exchange:
 
     def take(self, result: Result) -> bool:
         """Add an answer. Returns whether it is the last one; else there are calls to be made."""
-        if result.dropped_turns:
-            self.messages = without_oldest(self.messages, result.dropped_turns)
-            self.dropped += result.dropped_turns
+        self.leave_out(result.dropped_turns)
         self.messages = [*self.messages, result.message()]
         known = all(call.name in self._functions for call in result.tool_calls)
         self.calls = result.tool_calls if known and self._calls_left else ()
         self._calls_left -= 1
         return not self.calls
+
+    def leave_out(self, turns: int) -> None:
+        """Go on without so many of the oldest turns."""
+        if turns:
+            self.messages = without_oldest(self.messages, turns)
+            self.dropped += turns
 
     def called(self, answers: Iterable[Message]) -> None:
         """Add what the calls returned."""

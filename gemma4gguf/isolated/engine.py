@@ -19,7 +19,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -30,6 +30,7 @@ from ..records import Evaluation
 from ..runtime.asking import Progress
 from ..runtime.delivery import Put, Start, delivered
 from ..runtime.engine import EngineOptions
+from ..runtime.hearing import Hearing
 from ..runtime.options import Options
 from ..runtime.prompt import prepared
 from ..runtime.request import Request
@@ -59,7 +60,9 @@ class IsolatedEngine:
         process = self._process
         return process.pid if process and process.alive else None
 
-    def request(self, prompt: Prompt, options: Options, on_progress: Progress | None = None) -> Request:
+    def request(
+        self, prompt: Prompt, options: Options, on_progress: Progress | None = None, place: Hearing | None = None
+    ) -> Request:
         """As `Engine.request`. What the engine finds wrong with a prompt is raised before the first chunk."""
         readied = replace(prompt, segments=prepared(prompt.segments, self.options.image_tokens))
         process, first = self._running(), options.numbered(0)
@@ -68,6 +71,10 @@ class IsolatedEngine:
             return partial(process.ask, "ask", readied, first.numbered(number))
 
         return Request(start, options.wait, on_progress, self.options.context.sequences)
+
+    def hear(self, prompt: Prompt, dropped: int = 0) -> NoReturn:
+        """Raises InputError: frames go to an engine in this process."""
+        raise InputError("isolate: a model in a process of its own does not listen; open it without")
 
     def evaluate(self, segments: Sequence[Segment]) -> Evaluation:
         """As `Engine.evaluate`."""

@@ -258,6 +258,14 @@ def _decoding(name: str, head: bytes | None = None) -> Iterator[None]:
 def _from_samples(samples: ArrayLike, rate: float, most: Limits | None) -> Iterator[_Samples]:
     if not isinstance(rate, Real) or isinstance(samples, Real):
         raise InputError("a clip given as two values: expected (samples, rate in Hz), in this order")
+    array = columns(samples)
+    _check_rate(rate, "the clip")
+    _check_length(len(array), rate, "the clip", most)
+    yield from _at_model_rate(mono_blocks(array), rate, "the clip", most)
+
+
+def columns(samples: ArrayLike) -> NDArray[Any]:
+    """Samples [n] or [n, channels] as [n, channels]. Raises InputError."""
     try:
         array = np.asarray(samples)
     except ValueError as error:
@@ -269,11 +277,13 @@ def _from_samples(samples: ArrayLike, rate: float, most: Limits | None) -> Itera
         raise InputError(
             f"samples of shape {array.shape}: expected [n] or [n, channels], at most {MAX_CHANNELS} channels"
         )
-    _check_rate(rate, "the clip")
-    _check_length(len(array), rate, "the clip", most)
-    starts = range(0, len(array), BLOCK_SAMPLES)
-    blocks = (_mono(_scaled(array[i : i + BLOCK_SAMPLES])) for i in starts)
-    yield from _at_model_rate(blocks, rate, "the clip", most)
+    return array
+
+
+def mono_blocks(array: NDArray[Any]) -> Iterator[_Samples]:
+    """[n, channels] of any accepted type -> blocks of float32 [n], -1 to 1."""
+    for start in range(0, len(array), BLOCK_SAMPLES):
+        yield _mono(_scaled(array[start : start + BLOCK_SAMPLES]))
 
 
 def _scaled(array: NDArray[Any]) -> _Samples:
@@ -306,22 +316,41 @@ def _mixed(blocks: Iterable[_Samples], name: str, most: Limits | None) -> Iterat
 
 def _at_model_rate(blocks: Iterable[_Samples], rate: float, name: str, most: Limits | None) -> Iterator[_Samples]:
     """Mono blocks at `rate` Hz -> blocks at 16 kHz, ceil(n * 16000 / rate) samples in all."""
-    _check_rate(rate, name)
-    stream = None if rate == SAMPLE_RATE else soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
-    count = given = 0
+    resampler = ModelRate(rate, name, most)
     for block in blocks:
-        _check(block, count, name)
-        count += len(block)
-        _check_length(count, rate, name, most)
-        out = stream.resample_chunk(block) if stream else block
-        given += len(out)
-        yield out
-    if not count:
-        raise InputError(f"{name}: has no samples: it is empty or cut off; give a clip with sound in it")
-    if stream:
-        left = int(-(-count * SAMPLE_RATE // rate)) - given
-        rest = stream.resample_chunk(np.zeros(0, np.float32), last=True)[:left]
-        yield np.pad(rest, (0, left - len(rest)))
+        yield resampler.feed(block)
+    yield resampler.end()
+
+
+class ModelRate:
+    """Mono blocks at `rate` Hz, one after another -> samples at 16 kHz. Where the sound is cut makes no difference."""
+
+    def __init__(self, rate: float, name: str, most: Limits | None = None) -> None:
+        """`name`: of the sound, for errors. `most`: what it is held to. Raises InputError for a rate that is none."""
+        _check_rate(rate, name)
+        self._rate, self._name, self._most = rate, name, most
+        same = rate == SAMPLE_RATE
+        self._stream = None if same else soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
+        self._count = self._given = 0
+
+    def feed(self, block: _Samples) -> _Samples:
+        """What is certain of float32 [n] and of what came before. Raises InputError."""
+        _check(block, self._count, self._name)
+        self._count += len(block)
+        _check_length(self._count, self._rate, self._name, self._most)
+        out: _Samples = self._stream.resample_chunk(block) if self._stream else block
+        self._given += len(out)
+        return out
+
+    def end(self) -> _Samples:
+        """The rest, so that there are ceil(n * 16000 / rate) samples in all. Raises InputError where there are none."""
+        if not self._count:
+            raise InputError(f"{self._name}: has no samples: it is empty or cut off; give a clip with sound in it")
+        if self._stream is None:
+            return np.zeros(0, np.float32)
+        left = int(-(-self._count * SAMPLE_RATE // self._rate)) - self._given
+        rest = self._stream.resample_chunk(np.zeros(0, np.float32), last=True)[:left]
+        return np.pad(rest, (0, left - len(rest)))
 
 
 def _check_rate(rate: float, name: str) -> None:

@@ -18,6 +18,7 @@ from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..arguments import whole
 from ..bundle.reading import DRAFTER, Bundle, Section
@@ -25,6 +26,7 @@ from ..chat.rendering import Prompt, Segment
 from ..errors import ContextError, FormatError, NativeError
 from ..forms.gbnf import MARKS
 from ..forms.tokens import Tokens
+from ..media.audio import FRAME_SECONDS, TRAINED_SECONDS
 from ..media.embedder import Embedder
 from ..native import library
 from ..native.context import Context, ContextOptions
@@ -36,18 +38,23 @@ from .decode import Drafts
 from .delivery import Start
 from .disk import Disk, identity
 from .drafter import Drafter, drafter_weights
-from .fitting import warn_of_late_sound
+from .fitting import LATEST_SOUND, warn_of_late_sound
 from .form import Form, wanted
+from .hearing import Hearing
 from .keeping import Keeper
 from .loading import load
 from .options import Options
 from .pace import Pace
 from .places import Places
-from .prompt import spans, token_id
+from .prompt import heard, spans, token_id
 from .request import Request
 from .scheduler import Scheduler
 from .scoring import position_logits
 from .session import Session, Span, Work
+
+TRAINED_FRAMES = round(TRAINED_SECONDS / FRAME_SECONDS)
+LEAST_FRAMES = 25  # a second; a sound that has room for less is heard elsewhere
+ANSWER = 8  # an answer is left an eighth of the context
 
 
 @dataclass(frozen=True)
@@ -156,11 +163,13 @@ class Engine:
         """A prompt's segments as spans of token ids and soft tokens."""
         return spans(segments, self.weights.vocab, lambda: self.embedder, self.options.image_tokens)
 
-    def request(self, prompt: Prompt, options: Options, on_progress: Progress | None = None) -> Request:
+    def request(
+        self, prompt: Prompt, options: Options, on_progress: Progress | None = None, place: Hearing | None = None
+    ) -> Request:
         """Prepare an answer, or several, whose seeds follow each other.
 
         Raises where a prompt does not fit, or media cannot be read. `on_progress` is told (positions read, of how many)
-        while the prompt is read.
+        while the prompt is read. `place`: where its beginning was heard.
         """
         started = time.perf_counter()
         self.bundle.text.check_unchanged()
@@ -198,9 +207,30 @@ class Engine:
             )
 
         def start(number: int) -> Start:
-            return partial(self.scheduler.submit, prepared, partial(begin, number), options.numbered(number).wait)
+            submit = place.submit if place else self.scheduler.submit
+            return partial(submit, prepared, partial(begin, number), options.numbered(number).wait)
 
         return Request(start, options.wait, on_progress, self.options.context.sequences)
+
+    def hear(self, prompt: Prompt, dropped: int = 0) -> Hearing | None:
+        """A place that listens: its sound comes where the prompt has its last clip. None where that is too late.
+
+        `dropped`: turns that were left out of the prompt.
+        """
+        self.bundle.text.check_unchanged()
+        prepared = self.spans(prompt.segments)
+        at = max(index for index, span in enumerate(prepared) if span.each)
+        before = prepared[:at]
+        begins, size = sum(map(len, before)), self.options.context.context
+        most = min(TRAINED_FRAMES, size - size // ANSWER - sum(map(len, prepared)) + len(prepared[at]))
+        if begins > LATEST_SOUND or most < LEAST_FRAMES:
+            return None
+
+        def after(frames: NDArray[np.float32], last: bytes | None) -> Span:
+            known = {} if last is None else {"after": last}
+            return heard(frames, self.weights.vocab, lambda: self.embedder, **known)
+
+        return Hearing(self.scheduler, before, after, most, dropped)
 
     def evaluate(self, segments: Sequence[Segment]) -> Evaluation:
         """Ids and logits at every position of a prompt, in a cache of its own. Raises ContextError where it is full."""

@@ -18,6 +18,7 @@ from ..native.weights import Weights
 from ..records import Evaluation
 from .asking import Progress
 from .engine import Engine, EngineOptions
+from .hearing import Hearing
 from .loading import load
 from .options import Options
 from .request import Request
@@ -26,7 +27,11 @@ from .request import Request
 class Answering(Protocol):
     """What questions need of an engine, in whichever process it is."""
 
-    def request(self, prompt: Prompt, options: Options, on_progress: Progress | None = None) -> Request: ...
+    def request(
+        self, prompt: Prompt, options: Options, on_progress: Progress | None = None, place: Hearing | None = None
+    ) -> Request: ...
+
+    def hear(self, prompt: Prompt, dropped: int = 0) -> Hearing | None: ...
 
     def evaluate(self, segments: Sequence[Segment]) -> Evaluation: ...
 

@@ -126,17 +126,25 @@ def _medium(part: MediaSegment, vocab: Vocabulary, embedder: Callable[[], Embeds
         return part.medium
     read = _read(part, image_tokens)
     data, count = read.data, len(read.data)
+    if not isinstance(data, Patches) and not isinstance(part, FrameSegment):
+        return replace(heard(data, vocab, embedder), source=read)
     if isinstance(data, Patches):
         kind, content = "image", [data.pixels, data.positions]
         make = cache(lambda: embedder().image(data))
-    elif isinstance(part, FrameSegment):  # patches of it would take four times the memory
+    else:  # patches of it would take four times the memory
         kind, content, count = "video", [data], soft_tokens_of(data)
         make = cache(lambda: embedder().image(patches_of(data)))
-    else:
-        kind, content = "audio", [data]
-        make = cache(lambda: embedder().audio(data))
     digest = hashlib.sha256(kind.encode())
     for array in content:
         digest.update(np.ascontiguousarray(array).data)
-    ids = (token_id(vocab, f"<|{kind}|>"),) * count
-    return Span(ids, make, digest.digest(), causal=kind == "audio", source=read)
+    return Span((token_id(vocab, f"<|{kind}|>"),) * count, make, digest.digest(), causal=False, source=read)
+
+
+def heard(frames: NDArray[Any], vocab: Vocabulary, embedder: Callable[[], Embeds], after: bytes = b"audio") -> Span:
+    """A clip's frames float32 [n, 640] as a span, or those that follow the frame whose digest is `after`."""
+    each = []
+    for row in np.ascontiguousarray(frames):
+        after = hashlib.sha256(after + row.data).digest()
+        each.append(after)
+    ids = (token_id(vocab, "<|audio|>"),) * len(frames)
+    return Span(ids, cache(lambda: embedder().audio(frames)), after, each=each)

@@ -15,6 +15,7 @@ from ..records import Chunk, Message, Result
 from .answer import Reading
 from .asking import ChatOptions, Progress, QuestionOptions
 from .delivery import Start, adelivered, delivered, together
+from .hearing import Hearing
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,10 @@ class Prepares(ABC):
     def _question(self, prompt: str, options: QuestionOptions) -> Request: ...
 
     @abstractmethod
-    def _chat(self, messages: Sequence[Message], options: ChatOptions) -> Request: ...
+    def _chat(self, messages: Sequence[Message], options: ChatOptions, place: Hearing | None = None) -> Request: ...
+
+    @abstractmethod
+    def _hear(self, messages: Sequence[Message], options: ChatOptions) -> Hearing | None: ...
 
 
 def last(chunks: Iterator[Chunk]) -> Result:

@@ -18,7 +18,7 @@ from ..errors import BusyError, Gemma4Error, InputError
 from ..native.context import Context
 from .delivery import Admitted, Put
 from .places import Places, Wanted
-from .session import Piece, Session, Span, Step, Work, evaluate
+from .session import Piece, Rest, Session, Span, Step, Work, evaluate
 
 Item = TypeVar("Item")
 MOST_WAITING = 64  # jobs in the queue
@@ -29,13 +29,14 @@ class Job(Generic[Item]):
     """One answer: its prompt, what makes it, and the way back to whoever asked: items, then an error or None."""
 
     wanted: Wanted
-    begin: Callable[[Session], Iterator[Work | Item]]
+    begin: Callable[[Session], Iterator[Work | Rest | Item]]
     put: Put
     cancelled: bool = False
+    awake: bool = True
     ended: bool = False
     session: Session | None = None
-    making: Iterator[Work | Item] | None = None
-    work: Work | None = None
+    making: Iterator[Work | Rest | Item] | None = None
+    work: Work | Rest | None = None
     ahead: tuple[Job[Any], int] | None = None  # who reads the beginning of the same prompt, and up to which position
 
     @property
@@ -74,6 +75,19 @@ class Scheduler:
         job: Job[Item] = Job(Wanted.of(spans), begin, put)
         self._submit(job, at_once=wait is False)
         return partial(self._cancel, job)
+
+    def hold(
+        self, spans: Sequence[Span], begin: Callable[[Session], Iterator[Work | Rest | Item]], put: Put
+    ) -> tuple[Callable[[], None], Callable[[], None]]:
+        """Queue a job that may rest, in a place that stays its own. Returns how to wake it, and how to leave it."""
+        job: Job[Item] = Job(Wanted.of(spans), begin, put)
+        self._submit(job, at_once=False)
+        return partial(self._wake, job), partial(self._cancel, job)
+
+    def _wake(self, job: Job[Any]) -> None:
+        with self._changed:
+            job.awake = True
+            self._changed.notify_all()
 
     def _submit(self, job: Job[Any], *, at_once: bool) -> None:
         if os.getpid() != self._process:
@@ -122,7 +136,7 @@ class Scheduler:
     def _work(self) -> None:
         while True:
             with self._changed:
-                while not (self._closed or self.live or self._waiting):
+                while not (self._closed or self._can_go_on()):
                     self._changed.wait()
                 closed = self._closed
                 if not closed:
@@ -140,9 +154,17 @@ class Scheduler:
                     self._advance(job)
             for job in [job for job in self.live if job.cancelled]:
                 self._end(job, None)
+            for job in [job for job in self.live if job.awake and isinstance(job.work, Rest)]:
+                job.awake = False
+                self._advance(job)
             self._turn()
         for job in [*self.live, *self._waiting]:
             self._end(job, InputError("this model is closed; open it again"))
+
+    def _can_go_on(self) -> bool:
+        """Whether there is anything to do: for a job in the queue, or for one that does not rest."""
+        resting = [job for job in self.live if isinstance(job.work, Rest) and not job.awake and not job.cancelled]
+        return len(resting) < len(self.live) or bool(self._waiting and self.places.free)
 
     def _admit(self) -> None:
         """Give the first in the queue the free sessions that suit them best."""
@@ -167,9 +189,10 @@ class Scheduler:
 
     def _turn(self) -> None:
         """One call for the next step of every answer, and one for a piece of a prompt."""
-        for session in (job.session for job in self.live):
-            assert session
-            session.shared = len(self.live) > 1
+        busy = [job for job in self.live if not isinstance(job.work, Rest)]
+        for job in busy:
+            assert job.session
+            job.session.shared = len(busy) > 1
         stepping = [job for job in self.live if isinstance(job.work, Step)]
         if stepping:
             self._evaluate(stepping)
@@ -180,7 +203,7 @@ class Scheduler:
             self._evaluate([reading])
 
     def _evaluate(self, jobs: Sequence[Job[Any]]) -> None:
-        works = [job.work for job in jobs if job.work]
+        works = [job.work for job in jobs if isinstance(job.work, (Piece, Step))]
         self._running = works[0]
         try:
             evaluate(self._context, works)
@@ -200,7 +223,7 @@ class Scheduler:
         assert job.making
         try:
             for item in job.making:
-                if isinstance(item, (Piece, Step)):
+                if isinstance(item, (Piece, Step, Rest)):
                     job.work = item
                     return
                 job.put(item)

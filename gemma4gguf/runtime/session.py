@@ -30,7 +30,7 @@ class Span:
 
     `rows` computes a medium's soft tokens, float32 [n, hidden]; it is called only if the cache does not hold them.
     `content`: a digest of the medium. `causal` False: its rows attend to each other in both directions. `source`: what
-    it was made of.
+    it was made of. `each`: a digest for every row, with those before it: such a medium may be known in part.
     """
 
     ids: Sequence[int]
@@ -38,6 +38,7 @@ class Span:
     content: bytes = b""
     causal: bool = True
     source: object = None
+    each: Sequence[bytes] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -45,6 +46,8 @@ class Span:
     def entries(self) -> list[Key]:
         if self.rows is None:
             return list(self.ids)
+        if self.each:
+            return [(digest, 0) for digest in self.each]
         return [(self.content, i) for i in range(len(self.ids))]
 
 
@@ -68,6 +71,11 @@ class Step:
 
     session: Session
     tokens: Sequence[int]
+
+
+@dataclass(frozen=True)
+class Rest:
+    """Nothing to evaluate until the job is woken; it keeps its place."""
 
 
 Work: TypeAlias = Piece | Step
@@ -211,6 +219,14 @@ class Session:
             at += len(span)
         return reused
 
+    def appending(self, span: Span) -> Generator[Piece, None, None]:
+        """The work of evaluating a causal span after the held positions, without logits."""
+        self._check_room(span.ids)
+        for start in range(0, len(span), BESIDE_OTHERS):
+            piece = Piece(self, span, slice(start, min(start + BESIDE_OTHERS, len(span))), outputs=0)
+            yield piece
+            self._held += piece.keys
+
     def stepping(self, tokens: Sequence[int]) -> Generator[Step, None, None]:
         """The work of step()."""
         self._check_room(tokens)
@@ -309,7 +325,9 @@ TURN_TAIL = 16  # tokens of a prompt's end that its successor may not repeat: th
 
 
 def shared_prefix(held: Sequence[Key], spans: Sequence[Span], wanted: Sequence[Key]) -> int:
-    """Positions that a cache and a prompt have in common: never all, and a medium whole or not at all."""
+    """Positions that a cache and a prompt have in common: never all. A medium is taken whole, or not at all where its
+    rows have no digests of their own.
+    """
     shared = 0
     for have, key in zip(held, wanted[:-1], strict=False):  # the last position is always evaluated, for its logits
         if have != key:
@@ -317,7 +335,7 @@ def shared_prefix(held: Sequence[Key], spans: Sequence[Span], wanted: Sequence[K
         shared += 1
     start = 0
     for span in spans:
-        if span.rows is not None and start < shared < start + len(span):
+        if span.rows is not None and not span.each and start < shared < start + len(span):
             return start
         start += len(span)
     return shared

@@ -64,6 +64,12 @@ def main() -> None:
             reveal_type(chat.messages)
             reveal_type(chat.fork().dropped)
             chat.tool_result(result.tool_calls[0], "4")
+            with chat.hear("Answer:", images="cat.jpg", transcript_prompt="What is said?") as ear:
+                listener: g.Ear = ear
+                listener.feed([0.0], 16_000)
+                reveal_type(listener.behind)
+                reveal_type(listener.answer(temperature=0))
+                reveal_type(listener.stream())
             chat.save("chat.json")
             reveal_type(
                 g.Conversation.open(model, "chat.json", tools=[weather], allow=lambda call: call.name == "weather")

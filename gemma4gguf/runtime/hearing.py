@@ -1,0 +1,106 @@
+"""A place in which a prompt is read while its sound is still being made.
+
+In: the spans before the sound, then frames as they come, at last the answer's own work. Out: the answer's items. What
+was read is what the answer's prompt begins with, so that only the rest of that is left to read. Does not know messages.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InputError
+from ..media.audio import FRAME_SECONDS
+from .delivery import Admitted, Put
+from .scheduler import Scheduler
+from .session import Rest, Session, Span, Work
+
+PIECE = 4  # frames that are worth a call: processors compute four rows of many types in the time of one or two
+
+Begin = Callable[[Session], Iterator[Any]]
+
+
+class Hearing:
+    """One sound being heard in a place of its own, which it holds until it is answered or left. Any thread may feed."""
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        before: Sequence[Span],
+        heard: Callable[[NDArray[np.float32], bytes | None], Span],
+        most: int,
+        dropped: int = 0,
+    ) -> None:
+        """`heard`: makes a span of frames and the digest of what they follow. `most`: frames there is room for.
+        `dropped`: turns that were left out of what comes before.
+        """
+        self.most, self.dropped = most, dropped
+        self._before, self._heard = before, heard
+        self._changing = threading.Lock()
+        self._waiting: list[NDArray[np.float32]] = []
+        self._answer: tuple[Begin, Put] | None = None
+        self._failure: BaseException | None = None
+        self._ended = False
+        self._wake, self.close = scheduler.hold(before, self._work, self._put)
+
+    @property
+    def behind(self) -> float:
+        """Seconds of sound that were fed and are not read yet."""
+        with self._changing:
+            return sum(map(len, self._waiting)) * FRAME_SECONDS
+
+    def feed(self, frames: NDArray[np.float32]) -> None:
+        """Have frames float32 [n, 640] read soon. Raises what has ended the listening."""
+        with self._changing:
+            self._check()
+            self._waiting.append(frames)
+        self._wake()
+
+    def submit(self, spans: Sequence[Span], begin: Begin, wait: bool | float, put: Put) -> Callable[[], None]:
+        """Answer here, as `Scheduler.submit` does elsewhere: `begin` reads the prompt `spans` and answers it."""
+        with self._changing:
+            self._check()
+            self._answer = begin, put
+        put(Admitted())
+        self._wake()
+        return self.close
+
+    def _check(self) -> None:
+        if self._failure:
+            raise self._failure
+        if self._ended or self._answer:
+            raise InputError("this turn is over; listen anew")
+
+    # ── in the scheduler's thread ────────────────────────────────────────────────────────────────────────────────
+
+    def _work(self, session: Session) -> Iterator[Work | Rest | Any]:
+        yield from session.feeding(self._before)
+        last: bytes | None = None
+        while True:
+            with self._changing:
+                answer, frames = self._answer, self._waiting
+                enough = sum(map(len, frames)) >= PIECE
+                if enough or answer:
+                    self._waiting = []
+            if answer:  # its prompt holds the frames that waited
+                yield from answer[0](session)
+                return
+            if not enough:
+                yield Rest()
+                continue
+            span = self._heard(np.concatenate(frames), last)
+            last = span.each[-1]
+            yield from session.appending(span)
+
+    def _put(self, item: Any) -> None:
+        """Hand on what the answer makes. What ends the listening before that is kept for whoever feeds it."""
+        with self._changing:
+            answer = self._answer
+            if item is None or isinstance(item, BaseException):
+                self._ended, self._failure = True, item
+        if answer:
+            answer[1](item)
