@@ -6,7 +6,6 @@ soft token. This module does not know the model: `embedder` turns frames into so
 
 from __future__ import annotations
 
-import io
 import os
 import re
 import warnings
@@ -20,13 +19,13 @@ import soundfile
 import soxr
 from numpy.typing import ArrayLike, NDArray
 
-from ..arguments import local_path
 from ..bundle.projector import FRAME_SAMPLES
 from ..errors import InputError
 from ..limits import Limits, current
 from . import containers
 from .kinds import HEAD_BYTES, kind_of, recognised
 from .promise import promise
+from .source import FileInput, is_file, opened
 
 SAMPLE_RATE = 16_000  # Hz
 FRAME_SECONDS = FRAME_SAMPLES / SAMPLE_RATE  # 0.04 s
@@ -45,7 +44,7 @@ _OTHER_ENCODING = frozenset({4, 161})  # libsndfile's codes: a known container, 
 _LOOSE_SECONDS = 0.1  # by which other programs' headers differ from what they hold
 BLOCK_SAMPLES = 1 << 18  # decoded and resampled at a time: memory use follows the data, not the length in the header
 
-AudioInput: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | tuple[ArrayLike, float]
+AudioInput: TypeAlias = FileInput | tuple[ArrayLike, float]
 Clips: TypeAlias = AudioInput | Sequence[AudioInput] | None
 
 _Samples: TypeAlias = "NDArray[np.float32]"
@@ -85,18 +84,11 @@ def listen(audio: AudioInput, *, bounded: bool = False) -> Iterator[NDArray[np.f
     `bounded`: the clip is held to `Limits`, for whoever keeps all of it.
     """
     most = current() if bounded else None
-    if isinstance(audio, (bytes, bytearray, memoryview)):
-        yield from _decode(io.BytesIO(audio), f"the clip ({len(audio):,} bytes)", most)
-    elif isinstance(audio, (str, os.PathLike)):
-        name = os.fspath(audio)
-        with _decoding(name):
-            file = open(local_path(audio), "rb")  # noqa: SIM115 (closed below)
-        with file:
-            yield from _decode(file, name, most)
-    elif isinstance(audio, tuple) and len(audio) == 2:
+    if isinstance(audio, tuple) and len(audio) == 2:
         yield from _from_samples(*audio, most)
-    elif hasattr(audio, "read"):
-        yield from _decode(audio, "the open file", most)
+    elif is_file(audio):
+        with opened(audio, "the clip") as (name, file):
+            yield from _decode(file, name, most)
     else:
         raise InputError(
             f"a clip given as {type(audio).__name__}: expected a path, bytes, an open file, or (samples, rate)"
@@ -107,14 +99,14 @@ def listen(audio: AudioInput, *, bounded: bool = False) -> Iterator[NDArray[np.f
 
 
 class _Seekable:
-    """A file for libsndfile: a pipe is buffered so that it can be rewound, and an invalid seek does nothing.
+    """A file for libsndfile: an invalid seek does nothing.
 
     Damaged headers cause invalid seeks. soundfile would print a traceback for each of them and go on. A length that a
     recorder left at 0 is read as the largest one, which libsndfile takes for "up to the end".
     """
 
     def __init__(self, file: IO[bytes]) -> None:
-        self.file = file if file.seekable() else io.BytesIO(file.read())
+        self.file = file
         self.tell = self.file.tell
         self.head = self.file.read(HEAD_BYTES)
         self.known = bool(_FORMATS.match(self._behind_tags()))
@@ -196,7 +188,7 @@ def _by_pyav(
             yield block
 
     try:
-        with containers.opened(source.file, demuxer, name) as container:
+        with containers.demuxed(source.file, demuxer, name) as container:
             sound = containers.Sound(container, demuxer, name)
             yield from _at_model_rate(_mixed(blocks(sound), name, most), sound.rate, name, most)
     except InputError as error:

@@ -44,7 +44,7 @@ class _Whole:
 
 
 @contextmanager
-def opened(file: IO[bytes], demuxer: str, name: str) -> Iterator[InputContainer]:
+def demuxed(file: IO[bytes], demuxer: str, name: str) -> Iterator[InputContainer]:
     """A container, closed again afterwards. Raises InputError where it is damaged."""
     library = av()
     assert library is not None

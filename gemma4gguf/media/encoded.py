@@ -6,18 +6,16 @@ Anything that `to_rgb` or `frame` takes comes in. The bytes of a file go out, as
 from __future__ import annotations
 
 import io
-import os
-from collections.abc import Callable
 
 import numpy as np
 import soundfile
 from PIL import Image
 
-from ..arguments import local_path
 from ..errors import InputError
 from .audio import SAMPLE_RATE, AudioInput, frame
 from .picture import header
 from .rgb import ImageInput, to_rgb
+from .source import is_file, opened, told
 
 SOUND = {b"RIFF": "wav", b"fLaC": "flac", b"OggS": "ogg", b"FORM": "aiff"}  # a file's first four bytes
 
@@ -47,20 +45,10 @@ def clip_format(data: bytes) -> str:
 
 def _own_bytes(medium: object) -> bytes:
     """The bytes of a path, an open file or a file in memory; none for anything else."""
-    if isinstance(medium, (bytes, bytearray, memoryview)):
-        return bytes(medium)
-    if isinstance(medium, (str, os.PathLike)):
-        return _read(os.fspath(medium), local_path(medium).read_bytes)
-    if isinstance(medium, Image.Image) or not hasattr(medium, "read"):
+    if isinstance(medium, Image.Image) or not is_file(medium):
         return b""
-    return _read("the open file", medium.read)
-
-
-def _read(name: str, read: Callable[[], bytes]) -> bytes:
-    try:
-        data = read()
-    except (OSError, ValueError) as error:
-        raise InputError(f"{name}: {getattr(error, 'strerror', None) or error}") from error
+    with opened(medium, "the file") as (name, file), told(name):  # type: ignore[arg-type]
+        data = file.read()
     if not isinstance(data, bytes) or not data:
         raise InputError(f"{name}: has no bytes; open files in binary mode")
     return data

@@ -6,24 +6,21 @@ that the model looks at. Needs the extra `media` (pypdfium2). Runs no scripts an
 
 from __future__ import annotations
 
-import os
 import re
 import threading
 from importlib import import_module
-from typing import IO, Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 from PIL import Image
 
-from ..arguments import local_path
 from ..errors import InputError
 from .kinds import EXTRA
+from .source import FileInput, is_file, opened, told
 
 MOST_PAGES = 32  # at a time
 LONGEST_SIDE = 2304  # pixels of a page: at 1,120 soft tokens, an A4 page has 1,100 x 1,600 when the model sees it
 _TO_PNG = "make pictures of its pages with: pdftoppm -png -r 150 FILE page"
 _DRAWING = threading.Lock()  # PDFium is not made for threads
-
-PdfInput: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes]
 
 
 class Page(NamedTuple):
@@ -34,12 +31,15 @@ class Page(NamedTuple):
     text: str
 
 
-def pages(pdf: PdfInput, which: str = "") -> list[Page]:
+def pages(pdf: FileInput, which: str = "") -> list[Page]:
     """Pages of a PDF. `which`: such as `3`, `2-4` or `1,5-`; empty for all, of which there may be 32 at most.
 
     Raises InputError for a file that is no PDF, encrypted or damaged, and for pages that it does not have.
     """
-    name, data = _bytes(pdf)
+    if not is_file(pdf):
+        raise InputError(f"a PDF given as {type(pdf).__name__}: expected a path, bytes or an open file")
+    with opened(pdf, "the PDF") as (name, file), told(name):
+        data = file.read()
     if b"%PDF" not in data[:1024]:
         raise InputError(f"{name}: not a PDF")
     try:
@@ -57,20 +57,6 @@ def pages(pdf: PdfInput, which: str = "") -> list[Page]:
             return [_page(library, document, number, name) for number in _numbers(which, len(document), name)]
         finally:
             document.close()
-
-
-def _bytes(pdf: PdfInput) -> tuple[str, bytes]:
-    if isinstance(pdf, (bytes, bytearray, memoryview)):
-        return f"the PDF ({len(pdf):,} bytes)", bytes(pdf)
-    if isinstance(pdf, (str, os.PathLike)):
-        name = os.fspath(pdf)
-        try:
-            return name, local_path(pdf).read_bytes()
-        except (OSError, ValueError) as error:
-            raise InputError(f"{name}: {getattr(error, 'strerror', None) or error}") from error
-    if hasattr(pdf, "read"):
-        return "the open file", pdf.read()
-    raise InputError(f"a PDF given as {type(pdf).__name__}: expected a path, bytes or an open file")
 
 
 def _numbers(which: str, count: int, name: str) -> list[int]:

@@ -16,14 +16,14 @@ from typing import IO, Any, NamedTuple, TypeAlias
 
 from PIL import ExifTags, Image, ImageFile, JpegImagePlugin, UnidentifiedImageError
 
-from ..arguments import local_path
 from ..errors import InputError
 from ..limits import current
 from .icons import ICON, icon_sizes
 from .kinds import HEAD_BYTES, kind_of, recognised
 from .png import SIGNATURE, without_large_texts
+from .source import FileInput, is_file, opened
 
-FileInput: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Image.Image
+PictureInput: TypeAlias = FileInput | Image.Image
 
 # Formats that Pillow may read from untrusted bytes: raster images only. Left out on purpose: EPS runs Ghostscript, WMF
 # calls the operating system, QOI and DDS are decoded in Python, a microsecond for each pixel, ICNS holds pictures of
@@ -64,24 +64,16 @@ def whole(image: Image.Image) -> Picture:
     return Picture(image, image.size, (0, 0, *image.size))
 
 
-def loaded(image: FileInput) -> tuple[str, Picture]:
+def loaded(image: PictureInput) -> tuple[str, Picture]:
     """A name for messages, and the picture, upright and with its pixels in memory."""
     if isinstance(image, Image.Image):
         name = f"the picture ({image.mode}, {image.width} x {image.height})"
         check_size(name, image.width, image.height, _cost(image))
         with _decoding(name):
             return name, _upright(image)
-    if isinstance(image, (bytes, bytearray, memoryview)):
-        name = f"the picture ({len(image):,} bytes)"
-        return name, _decode(io.BytesIO(image), name)
-    if isinstance(image, (str, os.PathLike)):
-        name = os.fspath(image)
-        with _decoding(name):
-            file = open(local_path(image), "rb")  # noqa: SIM115 (closed below)
-        with file:
-            return name, _decode(file if file.seekable() else io.BytesIO(file.read()), name)
-    if hasattr(image, "read"):
-        return "the open file", _decode(image, "the open file")
+    if is_file(image):
+        with opened(image, "the picture") as (name, file):
+            return name, _decode(file, name)
     raise InputError(
         f"a picture given as {type(image).__name__}: expected a path, bytes, an open file, a PIL image or an array"
     )

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import InputError
-from .picture import DEEP, FileInput, Picture, check_size, loaded, whole
+from .picture import DEEP, Picture, PictureInput, check_size, loaded, whole
 from .picture import FORMATS as FORMATS
 
-ImageInput: TypeAlias = FileInput | NDArray[Any]
+ImageInput: TypeAlias = PictureInput | NDArray[Any]
 Images: TypeAlias = ImageInput | Sequence[ImageInput] | None
 
 _ALPHA_MODES = frozenset({"RGBA", "LA", "PA", "RGBa", "La"})

@@ -6,25 +6,24 @@ out. Needs the extra `media`. Memory does not grow with the video's length but f
 
 from __future__ import annotations
 
-import io
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..arguments import local_path, real, whole
+from ..arguments import real, whole
 from ..errors import InputError
 from ..limits import current
 from .audio import SAMPLE_RATE, TRAINED_SECONDS, listen
-from .containers import av, damage, opened
+from .containers import av, damage, demuxed
 from .image import check_budget, target_size
 from .kinds import EXTRA, HEAD_BYTES, kind_of
 from .picture import DEEP, check_size
+from .source import FileInput, is_file, opened
 from .timeline import Reader, timeline
 
 if TYPE_CHECKING:
@@ -37,8 +36,6 @@ FRAME_TOKENS = 70  # soft tokens of a frame
 MOST_FRAMES = 1024
 _KNOWN = "MP4, MOV, WebM, MKV, AVI"
 
-VideoSource: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes]
-
 
 @dataclass(frozen=True)
 class Video:
@@ -48,7 +45,7 @@ class Video:
     `end`: seconds; only what is shown between them. `sound`: its sound is heard, too; at most 30 s.
     """
 
-    source: VideoSource
+    source: FileInput
     frames: int = FRAMES
     frame_tokens: int = FRAME_TOKENS
     start: float = 0.0
@@ -65,7 +62,7 @@ class Video:
             real("end", self.end, lambda v: v > self.start, "seconds, after the start")
 
 
-VideoInput: TypeAlias = VideoSource | Video
+VideoInput: TypeAlias = FileInput | Video
 Videos: TypeAlias = VideoInput | Sequence[VideoInput] | None
 
 
@@ -170,38 +167,20 @@ def choose(times: NDArray[np.float64], rate: float | None, video: Video) -> NDAr
 
 
 @contextmanager
-def _container(source: VideoSource) -> Iterator[tuple[InputContainer, str]]:
+def _container(source: FileInput) -> Iterator[tuple[InputContainer, str]]:
     """An open container, and a name for messages."""
-    if isinstance(source, (bytes, bytearray, memoryview)):
-        with _opened(io.BytesIO(source), f"the video ({len(source):,} bytes)") as found:
-            yield found
-    elif isinstance(source, (str, os.PathLike)):
-        name = os.fspath(source)
-        try:
-            file = open(local_path(source), "rb")  # noqa: SIM115 (closed below)
-        except (OSError, ValueError) as error:
-            raise InputError(f"{name}: {getattr(error, 'strerror', None) or error}") from error
-        with file, _opened(file, name) as found:
-            yield found
-    elif hasattr(source, "read"):
-        with _opened(source, "the open file") as found:
-            yield found
-    else:
+    if not is_file(source):
         raise InputError(f"a video given as {type(source).__name__}: expected a path, bytes, an open file or a Video")
-
-
-@contextmanager
-def _opened(file: IO[bytes], name: str) -> Iterator[tuple[InputContainer, str]]:
-    whole_file = file if file.seekable() else io.BytesIO(file.read())
-    whole_file.seek(0)
-    kind = kind_of(whole_file.read(HEAD_BYTES))
-    if kind is None or not kind.demuxer:
-        found = f": it is {kind.what}; {kind.as_picture or 'give it as an image'}" if kind else ""
-        raise InputError(f"{name}: not a video in a known format ({_KNOWN}){found}")
-    if av() is None:
-        raise InputError(f"{name}: it is {kind.what}; {EXTRA} lets it be read, or {kind.as_picture}")
-    with opened(whole_file, kind.demuxer, name) as container:
-        yield container, name
+    with opened(source, "the video") as (name, file):
+        file.seek(0)
+        kind = kind_of(file.read(HEAD_BYTES))
+        if kind is None or not kind.demuxer:
+            found = f": it is {kind.what}; {kind.as_picture or 'give it as an image'}" if kind else ""
+            raise InputError(f"{name}: not a video in a known format ({_KNOWN}){found}")
+        if av() is None:
+            raise InputError(f"{name}: it is {kind.what}; {EXTRA} lets it be read, or {kind.as_picture}")
+        with demuxed(file, kind.demuxer, name) as container:
+            yield container, name
 
 
 def _picture_stream(container: InputContainer, name: str) -> VideoStream:
