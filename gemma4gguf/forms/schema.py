@@ -51,6 +51,10 @@ def checked(schema: object, where: str) -> Any:
     return copy
 
 
+class _TooLongError(InputError):
+    """Of a whole grammar: no part of it may be any value instead."""
+
+
 class Writer:
     """Writes the rules of one schema. `lenient`: what a grammar cannot hold may be any value."""
 
@@ -60,6 +64,8 @@ class Writer:
         self._rules: dict[str, str] = {}  # a rule's body -> its name
         self._referred: dict[str, str] = {}  # the pointer of a $ref -> its rule's name
         self._bodies: dict[str, str] = {}  # the rules of $refs, by name
+        self._keys: dict[tuple[tuple[str, ...], bool], str] = {}  # names -> the rule of a key that is none of them
+        self._most = self._left = current().grammar_bytes
 
     def grammar(self) -> str:
         """The whole text."""
@@ -78,7 +84,12 @@ class Writer:
         return "".join(f"{name} ::= {body}\n" for name, body in named.items())
 
     def _rule(self, body: str) -> str:
-        return self._rules.setdefault(body, f"{self._prefix}{len(self._rules)}")
+        if body not in self._rules:
+            self._left -= len(body)
+            if self._left < 0:  # now, not when all is written: a small schema can ask for a hundred megabytes
+                raise _TooLongError(f"{self._where}: its grammar is longer than {self._most:,} bytes")
+            self._rules[body] = f"{self._prefix}{len(self._rules)}"
+        return self._rules[body]
 
     def _either(self, bodies: Sequence[str]) -> str:
         return bodies[0] if len(bodies) == 1 else self._rule(" | ".join(bodies))
@@ -89,8 +100,8 @@ class Writer:
         """The rule of one schema."""
         try:
             return self._schema(node, where)
-        except InputError:
-            if not self._lenient:
+        except InputError as error:
+            if not self._lenient or isinstance(error, _TooLongError):
                 raise
             return "value"
 
@@ -256,7 +267,8 @@ class Writer:
         """Pairs whose keys are none of `names`: as the first ones of an object, and after others."""
         quote = self._notation.key_quote
         value = self._any(schema, f"{where}.additionalProperties")
-        pair = self._rule(f"{quote} {self._other_key(names)} {quote} colon {value}")
+        possible = tuple(sorted(name for name in names if all(map(self._notation.in_key, name))))
+        pair = self._rule(f"{quote} {self._other_key(possible)} {quote} colon {value}")
         left = None if most is None else most - len(names)
         after = self._rule(f'("," space {pair}){_times(0, left)}')
         if left == 0:
@@ -264,18 +276,19 @@ class Writer:
         first = f'{pair} ("," space {pair}){_times(0, None if left is None else left - 1)}'
         return self._rule(first if least and not names else f"({first})?"), after
 
-    def _other_key(self, names: Sequence[str], start: bool = True) -> str:
-        """The rest of a key that is none of `names`."""
-        by_first: dict[str, list[str]] = {}
-        for name in filter(None, names):
-            if self._notation.in_key(name[0]):
+    def _other_key(self, names: tuple[str, ...], start: bool = True) -> str:
+        """The rest of a key that is none of `names`, which are in order."""
+        if (names, start) not in self._keys:  # many names may end alike
+            by_first: dict[str, list[str]] = {}
+            for name in filter(None, names):
                 by_first.setdefault(name[0], []).append(name[1:])
-        bodies = [f"{literal(first)} {self._other_key(rest, False)}" for first, rest in by_first.items()]
-        rest = self._rule(f"{self._notation.key_character}{{0,{MAX_NAME}}}")  # a model must not stay in it for ever
-        bodies.append(f"{self._notation.key_character_but(by_first)} {rest}")
-        if "" not in names and (self._notation.empty_key or not start):
-            bodies.append(_EMPTY)
-        return self._rule(" | ".join(bodies))
+            bodies = [f"{literal(first)} {self._other_key((*ends,), False)}" for first, ends in by_first.items()]
+            rest = self._rule(f"{self._notation.key_character}{{0,{MAX_NAME}}}")  # a model must not stay in it for ever
+            bodies.append(f"{self._notation.key_character_but(by_first)} {rest}")
+            if "" not in names and (self._notation.empty_key or not start):
+                bodies.append(_EMPTY)
+            self._keys[names, start] = self._rule(" | ".join(bodies))
+        return self._keys[names, start]
 
     def _counts(self, node: dict[str, Any], least: str, most: str, where: str) -> tuple[int, int | None]:
         for keyword in (least, most):

@@ -5,6 +5,7 @@ Each is refused with an InputError of one line, or does no harm: then the text b
 
 from __future__ import annotations
 
+from random import Random
 from typing import Any
 
 import pytest
@@ -12,7 +13,9 @@ import pytest
 from gemma4gguf.errors import InputError
 from gemma4gguf.forms.automaton import Automaton, checked_grammar
 from gemma4gguf.forms.gbnf import parse
-from gemma4gguf.forms.schema import schema_grammar
+from gemma4gguf.forms.notation import Json
+from gemma4gguf.forms.schema import Writer, schema_grammar
+from gemma4gguf.limits import current
 
 
 def circle() -> dict[str, Any]:
@@ -50,6 +53,17 @@ def pairs(depth: int) -> dict[str, Any]:
     return {"oneOf": [{"$ref": "#/$defs/d0"}] * 2, "$defs": {**both, f"d{depth}": {"type": "null"}}}
 
 
+def manifold(count: int) -> dict[str, Any]:
+    """Names that part early, and what is none of them: each character of each asks for a rule of its own."""
+    chance = Random(0)
+    names = ("".join(chance.choices("abcdefghijkl", k=120)) for _ in range(count))
+    return {"properties": {name: {} for name in names}, "additionalProperties": True}
+
+
+def alike(count: int) -> dict[str, Any]:
+    return {"properties": {f"{i:04}{'a' * 120}": {} for i in range(count)}, "additionalProperties": True}
+
+
 REFUSED_SCHEMAS: dict[str, Any] = {
     "holds itself: no end": circle(),
     "10,000 levels: the recursion of whoever walks it": nested(10_000),
@@ -85,6 +99,8 @@ REFUSED_SCHEMAS: dict[str, Any] = {
         "properties": {"a" * 100_000: {}},
         "additionalProperties": True,
     },
+    "1,900 long names beside any others: 100 MB of grammar, if it were written": manifold(1_900),
+    "1,900 long names that end alike: 200,000 ends, all the same": alike(1_900),
     "a type that is a mapping": {"type": {}},
     "required that is a text": {"type": "object", "required": "name"},
     "a reference that is no text": {"$ref": 1},
@@ -101,6 +117,20 @@ def test_a_hostile_schema_is_refused_in_one_line(name: str) -> None:
         schema_grammar(REFUSED_SCHEMAS[name])
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < 400
+
+
+@pytest.mark.parametrize("lenient", [False, True])
+def test_writing_stops_at_the_bound(lenient: bool) -> None:
+    writer = Writer(manifold(1_900), "schema", Json(), lenient=lenient)
+    with pytest.raises(InputError, match="its grammar is longer than"):
+        writer.write()
+    assert len(writer.rules()) < 1.2 * current().grammar_bytes
+
+
+def test_rules_of_names_that_end_alike_are_written_once() -> None:
+    writer = Writer(alike(100), "schema", Json())
+    writer.write()
+    assert writer.rules().count("\n") < 1_000
 
 
 HARMLESS_SCHEMAS: dict[str, tuple[Any, str]] = {
