@@ -6,7 +6,7 @@ import io
 import random
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,9 @@ from gemma4gguf.media.image import patchify
 from gemma4gguf.media.rgb import FORMATS
 
 from . import forkserver
-from .fuzzing import MEMORY_BYTES, Case, Found, judged
+from .fuzzing import Case, batched
 
 SOUND = ("WAV", "WAVEX", "RF64", "W64", "FLAC", "OGG", "MP3", "AIFF", "AU", "CAF", "SDS", "VOC", "SVX", "IRCAM")
-TOGETHER = 64  # files that are read in one fork
 MODES = ("RGB", "RGBA", "L", "LA", "P", "1", "I", "I;16", "F", "CMYK", "YCbCr", "LAB")
 Options = dict[str, Any]
 OPTIONS: tuple[tuple[str, Options], ...] = (  # (format, what it is saved with), besides the plain file in each mode
@@ -39,49 +38,42 @@ OPTIONS: tuple[tuple[str, Options], ...] = (  # (format, what it is saved with),
 )
 
 
+Seed = tuple[Callable[[bytes], str], bytes]  # what reads a file, and the file
+
+
 def pictures(folder: Path) -> Case:
     """A picture's file, read and cut into patches, in a fork."""
-    return _media(folder, list(_pictures()), _seen)
+    return media(folder, [(seen, data) for data in _pictures()])
 
 
 def clips(folder: Path) -> Case:
     """A clip's file, read and cut into frames, in a fork."""
-    return _media(folder, list(_clips()), _heard)
+    return media(folder, [(heard, data) for data in _clips()])
 
 
-def _media(folder: Path, seeds: list[bytes], read: Callable[[bytes], str]) -> Case:
+def media(folder: Path, seeds: Sequence[Seed]) -> Case:
+    """Such files, each changed and read in a fork."""
     log = folder / "stderr"
-    usual = forkserver.run(lambda: read(seeds[0]), log)
-    assert usual.kind == "clean", usual
+    whole = [forkserver.run(partial(read, data), log) for read, data in seeds]  # a few are of kinds that are refused
+    usual = max((outcome for outcome in whole if outcome.kind == "clean"), key=lambda outcome: outcome.memory)
 
-    def made(seed: int, number: int) -> tuple[str, bytes]:
+    def made(seed: int, number: int) -> tuple[str, Callable[[], str]]:
         dice = random.Random(f"{seed}/{number}")
         chosen = dice.randrange(len(seeds))
-        return f"seed file {chosen}", damaged(seeds[chosen], dice)
+        read, data = seeds[chosen]
+        return f"seed file {chosen}", partial(read, damaged(data, dice))
 
-    known: dict[tuple[int, int], Found] = {}
-
-    def case(seed: int, number: int) -> Found:
-        if (seed, number) not in known:
-            known.clear()
-            numbers = range(number, number + TOGETHER)
-            files = [made(seed, n) for n in numbers]
-            outcomes = forkserver.together([partial(read, data) for _, data in files], log, usual.memory + MEMORY_BYTES)
-            for n, (what, _), outcome in zip(numbers, files, outcomes, strict=True):
-                known[seed, n] = judged(what, outcome, usual)
-        return known[seed, number]
-
-    return case
+    return batched(made, log, usual)
 
 
-def _seen(data: bytes) -> str:
+def seen(data: bytes) -> str:
     patches = patchify(data, 70)
     assert 0 < len(patches) <= 70
     assert 0 <= patches.pixels.min() <= patches.pixels.max() <= 1
     return f"{patches.width} x {patches.height}"
 
 
-def _heard(data: bytes) -> str:
+def heard(data: bytes) -> str:
     frames = frame(data)
     assert frames.size
     assert np.isfinite(frames).all()

@@ -74,9 +74,7 @@ class Piece:
             table = _aligned(table, self.alignment)
 
         def data() -> Iterable[bytes]:
-            for _, (_, _, raw) in rows:
-                yield raw
-                yield bytes(padded(len(raw), self.alignment) - len(raw))
+            yield b"".join(raw + bytes(-len(raw) % self.alignment) for _, (_, _, raw) in rows)
 
         return Part(self.architecture, self.pairs, table, data, self.alignment)
 
