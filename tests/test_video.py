@@ -167,6 +167,19 @@ def test_damaged_videos_raise_nothing_but_input_errors(clip: bytes) -> None:
     assert all(map(str.isprintable, refused))
 
 
+def test_sound_that_begins_long_after_the_pictures() -> None:
+    """FFmpeg then finds the track only while it reads the file; PyAV has no place for it."""
+    written = video_file("flv", "libx264", moving(100, 48, 64), 1, samples=sweep(SAMPLE_RATE, 0.3))
+    tags: list[bytes] = []
+    at = 13
+    while at < len(written):
+        end = at + 15 + int.from_bytes(written[at + 1 : at + 4], "big")
+        tags.append(written[at:end])
+        at = end
+    tags.sort(key=lambda tag: tag[0] == 8)  # sound behind the pictures
+    assert len(sample(written[:4] + b"\1" + written[5:13] + b"".join(tags)).frames) == 32
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [

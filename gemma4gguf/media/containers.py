@@ -68,16 +68,27 @@ def damage(name: str) -> Iterator[None]:
         raise InputError(f"{name}: damaged or incomplete ({reason}); get the file again") from error
 
 
+def packets(container: InputContainer, stream: AudioStream | VideoStream) -> Iterator[Any]:
+    """A stream's packets in turn. PyAV has no place for those of a stream that begins in the middle of a file, and ends
+    with an IndexError there: they are left out. Raises what PyAV raises otherwise.
+    """
+    while True:
+        try:
+            yield from container.demux(stream)
+            return
+        except IndexError:
+            continue
+
+
 def decoded(container: InputContainer, stream: AudioStream | VideoStream, name: str) -> Iterator[Any]:
     """A stream's frames in turn, and None for each packet that is damaged. Raises InputError."""
     library = av()
     assert library is not None
-    with damage(name):
-        packets = container.demux(stream)
+    coming = packets(container, stream)
     while True:
         try:
             with damage(name):
-                packet = next(packets, None)
+                packet = next(coming, None)
         except InputError as error:
             if not isinstance(error.__cause__, library.error.InvalidDataError):
                 raise

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from .containers import damage, decoded
+from .containers import damage, decoded, packets
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -44,7 +44,7 @@ def timeline(container: InputContainer, stream: VideoStream, name: str) -> Timel
     pts: list[int] = []
     keys: list[int] = []
     with damage(name):
-        for packet in container.demux(stream):
+        for packet in packets(container, stream):
             at = packet.dts if packet.pts is None else packet.pts
             if at is None and pts and packet.size and packet.duration:  # some containers leave out what can be guessed
                 at = pts[-1] + packet.duration
