@@ -132,6 +132,7 @@ def altered(section: Section, **values: Any) -> Section:
         ({"attention.value_length_swa": 32}, "value_length_swa"),
         ({"attention.sliding_window": 32}, "sliding_window: 32, 64"),
         ({"rope.freq_base": None}, "rope.freq_base: None"),
+        ({"rope.freq_base": [1e-45] * 600}, "rope.freq_base: .*not one model"),
         ({"attention.head_count_kv": [2, 2, 2, 2]}, "layer 3 is full with 2 key heads"),
         ({"attention.head_count_kv": 2}, "layer 3 is full with 2 key heads"),
         ({"attention.head_count_kv": None}, "None key heads"),
@@ -143,8 +144,9 @@ def test_a_drafter_of_another_model_is_refused_before_c_sees_it(
 ) -> None:
     section = opened.require(DRAFTER)
     check_drafter(opened.text, section)
-    with pytest.raises(FormatError, match=word):
+    with pytest.raises(FormatError, match=word) as error:
         check_drafter(opened.text, altered(section, **values))
+    assert len(str(error.value)) < 800
 
 
 def test_another_vocabulary_is_refused(opened: Bundle) -> None:

@@ -117,6 +117,10 @@ FAULTS: dict[str, tuple[dict[str, Callable[[Section], Part]], str]] = {
         {TEXT: lambda s: keys(s, string(TEMPLATE, "{% if tools %}{{ raise_exception('no') }}{% endif %}"))},
         "chat template, a tool call",
     ),
+    "a template that leaves pictures out": (
+        {TEXT: lambda s: keys(s, string(TEMPLATE, "{{ messages[0].role }}"))},
+        "chat template, where a picture goes: .*leaves media out",
+    ),
     "a special token is not there": (
         {name: lambda s: keys(s, renamed(s, "<|think|>", "<think>")) for name in (TEXT, DRAFTER)},
         r"there is no token <\|think\|>",

@@ -94,7 +94,9 @@ def check_drafter(text: Section, drafter: Section) -> None:
     for key, how in _SHARED.items():
         own, target = drafter.metadata.get(f"{DRAFTER}.{key}"), text.metadata.get(f"{TEXT}.{key}")
         if own is None or own != target:
-            raise FormatError(f"{where} and {text.path} differ in how {how} ({key}: {own}, {target}): not one model")
+            raise FormatError(
+                f"{where} and {text.path} differ in how {how} ({key}: {own!r:.80}, {target!r:.80}): not one model"
+            )
     _check_layer_kinds(text, drafter, where)
     _check_section(drafter)
     if drafter.header.pairs.get(TOKENS) != text.header.pairs.get(TOKENS):

@@ -33,7 +33,7 @@ from ..bundle.reading import (
 from ..bundle.settings import special_tokens
 from ..bundle.validation import check_drafter, check_text, vocabulary
 from ..chat.guards import SPECIAL_TOKENS
-from ..chat.rendering import render
+from ..chat.rendering import compose_turn, render
 from ..errors import FormatError, Gemma4Error
 from ..native import quantizer
 from ..native.vocabulary import Vocabulary
@@ -147,6 +147,9 @@ def _template(bundle: Bundle) -> Iterator[str]:
         return
     for what, messages, options in _CONVERSATIONS:
         yield from _try(partial(render, messages, template=template, **options), f"chat template, {what}")
+    if bundle.section(EMBEDDER) is not None:
+        asked = partial(compose_turn, "What?", images=[b"a picture"], template=template)
+        yield from _try(asked, "chat template, where a picture goes")
 
 
 _CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"x": 1}'}}
