@@ -108,7 +108,7 @@ def bundle(folder: Path) -> Case:
 def asked(held: Pieces, path: Path, draft: str, picture: bool) -> str:
     """Write it and ask it for three tokens, with a picture where there is something to see with. Says what came of it.
 
-    What an open model refuses, `verify` must refuse, too; but for what llama.cpp computed itself.
+    What an open model refuses, `verify` must refuse, too; but for what was computed from its weights.
     """
     try:
         rewrite.write(held, path)
@@ -119,13 +119,13 @@ def asked(held: Pieces, path: Path, draft: str, picture: bool) -> str:
     guesses: Any = int(draft) if draft.isdigit() else draft
     with Gemma4(path, context=200, threads=1, image_tokens=70 if picture else None, draft=guesses) as model:
         embedder = model.bundle.section(EMBEDDER)
-        sees = picture and embedder is not None and embedder.metadata.get("clip.has_vision_encoder")
+        sees = picture and embedder is not None and embedder.metadata.get("clip.has_vision_encoder") is True
         images = [np.zeros((48, 96, 3), np.uint8)] if sees else []
         try:
             return f"clean {model.generate('Hi', images=images, max_tokens=3, seed=1).text}"
         except Gemma4Error as error:
             sound = not faults(path)
-            if isinstance(error, NativeError):
+            if isinstance(error, NativeError) or "values that are not finite" in str(error):
                 return f"{'sound-but-' * sound}refused-by-C {error}"
             if sound:
                 raise AssertionError(f"verify finds nothing in it: {error}") from error

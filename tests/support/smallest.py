@@ -7,6 +7,7 @@ from pathlib import Path
 
 from converters import convert
 from tests.support import standin
+from tests.support.standin_config import Sizes
 from tests.support.standin_tokenizer import Table
 
 SIZES = replace(
@@ -28,7 +29,7 @@ SHORT = Table(512, *range(5, 12))  # the marks, the bytes and some characters
 NARROW = replace(SIZES, hidden=32, ffn=32, drafter_hidden=64, drafter_ffn=32, table=SHORT)
 
 
-def smallest(folder: Path, quant: str = "F32", sizes: standin.Sizes = SIZES) -> Path:
+def smallest(folder: Path, quant: str = "F32", sizes: Sizes = SIZES) -> Path:
     """Write it with its drafter into `folder` and return the bundle, of about 4 MB (2 MB with `NARROW`)."""
     checkpoint = standin.write_checkpoint(folder / "checkpoint", sizes=sizes)
     drafter = standin.write_drafter(folder / "drafter", sizes=sizes)
