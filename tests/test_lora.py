@@ -241,19 +241,22 @@ def test_values_that_are_not_finite(tmp_path: Path, value: float) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["lora"]
 
 
-def test_an_adapter_beside_the_model_is_said_with_the_cure(tmp_path: Path) -> None:
+@pytest.mark.parametrize("weights", ["adapter_model.safetensors", "adapter_model.bin", "optimizer.pt", None])
+def test_an_adapter_beside_the_model_is_said_with_the_cure(tmp_path: Path, weights: str | None) -> None:
     folder = variants.copy(tmp_path / "tiny")
     lora = plain_adapter(tmp_path / "lora")
-    for file in lora.iterdir():
-        file.rename(folder / file.name)
+    (lora / "adapter_config.json").rename(folder / "adapter_config.json")
+    if weights:
+        (lora / "adapter_model.safetensors").rename(folder / weights)
     done = convert(folder, tmp_path / "out.gguf", quant="Q8_0")
     (note,) = [note for note in done.plan.notes if "adapter" in note]
     assert f"was left out; lora={str(folder)!r} merges it" in note
     convert(TINY, tmp_path / "plain.gguf", quant="Q8_0")
     plain, beside = (Bundle.open(tmp_path / f"{n}.gguf").text.array("blk.0.attn_q.weight") for n in ("plain", "out"))
     np.testing.assert_array_equal(plain, beside)
-    convert(folder, tmp_path / "merged.gguf", quant="Q8_0", lora=folder)
-    assert not np.array_equal(Bundle.open(tmp_path / "merged.gguf").text.array("blk.0.attn_q.weight"), plain)
+    if weights == "adapter_model.safetensors":
+        convert(folder, tmp_path / "merged.gguf", quant="Q8_0", lora=folder)
+        assert not np.array_equal(Bundle.open(tmp_path / "merged.gguf").text.array("blk.0.attn_q.weight"), plain)
 
 
 def test_sources_and_folders_that_are_something_else(tmp_path: Path) -> None:

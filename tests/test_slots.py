@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import multiprocessing
 import os
 import random
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -184,21 +185,30 @@ def test_a_long_prompt_is_interrupted_and_no_other_answer_suffers(tiny_bundle: P
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 def test_a_child_after_a_fork_gets_an_error_at_once(tiny_bundle: Path) -> None:
     with Gemma4(tiny_bundle, context=512, threads=1) as model:
-        model.generate("Hi", **GREEDY)
+        chat = model.conversation()
+        chat.say("Hi", **GREEDY)
+        hi: list[dict[str, Any]] = [{"role": "user", "content": "Hi"}]
+        ways: list[Callable[[], object]] = [
+            *(lambda: model.generate("Hi", **GREEDY), lambda: next(model.stream("Hi", **GREEDY))),
+            *(lambda: model.chat(hi, **GREEDY), lambda: model.chat(hi, on_full="drop", **GREEDY)),
+            *(lambda: chat.say("Hi", **GREEDY), lambda: asyncio.run(model.agenerate("Hi", **GREEDY))),
+        ]
         said = multiprocessing.get_context("fork").SimpleQueue()
 
         def child() -> None:
-            try:
-                said.put(model.generate("Hi", **GREEDY).text)
-            except InputError as error:
-                said.put(str(error))
+            for way in ways:
+                try:
+                    said.put(repr(way()))
+                except InputError as error:
+                    said.put(str(error))
             os._exit(0)
 
         process = multiprocessing.get_context("fork").Process(target=child)
         process.start()
         process.join(20)
         assert process.exitcode == 0
-        assert "forked" in said.get()
+        told = [said.get() for _ in ways]
+        assert all("forked" in each for each in told), told
 
 
 def test_a_storm_of_questions(tmp_path: Path) -> None:
