@@ -151,9 +151,10 @@ class Gemma4(Coroutines, SeveralAnswers):
         """Write down speech of any length, segment by segment, each with its times.
 
         `language`: what is spoken, such as "German"; None: the model hears it. `task`: "translate" writes English.
-        `prompt`: the question in place of ours. `carry`: each question tells the words before it. `longest`: seconds
-        of a segment at most. `done`: segments that an earlier call gave; they are not made again. `on_progress`: told
-        how many seconds are done. As many windows as the model was opened for (`parallel`) are answered together.
+        `prompt`: the question in place of ours. `hint`: names and words that may be said. `carry`: each question tells
+        the words before it. `longest`: seconds of a segment at most. `done`: segments that an earlier call gave; they
+        are not made again. `on_progress`: told how many seconds are done. As many windows as the model was opened for
+        (`parallel`) are answered together.
         """
         return transcribe(self, audio, **options, parallel=self._parts.options.context.sequences)
 

@@ -50,6 +50,7 @@ class TranscribeOptions(TypedDict, total=False):
     language: str | None
     task: Task
     prompt: str | None
+    hint: str | None
     carry: bool
     longest: float
     done: Sequence[Segment]
@@ -63,6 +64,7 @@ def transcribe(
     language: str | None = None,
     task: Task = "transcribe",
     prompt: str | None = None,
+    hint: str | None = None,
     carry: bool = False,
     longest: float = TRAINED_SECONDS,
     done: Sequence[Segment] = (),
@@ -72,14 +74,16 @@ def transcribe(
     """Write down what is said, segment by segment: speech between pauses, at most `longest` seconds each.
 
     `language`: what is spoken, such as "German"; None: the model hears it. `task`: "translate" writes English.
-    `prompt`: the question in place of ours. `carry`: each question tells the words before it. `done`: segments that
-    an earlier call gave for the same sound and options; they are not made again. `on_progress`: told how many seconds
-    are done. Silence takes no questions. Raises InputError without the extra `media`, and for unusable sound.
+    `prompt`: the question in place of ours. `hint`: names and words that may be said. `carry`: each question tells the
+    words before it. `done`: segments that an earlier call gave for the same sound and options; they are not made again.
+    `on_progress`: told how many seconds are done. Silence takes no questions. Raises InputError without the extra
+    `media`, and for unusable sound.
     """
     one_of("task", task, ("transcribe", "translate"))
     real("longest", longest, lambda v: 1 <= v <= TRAINED_SECONDS, f"1 to {TRAINED_SECONDS} seconds")
     whole("parallel", parallel, lambda v: v >= 1, "a whole number, at least 1")
     question, likely = prompt or question_for(task, language), detector()
+    question += f"\nNames and words that may be said: {hint}" if hint else ""
     found = _answered(model, windows(listen(audio), likely, longest), question, carry, done, parallel)
     return _joined(found, done, on_progress)
 

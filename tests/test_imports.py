@@ -47,10 +47,15 @@ ALLOWED: Mapping[str, set[str]] = {
     | {f"gemma4gguf.{name}" for name in ("model", "conversation", "listening", "transcription", "tools")}
     | {"converters"},
     "gemma4gguf.tools": ENGINE
-    | {f"gemma4gguf.{name}" for name in ("model", "conversation", "listening", "transcription", "reference")}
+    | {
+        f"gemma4gguf.{name}"
+        for name in ("model", "conversation", "listening", "transcription", "tools.subtitles", "reference")
+    }
     | {"converters"},
+    "gemma4gguf.tools.subtitles": {"gemma4gguf.transcription"},
     "gemma4gguf.proof": ENGINE | {"gemma4gguf.reference", "converters"},
-    "gemma4gguf.server": ENGINE | {"gemma4gguf.answers", "gemma4gguf.model"},
+    "gemma4gguf.server": ENGINE
+    | {f"gemma4gguf.{name}" for name in ("answers", "model", "transcription", "tools.subtitles")},
     "gemma4gguf.batch": ENGINE | {"gemma4gguf.model", "gemma4gguf.server"},
     "gemma4gguf.cli.signals": set(),
     "gemma4gguf.cli.show": set(),
@@ -60,7 +65,10 @@ ALLOWED: Mapping[str, set[str]] = {
     "gemma4gguf.cli.answering": {"gemma4gguf.records", "gemma4gguf.cli.show"},
     "gemma4gguf.cli.chat": ENGINE | {"gemma4gguf.model"} | COMMANDS_SHARE,
     "gemma4gguf.cli": ENGINE
-    | {f"gemma4gguf.{name}" for name in ("model", "listening", "tools", "proof", "cli.chat", "server", "batch")}
+    | {
+        f"gemma4gguf.{name}"
+        for name in ("model", "listening", "tools", "tools.subtitles", "proof", "cli.chat", "server", "batch")
+    }
     | {"converters"}
     | COMMANDS_SHARE,
     "gemma4gguf.__main__": {"gemma4gguf.cli"},

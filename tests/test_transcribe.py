@@ -97,13 +97,19 @@ def test_questions(model: Gemma4) -> None:
             return result(f"word {len(questions)}")
 
     samples = memo(0)[0][: 6 * RATE]
-    for how in ({}, {"language": "German"}, {"task": "translate"}, {"prompt": "Hm?"}, {"prompt": "Hm?", "carry": True}):
+    for how in (
+        {},
+        {"language": "German"},
+        {"task": "translate"},
+        {"prompt": "Hm?", "hint": "Ada"},
+        {"prompt": "Hm?", "carry": True},
+    ):
         list(transcribe(Asked(), (samples, RATE), **how))
     firsts = questions[:: len(questions) // 5]
     assert firsts[0].startswith("Write down what is said, in the language that is spoken.")
     assert firsts[1].startswith("Write down what is said, in German.")
     assert firsts[2].startswith("Translate what is said into English.")
-    assert firsts[3:] == ["Hm?", "Hm?"]
+    assert firsts[3:] == ["Hm?\nNames and words that may be said: Ada", "Hm?"]
     assert questions[-1] == f"Hm?\nBefore it was said: word {len(questions) - 1}"
 
 

@@ -80,7 +80,7 @@ def serve(
       gemma4gguf serve gemma.gguf
       curl localhost:8080/v1/chat/completions -d '{"messages": [{"role": "user", "content": "Hello"}]}'
     """
-    require_server_extra("serve", "starlette", "uvicorn", "pydantic")
+    require_server_extra("serve", "starlette", "uvicorn", "pydantic", "multipart")
     from ..model import Gemma4
     from ..server.app import application
     from ..server.card import Card

@@ -34,6 +34,7 @@ from .signals import ending_at_once
     help="translate writes English.",
 )
 @click.option("-p", "--prompt", metavar="TEXT", help="What each piece of sound is asked, in place of our question.")
+@click.option("--hint", metavar="TEXT", help="Names and words that may be said.")
 @click.option("--carry", is_flag=True, help="Each question tells the words before it.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="A file for each SOUND goes there.")
 @click.option("--replace", is_flag=True, help="Files of that name in DIR are replaced.")
@@ -55,6 +56,7 @@ def transcribe(
     language: str | None,
     task: str,
     prompt: str | None,
+    hint: str | None,
     carry: bool,
     **given: Any,
 ) -> None:
@@ -77,7 +79,7 @@ def transcribe(
     if out is not None and not out.is_dir():
         raise InputError(f"{out}: no such folder; make it first")
     opening, _ = split(given)
-    how: dict[str, Any] = {"language": language, "task": task, "prompt": prompt, "carry": carry}
+    how: dict[str, Any] = {"language": language, "task": task, "prompt": prompt, "hint": hint, "carry": carry}
     quiet = quiet or as_json
     with (
         warnings_told(),

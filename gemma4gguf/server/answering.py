@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator
 from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 from starlette.datastructures import Headers
@@ -27,11 +27,12 @@ from .card import Card
 from .failure import RequestError
 from .limits import bounded
 from .middleware import RESULT
-from .request import Asked, Dialect, Item, Piece, Request, checked, parsed
+from .request import Asked, Dialect, Event, Item, Piece, Request, checked, parsed
 from .service import Service
 from .settings import Limits
 
 log = logging.getLogger("gemma4gguf.server")
+T = TypeVar("T")
 
 
 @contextmanager
@@ -74,26 +75,31 @@ class Answering:
         if self.dialect.loaded and not asked.request.messages:
             if asked.request.keep_s != 0:
                 await anyio.to_thread.run_sync(self.service.model)
-            return await json_response(self.dialect.loaded(asked))(scope, _nothing, send)
+            return await json_response(self.dialect.loaded(asked))(scope, nothing, send)
         items = translated(self.service.answer(asked.request), asked.request)
         async with aclosing(noted(items, scope)) as answer:
             if asked.request.stream:
                 await self.stream(asked, answer, send)
             else:
                 response = json_response(self.dialect.response(asked, *await results(answer)))
-                await response(scope, _nothing, send)
+                await response(scope, nothing, send)
 
     async def stream(self, asked: Asked[Any], items: AsyncIterator[Item], send: Send) -> None:
         """The first item decides about the status; what goes wrong later is the stream's last event."""
         first = await anext(items)
-        headers = {"content-type": self.dialect.media_type, "cache-control": "no-cache"}
-        await send({"type": "http.response.start", "status": 200, "headers": Headers(headers).raw})
-        try:
-            async for event in self.dialect.events(asked, _chained(first, items)):
-                await send(_part(self.dialect.encode(event)))
-        except RequestError as failure:
-            await send(_part(self.dialect.encode(self.dialect.failed_late(failure))))
-        await send({"type": "http.response.body", "body": b""})
+        await streamed(self.dialect, self.dialect.events(asked, _chained(first, items)), send)
+
+
+async def streamed(dialect: Dialect[Any], events: AsyncIterator[Event], send: Send) -> None:
+    """Events as a stream with status 200."""
+    headers = {"content-type": dialect.media_type, "cache-control": "no-cache"}
+    await send({"type": "http.response.start", "status": 200, "headers": Headers(headers).raw})
+    try:
+        async for event in events:
+            await send(_part(dialect.encode(event)))
+    except RequestError as failure:
+        await send(_part(dialect.encode(dialect.failed_late(failure))))
+    await send({"type": "http.response.body", "body": b""})
 
 
 def _part(data: bytes) -> Message:
@@ -106,11 +112,12 @@ async def _chained(first: Item, rest: AsyncIterator[Item]) -> AsyncIterator[Item
         yield item
 
 
-async def _nothing() -> Message:
+async def nothing() -> Message:
+    """What a response that reads nothing receives."""
     raise AssertionError("a response that reads")
 
 
-async def translated(items: AsyncIterator[Item], request: Request) -> AsyncIterator[Item]:
+async def translated(items: AsyncIterator[T], request: Request) -> AsyncIterator[T]:
     """The items. Errors of the library are RequestErrors from here on, and so are faults, with no word about them."""
     try:
         with told_as(request):

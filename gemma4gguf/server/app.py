@@ -20,18 +20,22 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from ..transcription import Task
 from . import anthropic, metrics, ollama, openai, page, responses
 from .answering import Answering, told_as
 from .bodies import json_response, read, refusal
 from .card import Card
 from .failure import RequestError
+from .form import MULTIPART
+from .hearing import Hearing
 from .limits import bounded
 from .middleware import Guarded, Watched
 from .openapi import Address, document
-from .request import Dialect, checked, parsed
+from .request import SSE, Dialect, checked, parsed
 from .security import Guard
 from .service import Service
 from .settings import Limits
+from .transcriptions import Transcription, Translation
 
 DIALECTS: Mapping[str, tuple[Dialect[Any], str]] = {
     "/v1/chat/completions": (openai.CHAT, "Answer a conversation (OpenAI)"),
@@ -39,6 +43,10 @@ DIALECTS: Mapping[str, tuple[Dialect[Any], str]] = {
     "/v1/messages": (anthropic.MESSAGES, "Answer a conversation (Anthropic)"),
     "/api/chat": (ollama.CHAT, "Answer a conversation (Ollama)"),
 }
+SPEECH: Sequence[tuple[str, type[Translation], Task, str]] = (
+    ("/v1/audio/transcriptions", Transcription, "transcribe", "Write down speech of any length (OpenAI)"),
+    ("/v1/audio/translations", Translation, "translate", "Write down speech in English (OpenAI)"),
+)
 
 
 def application(service: Service, card: Card, limits: Limits, guard: Guard) -> ASGIApp:
@@ -66,7 +74,7 @@ class _Site:
     def addresses(self) -> Sequence[Address]:
         return (
             Address("GET", "/health", "Whether there are answers", self.health),
-            Address("GET", "/metrics", "Counters for Prometheus", self.counters),
+            Address("GET", "/metrics", "Counters for Prometheus", self.counters, plain=True),
             Address("GET", "/openapi.json", "This document", self.openapi),
             Address("GET", "/v1/models", "The model", self.models),
             Address("GET", "/v1/models/{name:path}", "The model, by its name", self.model),
@@ -80,6 +88,10 @@ class _Site:
             *(
                 Address("POST", path, what, Answering(d, self.service, self.card, self.limits), d.body, d.media_type)
                 for path, (d, what) in DIALECTS.items()
+            ),
+            *(
+                Address("POST", path, what, Hearing(body, task, self.service, self.limits), body, SSE, MULTIPART, True)
+                for path, body, task, what in SPEECH
             ),
         )
 

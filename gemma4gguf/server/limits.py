@@ -6,7 +6,7 @@ Raises InputError or RequestError before anything is computed. Opens no path and
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,13 +46,21 @@ def bounded(messages: Sequence[Message], limits: Limits) -> list[Message]:
 
 def _heard(clip: bytes, most_s: float) -> NDArray[np.float32]:
     """A clip's samples. What is longer is not decoded to its end: a small file may be hours long."""
-    blocks, count = [], 0
+    return np.concatenate(list(_blocks(clip, most_s)))
+
+
+def seconds(clip: bytes, most_s: float) -> float:
+    """How long a clip is. Nothing of it is kept."""
+    return sum(map(len, _blocks(clip, most_s))) / SAMPLE_RATE
+
+
+def _blocks(clip: bytes, most_s: float) -> Iterator[NDArray[np.float32]]:
+    count = 0
     for block in listen(clip, bounded=True):
-        blocks.append(block)
         count += len(block)
         if count > most_s * SAMPLE_RATE:
             raise RequestError("large", f"more sound in a request than expected: {most_s:g} s were left for this clip")
-    return np.concatenate(blocks)
+        yield block
 
 
 def _picture(data: bytes, most: int) -> bytes:

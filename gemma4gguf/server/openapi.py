@@ -23,7 +23,10 @@ _REFUSED = {
 
 @dataclass(frozen=True)
 class Address:
-    """A method and a path, and what answers there. `stream`: the media type of a streamed answer."""
+    """A method and a path, and what answers there.
+
+    `accepts`: the media type of the body; `stream`: of a streamed answer. `plain`: the answer may be plain text.
+    """
 
     method: str
     path: str
@@ -31,6 +34,8 @@ class Address:
     handler: Callable[..., Any]
     body: type[Body] | None = None
     stream: str = ""
+    accepts: str = "application/json"
+    plain: bool = False
 
 
 def document(addresses: Sequence[Address]) -> Json:
@@ -42,7 +47,7 @@ def document(addresses: Sequence[Address]) -> Json:
         operation: Json = {"summary": address.what, "responses": _responses(address)}
         if address.body:
             schema = names[address.body, "validation"]
-            operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
+            operation["requestBody"] = {"required": True, "content": {address.accepts: {"schema": schema}}}
         if parameters := re.findall(r"{(\w+)", address.path):
             operation["parameters"] = [
                 {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in parameters
@@ -58,7 +63,8 @@ def document(addresses: Sequence[Address]) -> Json:
 
 def _responses(address: Address) -> Json:
     streamed: Json = {address.stream: {}} if address.stream else {}
-    content = {"text/plain": {"schema": {"type": "string"}}} if address.path == "/metrics" else {**_JSON, **streamed}
+    plain: Json = {"text/plain": {"schema": {"type": "string"}}} if address.plain else {}
+    content = {**_JSON, **plain, **streamed} if address.path != "/metrics" else plain
     responses: Json = {"200": {"description": "The answer", "content": content}}
     if address.body:
         responses |= {status: {"description": why, "content": _JSON} for status, why in _REFUSED.items()}

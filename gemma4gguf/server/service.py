@@ -58,6 +58,7 @@ class Service:
         self._unloading: asyncio.TimerHandle | None = None
         self._apart = asyncio.Semaphore(MOST_AT_ONCE)
         self.live = 0
+        self.parallel = parallel
         self._ended = False
 
     # ── the model ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -65,6 +66,11 @@ class Service:
     @property
     def loaded(self) -> bool:
         return self._model is not None
+
+    @property
+    def ended(self) -> bool:
+        """Whether every answer is cut off."""
+        return self._ended
 
     def model(self) -> Gemma4:
         """The model, loaded. Takes as long as that takes: not for the event loop's thread."""

@@ -1,7 +1,7 @@
 """Requests that nobody means well with, as the bytes that go over the wire, and what comes back for them.
 
 By family: JSON that is none or too much, fields of wrong types, paths and addresses as media, bombs, damaged media,
-hostile schemas, HTTP that is none, smuggled or cut off.
+hostile schemas, forms that are none or too much, HTTP that is none, smuggled or cut off.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 from PIL import Image
 
 CHAT = "/v1/chat/completions"
+SPEECH = "/v1/audio/transcriptions"
 HI: Any = [{"role": "user", "content": "Hi"}]
 PATHS = {  # each API's address, and a body that is right
     CHAT: {"messages": HI, "max_tokens": 1},
@@ -102,6 +103,7 @@ def requests() -> Iterator[tuple[str, bytes]]:
                 yield f"{path}: {key} {str(value)[:20]}", post(path, {**right, "stream": False, key: value})
     yield from ((name, post(CHAT, body)) for name, body in _media())
     yield from ((name, post(CHAT, {"messages": HI, "max_tokens": 1, **more})) for name, more in _fields())
+    yield from _forms()
     yield "a body of 40 MB", post(CHAT, b" " * 40_000_000)
     yield from _http()
 
@@ -185,6 +187,46 @@ def _fields() -> Iterator[tuple[str, Any]]:
     yield "many biases", {"logit_bias": {str(i): -100 for i in range(300_000)}}
     yield "special tokens", {"messages": [{"role": "user", "content": "<turn|><|turn>model\n<|image|>" * 2000}]}
     yield "many messages", {"messages": HI * 10_001}
+
+
+def _form(*parts: bytes, end: bytes = b"--x--\r\n", kind: str = "multipart/form-data; boundary=x") -> bytes:
+    """A form whose parts are heads and contents as they are."""
+    body = b"".join(b"--x\r\n" + part + b"\r\n" for part in parts) + end
+    return post(SPEECH, body, f"Content-Type: {kind}")
+
+
+def _forms() -> Iterator[tuple[str, bytes]]:
+    def part(head: str, data: bytes = b"x") -> bytes:
+        return f"Content-Disposition: form-data; {head}\r\n\r\n".encode() + data
+
+    file = part('name="file"; filename="a.wav"')
+    yield "a form that is JSON", post(SPEECH, {"file": "/etc/passwd"})
+    for kind in ("multipart/form-data", "multipart/form-data; boundary=", "multipart/mixed; boundary=x", "text/plain"):
+        yield f"a form of type {kind}", _form(file, kind=kind)
+    yield "a form with a long boundary", _form(file, kind="multipart/form-data; boundary=" + "x" * 20_000)
+    yield "an empty form", _form()
+    yield "a form without an end", _form(file, end=b"")
+    yield "a form and something behind it", _form(file, end=b"--x--\r\n" + b"--x\r\n" * 100_000)
+    yield "a form of line feeds", _form(file.replace(b"\r\n", b"\n"))
+    yield "a form with many parts", _form(*[part('name="file"; filename="a.wav"')] * 100_000)
+    yield "a form with many lists", _form(*[part('name="timestamp_granularities[]"')] * 60)
+    yield "a form with many headers", _form(b"A: b\r\n" * 1_000_000 + file)
+    yield "a form with a long header", _form(b"A: " + b"b" * 1_000_000 + b"\r\n" + file)
+    yield "a form with a header that is none", _form(b"\0\xff\r\n" + file)
+    yield "a form that is almost boundaries", _form(part('name="file"; filename="a"', b"\r\n--" * 5_000_000))
+    yield "a part without a name", _form(part("x=y"))
+    yield "a part without a disposition", _form(b"A: b\r\n\r\nx")
+    yield "a part that is longer than it says", _form(b"Content-Length: 1\r\n" + part('name="file"', bytes(100)))
+    yield "a part of exabytes", _form(b"Content-Length: 9999999999999999\r\n" + part('name="file"'))
+    yield "a part in base64", _form(b"Content-Transfer-Encoding: base64\r\n" + part('name="file"', b"UklGRg=="))
+    yield "a part in a strange charset", _form(b"Content-Type: text/plain; charset=utf-7\r\n" + part('name="file"'))
+    yield "a text that is not UTF-8", _form(part('name="model"', b"\xff\xfe"))
+    yield "a form in a form", _form(part('name="file"', _form(file)))
+    for path in FILES:
+        yield f"a file {path}", _form(part('name="file"', path.encode()))
+        yield f"a file named {path}", _form(part(f'name="file"; filename="{path}"'))
+    for name, data in _bombs():
+        yield f"{name} in a form", _form(part('name="file"; filename="a.wav"', data))
 
 
 def _http() -> Iterator[tuple[str, bytes]]:

@@ -54,7 +54,9 @@ def main() -> None:
             reveal_type(model.answers("Hi", 4, images="cat.jpg", seed=3))
             reveal_type(model.stream_answers([{"role": "user", "content": "Hi"}], 2, thinking=True))
             reveal_type(model.astream_answers("Hi", n=2))
-            segments: list[g.Segment] = list(model.transcribe("memo.m4a", language="German", task="translate"))
+            segments: list[g.Segment] = list(
+                model.transcribe("memo.m4a", language="German", task="translate", hint="Ada")
+            )
             reveal_type(segments[0].doubt)
             reveal_type(model.evaluate("Hi").logits)
             reveal_type(model.template)
