@@ -58,43 +58,47 @@ def imatrix(
     """Compute an importance matrix of the bundle SOURCE and write it to OUT, for convert --imatrix and llama-quantize.
 
     SOURCE should be Q8_0 or better. Without --text, --image and --audio, a bundled corpus is evaluated: several
-    languages, code, chats, tool calls, pictures and sounds. A run that was stopped goes on where it was.
+    languages, code, chats, tool calls, pictures and sounds. A run that was stopped goes on where it was. With --weigh
+    and an OUT that is there already, only the weights that it lacks are measured.
     """
     from ..tools.imatrix import compute
     from ..tools.quality import read_text
     from ..tools.sensitivity import weigh as measure_weights
 
+    done = None
     with Progress(quiet=as_json) as progress:
-        done = compute(
-            source,
-            out,
-            text=None if text is None else read_text(text),
-            images=images,
-            audio=audio,
-            shares=shares,
-            add=add,
-            name="" if text is None else text.name,
-            threads=threads,
-            gpu_layers=gpu_layers,
-            force=force,
-            progress=lambda at, total: progress(at, total, "imatrix", lambda n: f"{number(int(n))} positions"),
-        )
+        if force or not (weigh and out.exists()):
+            done = compute(
+                source,
+                out,
+                text=None if text is None else read_text(text),
+                images=images,
+                audio=audio,
+                shares=shares,
+                add=add,
+                name="" if text is None else text.name,
+                threads=threads,
+                gpu_layers=gpu_layers,
+                force=force,
+                progress=lambda at, total: progress(at, total, "imatrix", lambda n: f"{number(int(n))} positions"),
+            )
         if weigh:
             measure_weights(
                 source,
-                done.path,
+                out,
                 threads=threads,
                 gpu_layers=gpu_layers,
                 progress=lambda at, total: progress(at, total, "weights", lambda n: f"{number(int(n))} matrices"),
             )
     if as_json:
-        print_json(asdict(done))
+        print_json(asdict(done) if done else {"path": str(out)})
         return
-    table = Table("kind", "positions", "share")
-    for kind, share in done.shares.items():
-        table.row(kind, number(done.positions[kind]), f"{100 * share:.0f} %")
-    table.print()
-    click.echo(f"{done.path}: {done.tensors} matrices")
+    if done is not None:
+        table = Table("kind", "positions", "share")
+        for kind, share in done.shares.items():
+            table.row(kind, number(done.positions[kind]), f"{100 * share:.0f} %")
+        table.print()
+    click.echo(f"{out}: {done.tensors} matrices" if done else f"{out}: weights of its matrices")
 
 
 COMMANDS = (imatrix,)

@@ -204,4 +204,5 @@ def _added(found: Sums, others: Sequence[Sums]) -> Sums:
             sums[name] = sums[name] + values if name in sums else values
             counts[name] = counts.get(name, 0) + other.counts[name]
     datasets = tuple(dict.fromkeys([*found.datasets, *(d for other in others for d in other.datasets)]))
-    return Sums(sums, counts, datasets, found.chunks + sum(other.chunks for other in others))
+    weights = {name: weight for other in others for name, weight in other.weights.items()}
+    return Sums(sums, counts, datasets, found.chunks + sum(other.chunks for other in others), weights=weights)
