@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from converters import convert
 from gemma4gguf import cli
 from gemma4gguf.errors import ConversionError, InputError
 from gemma4gguf.native.library import repacked_types
@@ -84,6 +85,24 @@ def test_the_best_type_and_context_for_a_memory(real: tuple[Path, Path]) -> None
         assert (found.best and (found.best.type, found.best.context)) == best
     assert found.instead is None
     assert found.least.memory.total > 4 * GB
+
+
+def test_a_mix_takes_what_the_best_type_leaves(checkpoint: Path, drafter: Path, tmp_path: Path) -> None:
+    sizes = {choice.type: choice.memory.total for choice in plan(checkpoint, limit=GB, drafter=drafter).choices}
+    limit = (sizes["Q5_K_M"] + sizes["Q6_K"]) // 2 * 8 // 7  # an eighth is left to the system
+    found = plan(checkpoint, limit=limit, drafter=drafter)
+    assert found.best is not None
+    assert found.best.type == "Q5_K_M"
+    assert found.mix is not None
+    place, name, option, size, *more = shlex.split(found.mix)[1:]
+    assert (place, option, more) == (str(checkpoint), "--target-size", ["--drafter", str(drafter)])
+    made = convert(place, tmp_path / name, target_size=size, drafter=drafter)
+    assert made.size > found.best.size
+    fits = plan(made.path or "", limit=limit).best
+    assert fits is not None
+    assert fits.context == found.best.context
+    assert plan(checkpoint, limit=GB).mix is None  # the best of all types fits
+    assert plan(f"{checkpoint}:Q4_0", limit=limit).mix is None  # its type is settled
 
 
 def test_a_context_that_is_asked_for(real: tuple[Path, Path]) -> None:

@@ -59,7 +59,7 @@ def plan(source: str, as_json: bool, **how: Any) -> int:
         _print_kinds(chosen)
         if chosen.type in UNDER_FOUR_BITS:
             warn(LOW.format(type=chosen.type))
-    for name, command in (("get it", found.get), ("run it", found.run)):
+    for name, command in (("get it", found.get), ("run it", found.run), ("or a mix of types", found.mix)):
         if command is not None:
             click.echo(f"{name}:  {printable(command)}")  # on one line, to be copied
     return 0 if found.best else 1

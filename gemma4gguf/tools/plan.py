@@ -22,6 +22,7 @@ from ..runtime.memory import Facts, Memory, memory
 from ..runtime.room import contexts, first_that_fits, usable
 from .plan_source import QUANTISED, Progress, Source, read_source
 
+STEP = 10**6  # bytes: sizes of mixes are told in these
 ENOUGH = 8_192  # positions: a better type is not worth a shorter context
 
 
@@ -45,7 +46,8 @@ class Plan:
 
     `choices` are the types that may be: a bundle's own, the one asked for, or all. `best` is the one of the best
     quality that fits, of 4 bits a weight and more where it may be any; None: it does not fit. `instead` is then the
-    best of any type that would, or None. `least` takes least of all types.
+    best of any type that would, or None. `least` takes least of all types. `get` and `run` are commands for the best.
+    `mix` makes a larger file for the same context, its types chosen by measuring; None where there is no such choice.
     """
 
     source: str
@@ -59,6 +61,7 @@ class Plan:
     least: Choice
     get: str | None
     run: str | None
+    mix: str | None
 
 
 def plan(
@@ -110,8 +113,10 @@ def plan(
     every = choices if model.types == QUANTISED else [choice(name) for name in QUANTISED]
     instead = None if best else _best(choices, enough, None) or _best(every, enough, None)
     least = min(every, key=lambda c: c.memory.total)
-    get, run = _commands(model, best or instead, kv_type)
-    return Plan(str(source), limit, room, parallel, kv_type, tuple(choices), best, instead, least, get, run)
+    chosen = best or instead
+    get, run = _commands(model, chosen, kv_type)
+    mix = None if chosen is None or choices[0].fits else _mix(model, chosen, room)
+    return Plan(str(source), limit, room, parallel, kv_type, tuple(choices), best, instead, least, get, run, mix)
 
 
 def _best(choices: Sequence[Choice], enough: int, first: str | None) -> Choice | None:
@@ -134,6 +139,13 @@ def _retyped(model: Source, name: str) -> Facts:
     types = mixture.choose(shapes, MIXTURES[name], layers=len(facts.model.layers), group=first.heads // first.kv_heads)
     tensors = tuple(replace(tensor, type=types[tensor.name]) for tensor in facts.text.tensors)
     return replace(facts, text=replace(facts.text, tensors=tensors))
+
+
+def _mix(source: Source, choice: Choice, room: int) -> str | None:
+    """The command for a file that takes what a choice leaves: a byte of a matrix is a byte of memory."""
+    size = (choice.size + room - choice.memory.total) // STEP * STEP
+    command = source.get_mix(f"{size / 10**9:.3f}GB") if size > choice.size else None
+    return shlex.join(command) if command else None
 
 
 def _commands(source: Source, choice: Choice | None, kv_type: str) -> tuple[str | None, str | None]:

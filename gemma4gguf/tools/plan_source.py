@@ -39,7 +39,8 @@ class Source:
     """`type` is that of the facts' tensors, `types` those that it can be had in, the best first.
 
     `trained_for`: a type that is better for this model than better ones. `get(type)` is the command that makes the
-    bundle `named(type)`, or None where it is there already or is not to be had.
+    bundle `named(type)`, or None where it is there already or is not to be had; `get_mix(size)`, such as "6.5GB", one
+    that makes a bundle of that size, where types can be chosen.
     """
 
     facts: Facts
@@ -48,6 +49,7 @@ class Source:
     named: Callable[[str], str]
     get: Callable[[str], list[str] | None]
     trained_for: str | None = None
+    get_mix: Callable[[str], list[str] | None] = lambda _: None
 
 
 def read_source(source: str | Path, drafter: str | Path | None, progress: Progress) -> Source:
@@ -101,8 +103,11 @@ def _checkpoint(place: str, wanted: str | None, drafter: str | Path | None, prog
     def get(chosen: str) -> list[str]:
         return ["convert-to-gguf", place, named(chosen), "--quant", chosen, *more]
 
+    def get_mix(size: str) -> list[str] | None:
+        return None if kind else ["convert-to-gguf", place, named(size), "--target-size", size, *more]
+
     types = (kind,) if kind else QUANTISED
-    return Source(Facts.of(sections), kind or TYPE, types, named, get, contents.trained_for)
+    return Source(Facts.of(sections), kind or TYPE, types, named, get, contents.trained_for, get_mix)
 
 
 def _contents(origin: Origin, *, drafter: bool = False) -> Contents:
