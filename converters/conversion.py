@@ -18,14 +18,14 @@ from gguf import GGMLQuantizationType as T
 from gemma4gguf.arguments import MOST_THREADS, local_path, whole
 from gemma4gguf.bundle import newfile
 from gemma4gguf.bundle.projector import check_embedder
-from gemma4gguf.bundle.reading import DRAFTER, EMBEDDER, TEXT
+from gemma4gguf.bundle.reading import DRAFTER, EMBEDDER, NAMES, TEXT
 from gemma4gguf.bundle.validation import check
 from gemma4gguf.bundle.writing import Part, Placement, place_sections, planned_section, write_bundle
 from gemma4gguf.errors import ConversionError, FormatError, InputError
 
 from . import mixture
 from .checkpoint import read_checkpoint
-from .contents import Contents
+from .contents import Contents, SectionContents
 from .gguf_source import read_gguf
 from .grid import GRIDS, Count, Lattice
 from .imatrix import ImportanceMatrix, read_imatrix
@@ -88,7 +88,7 @@ def convert(
     target_size: str | int | None = None,
     target_bpw: float | None = None,
     drafter: str | Path | None = None,
-    drafter_quant: str = DRAFTER_DEFAULT,
+    drafter_quant: str | None = None,
     imatrix: str | Path | None = None,
     lora: str | Path | None = None,
     text_only: bool = False,
@@ -103,12 +103,13 @@ def convert(
 
     `source` and `drafter` are checkpoint folders, Hub ids or GGUF files. `out` names the file or a folder for it; None
     makes `NAME-QUANT.gguf` in the current folder. `quant` None means Q4_K_M, or Q4_0 for a checkpoint that was trained
-    for it. Matrices that lie on a grid of that type are stored on it without loss; with `exact_llama` they are rounded
-    as llama.cpp does it. `target_size` (of the whole file, bytes or "6.5GB") and `target_bpw` (bits per value of the
-    text model) choose a type for each matrix so that it loses least, by `imatrix` if that is given. The mix is written
-    beside `out` as a file that `types` takes as "@FILE". `lora` is the folder of a LoRA adapter as PEFT saves it, which
-    is merged in float32. `types` are overrides PATTERN=TYPE for tensors of the text model; a pattern is a regular
-    expression. `progress` is called with (bytes done, total bytes, stage); a stage is "download" or "convert".
+    for it; `drafter_quant` None means Q8_0, or Q4_0. Matrices that lie on a grid of that type are stored on it without
+    loss; with `exact_llama` they are rounded as llama.cpp does it. `target_size` (of the whole file, bytes or "6.5GB")
+    and `target_bpw` (bits per value of the text model) choose a type for each matrix so that it loses least, by
+    `imatrix` if that is given. The mix is written beside `out` as a file that `types` takes as "@FILE". `lora` is the
+    folder of a LoRA adapter as PEFT saves it, which is merged in float32. `types` are overrides PATTERN=TYPE for
+    tensors of the text model; a pattern is a regular expression. `progress` is called with (bytes done, total bytes,
+    stage); a stage is "download" or "convert".
 
     Raises InputError for unusable arguments and ConversionError for everything else that stops the work. No file is
     then left under the output's name.
@@ -120,7 +121,7 @@ def convert(
     target = targeting(target_size, target_bpw)
     if target is not None and quant is not None:
         raise InputError("quant is given with a target; leave one of them out")
-    drafter_asked = mixture.mixture("drafter_quant", drafter_quant)
+    drafter_asked = None if drafter_quant is None else mixture.mixture("drafter_quant", drafter_quant)
     if threads is not None:
         threads = whole("threads", threads, lambda v: 1 <= v <= MOST_THREADS, f"a whole number, 1 to {MOST_THREADS:,}")
     importance = None if imatrix is None else read_imatrix(imatrix)
@@ -134,31 +135,44 @@ def convert(
     if lora is not None and origin.is_gguf:
         raise InputError("lora is for a checkpoint as the source; a GGUF's weights may be rounded already")
     model = _read(origin, text_only=text_only, lora=None if lora is None else local_path(lora))
-    found = Findings() if origin.tensors is not None else _look(model, asked)
+    found = _look(origin, model.section(TEXT), asked)
     chosen = asked or MIXTURES[("Q4_0" if found.share >= HALF else model.trained_for) or DEFAULT]
-    lattices = {} if exact_llama or not (asked is None or asked.default in GRID_TYPES) else found.lattices
+    lattices = _held(found, asked, exact_llama)
     notes = [*model.notes, *_advice(origin, model, asked, chosen), *_uncovered(model, importance)]
-    notes += _on_grid(found, lattices, chosen)
     sections = [
-        plan_section(m, chosen, overrides=overrides, imatrix=importance, lattices=lattices) for m in model.sections
+        plan_section(
+            m,
+            chosen,
+            overrides=overrides,
+            imatrix=importance,
+            lattices=lattices if m.architecture == TEXT else {},
+        )
+        for m in model.sections
     ]
     if drafter is not None:
         drafter_origin = locate(drafter, fetched, plan_only=dry_run)
         contents = _read(drafter_origin, drafter=True).sections[0]
-        sections = [s for s in sections if s.contents.architecture != DRAFTER] + [plan_section(contents, drafter_asked)]
+        also = _look(drafter_origin, contents, drafter_asked)
+        kind = drafter_asked or MIXTURES["Q4_0" if also.share >= HALF else DRAFTER_DEFAULT]
+        held = plan_section(contents, kind, lattices=_held(also, drafter_asked, exact_llama))
+        notes += [f"drafter: {note}" for note in _on_grid(also, held, kind)]
+        sections = [s for s in sections if s.contents.architecture != DRAFTER] + [held]
     mix: list[str] = []
     if target is not None:
         if origin.tensors is not None:
             raise InputError("target_size and target_bpw look at the weights; download the checkpoint first")
         total = place_sections([s.part(1) for s in sections]).total
-        mix = target.mix(sections[0], total, importance, overrides)
+        mix = target.mix(sections[0], total, importance, overrides, lattices)
         chosen = target.mixture(mix)
         overrides = (*overrides, *mixture.parse_overrides(mix))
-        sections[0] = plan_section(model.sections[0], chosen, overrides=overrides, imatrix=importance, mix=mix)
+        sections[0] = plan_section(
+            model.sections[0], chosen, overrides=overrides, imatrix=importance, lattices=lattices, mix=mix
+        )
+    notes += _on_grid(found, sections[0], chosen)
 
     path = _out_path(out, origin, chosen)
-    counts: dict[str, Count] = {}
-    parts = [s.part(threads or _cores(), counts) for s in sections]
+    counts: list[dict[str, Count]] = [{} for _ in sections]
+    parts = [s.part(threads or _cores(), count) for s, count in zip(sections, counts, strict=True)]
     _check(parts, origin.path, origin.path if drafter is None else drafter_origin.path)
     placement = place_sections(parts)
     plan = _plan(str(source), path, chosen, sections, placement, tuple(notes))
@@ -166,11 +180,20 @@ def convert(
         return Conversion(None, plan, placement.total, time.monotonic() - started)
     if path.exists() and origin.is_gguf and path.samefile(origin.path):
         raise InputError(f"{path}: is the source itself; choose another name for the output")
+    listing = path.with_suffix(".mix.txt")
+    if mix:
+        newfile.check_output(listing, 0, force=force)
     write_bundle(path, parts, force=force, progress=lambda done: report(done, placement.total, "convert"))
     if mix:
-        path.with_suffix(".mix.txt").write_text("\n".join(mix) + "\n", encoding="utf-8")
+        with newfile.new_file(listing, 0, force=force) as file:
+            file.write("".join(f"{line}\n" for line in mix).encode())
     report(placement.total, placement.total, "convert")  # the padding between sections is not counted on the way
-    return Conversion(path, plan, placement.total, time.monotonic() - started, counts)
+    grids = {
+        name if part.architecture == TEXT else f"{NAMES[part.architecture]}: {name}": count
+        for part, counted in zip(parts, counts, strict=True)
+        for name, count in counted.items()
+    }
+    return Conversion(path, plan, placement.total, time.monotonic() - started, grids)
 
 
 def _cores() -> int:
@@ -196,24 +219,28 @@ def _advice(origin: Origin, contents: Contents, asked: Mixture | None, chosen: M
     return notes
 
 
-def _look(contents: Contents, asked: Mixture | None) -> Findings:
-    """What the text model's matrices lie on; where it could not be stored, only as much as to tell of it."""
-    text = contents.section(TEXT)
-    if text is None or (asked is not None and asked.default in FLOATS):
+def _look(origin: Origin, section: SectionContents | None, asked: Mixture | None) -> Findings:
+    """What a section's matrices lie on; where it could not be stored, only as much as to tell of it."""
+    if origin.tensors is not None or section is None or (asked is not None and asked.default in FLOATS):
         return Findings()
     return look(
-        text.tensors, GRID_TYPES if asked is None else [asked.default if asked.default in GRID_TYPES else T.Q4_0]
+        section.tensors, GRID_TYPES if asked is None else [asked.default if asked.default in GRID_TYPES else T.Q4_0]
     )
 
 
-def _on_grid(found: Findings, lattices: Mapping[str, Lattice], chosen: Mixture) -> list[str]:
-    kinds = [lattice.grid.type.name for lattice in found.lattices.values()]
+def _held(found: Findings, asked: Mixture | None, exact_llama: bool) -> Mapping[str, Lattice]:
+    """The tensors that are stored on their grid."""
+    return {} if exact_llama or not (asked is None or asked.default in GRID_TYPES) else found.lattices
+
+
+def _on_grid(found: Findings, section: PlannedSection, chosen: Mixture) -> list[str]:
+    kinds = [t.lattice.grid.type.name for t in section.tensors if t.lattice is not None]
     counted = ", ".join(f"{kinds.count(kind)} {kind}" for kind in sorted(set(kinds)))
     notes = []
-    if lattices:
+    if kinds:
         notes.append(ON_GRID.format(count=len(kinds), kinds=counted))
-    elif kinds and chosen.default not in GRID_TYPES:
-        notes.append(LOSSLESS.format(count=len(kinds), name=chosen.name))
+    elif found.lattices and chosen.default not in GRID_TYPES:
+        notes.append(LOSSLESS.format(count=len(found.lattices), name=chosen.name))
     return [*notes, *([BY_CHANNEL.format(names=listed(list(found.by_channel), 3))] if found.by_channel else [])]
 
 

@@ -126,7 +126,7 @@ def plan_section(
         # float32 costs 0.2 GB of the 12B's 7, keeps soft tokens exact, and lets numpy map the file.
         asked = MIXTURES["F32"]
     if contents.architecture != TEXT:
-        overrides, imatrix, lattices = (), None, None
+        overrides, imatrix = (), None
     chosen = mixture.choose(
         [(s.name, s.shape) for s in contents.tensors],
         asked,

@@ -6,7 +6,7 @@ In: a size or bits per value, and a section as it would be planned without. Out:
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -14,6 +14,7 @@ from gemma4gguf.arguments import real
 from gemma4gguf.errors import InputError
 
 from . import budget
+from .grid import Lattice
 from .imatrix import ImportanceMatrix
 from .mixture import MIXTURES, TENSOR_TYPES, Mixture, Override, overridden
 from .plan import PlannedSection
@@ -35,8 +36,10 @@ class Target:
         total: int,
         imatrix: ImportanceMatrix | None,
         overrides: Sequence[Override],
+        lattices: Mapping[str, Lattice],
     ) -> list[str]:
         """PATTERN=TYPE lines for the text model's matrices, without those of `overrides`. `total`: the file as planned.
+        `lattices`: tensors that their grid's type holds without loss.
 
         Raises InputError where nothing is small enough.
         """
@@ -49,7 +52,7 @@ class Target:
         fixed = [t for t in text.tensors if overridden(t.tensor.name, overrides)]
         free = [t.tensor for t in text.tensors if not overridden(t.tensor.name, overrides)]
         weights = imatrix.weights if imatrix is not None else {}
-        return budget.mix(free, room - sum(t.nbytes for t in fixed), imatrix, weights)
+        return budget.mix(free, room - sum(t.nbytes for t in fixed), imatrix, weights, lattices)
 
     def mixture(self, mix: Sequence[str]) -> Mixture:
         """What the file is called, and its number: that of the llama.cpp mixture with the mix's most common type."""

@@ -84,3 +84,13 @@ def test_blocks_on_no_grid_are_stored_as_llama_cpp_does() -> None:
         raw.reshape(BLOCKS, -1)[::7], quantize_rows(np.ascontiguousarray(blocks[::7]), T.Q4_0)
     )
     assert count.error == pytest.approx(np.abs(dequantize(raw, T.Q4_0).reshape(-1, 32) - blocks)[::7].max())
+
+
+def test_what_was_stored_as_q4_k_lies_on_none_of_these_grids_and_needs_none() -> None:
+    """Its scales are 6 bits of a larger block's. llama.cpp's own search finds nearly the same blocks again."""
+    plain = weights(7).reshape(-1, 256)
+    once = dequantize(quantize_rows(plain, T.Q4_K), T.Q4_K).reshape(plain.shape).astype(np.float32)
+    source = rounded(once)
+    assert max(fit(np.ascontiguousarray(source.reshape(-1, 32).T), BFLOAT16, grid).found.mean() for grid in GRIDS) < 0.1
+    again = dequantize(quantize_rows(source, T.Q4_K), T.Q4_K).reshape(plain.shape)
+    assert np.square(again - source).sum() < 0.01 * np.square(once - plain).sum()

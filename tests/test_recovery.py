@@ -15,7 +15,7 @@ from converters.gemma4 import MappedTensor
 from converters.origin import locate
 from converters.recovery import look
 from converters.safetensors import StoredTensor
-from gemma4gguf.bundle.reading import Section, read_sections
+from gemma4gguf.bundle.reading import DRAFTER, NAMES, Section, read_sections
 from gemma4gguf.bundle.settings import GRID_TENSORS
 from gemma4gguf.native.context import Context, ContextOptions
 from gemma4gguf.native.weights import Weights
@@ -155,6 +155,40 @@ def test_a_grid_for_each_channel_is_named_and_not_held(tmp_path: Path, axis: int
     stored = StoredTensor("w", grid.shape, T.BF16, tmp_path / "raw", 0)
     found = look([MappedTensor("blk.0.ffn_up.weight", grid.shape, stored)], (T.Q4_0, T.Q4_1, T.Q8_0))
     assert (found.lattices, found.by_channel) == ({}, ("blk.0.ffn_up.weight",))
+
+
+def test_the_drafter_lies_on_a_grid_too(qat: Path, drafter: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(drafter, tmp_path / "assistant"))
+    put_on_grids(folder, (learned,))
+    done = convert(qat, tmp_path / "out.gguf", drafter=folder, text_only=True)
+    assert done.path is not None
+    section = read_sections(done.path)[-1]
+    matrices = [n for n, t in section.tensors.items() if t.type is not T.F32]
+    assert section.architecture == DRAFTER
+    assert {section.tensors[n].type for n in matrices} == {T.Q4_0}
+    assert section.metadata[GRID_TENSORS][:] == matrices
+    assert all(
+        done.grids[f"{NAMES[DRAFTER]}: {n}"].exact == done.grids[f"{NAMES[DRAFTER]}: {n}"].blocks for n in matrices
+    )
+    source = read_checkpoint(locate(folder, lambda done, total: None), drafter=True).sections[0].tensors
+    assert [str(f) for f in compare(section, source, (), 1, lambda size: None) if not f.equal] == []
+    convert(qat, tmp_path / "same.gguf", drafter=folder, drafter_quant="Q8_0", text_only=True)
+    kinds = {t.type for t in read_sections(tmp_path / "same.gguf")[-1].tensors.values()}
+    assert kinds == {T.F32, T.Q8_0}  # what is asked for
+
+
+def test_a_target_takes_the_grids_type_where_it_fits(qat: Path, tmp_path: Path) -> None:
+    """It loses nothing and is small, so nothing dearer is any use."""
+    made = convert(qat, tmp_path / "whole.gguf", target_bpw=6, text_only=True)
+    assert made.path is not None
+    section = text_of(made.path)
+    assert {t.type for t in section.tensors.values()} == {T.F32, T.Q4_0}
+    assert all(c.off == 0 for c in made.grids.values())
+    less = convert(qat, tmp_path / "less.gguf", target_bpw=4, text_only=True)
+    assert less.path is not None
+    kinds = {t.type for t in text_of(less.path).tensors.values()}
+    assert {T.Q4_0} < kinds - {T.F32}
+    assert len(less.grids) < len(made.grids)
 
 
 def test_verify_against_makes_the_grid_again(qat: Path, done: Conversion) -> None:

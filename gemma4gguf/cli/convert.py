@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     "--target-bpw", type=float, metavar="N", help="The same by bits per value of the text model, such as 4.5."
 )
 @click.option("--drafter", metavar="SOURCE", help="The MTP assistant to put into the same file.")
-@click.option("--drafter-quant", metavar="TYPE", default="Q8_0", show_default=True, help="Type of its matrices.")
+@click.option("--drafter-quant", metavar="TYPE", help="Type of its matrices [Q8_0, or Q4_0 if trained for it].")
 @click.option("--imatrix", type=click.Path(path_type=Path), metavar="FILE", help="Importance matrix.")
 @click.option(
     "--lora", type=click.Path(path_type=Path), metavar="FOLDER", help="LoRA adapter to merge, as PEFT saves it."
