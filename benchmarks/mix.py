@@ -3,6 +3,7 @@
 
     benchmarks/mix.py WORK                    # models/tiny and its data
     benchmarks/mix.py WORK --types Q3_K_M,Q4_K_M --no-weights
+    benchmarks/mix.py WORK --types Q3_K_M,IQ4_XS --no-mix --samples 5   # pictures and clips chosen five times
 
 Half of the pictures and clips of tests/data, and sums, calibrate; the other half, other sums and the text of `quality`
 judge. Prints JSON: for each type, llama.cpp's mixture without importance values, with those of text alone, with those
@@ -16,6 +17,7 @@ import json
 import sys
 from dataclasses import replace
 from importlib.resources import files
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +28,13 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from converters import convert  # noqa: E402
-from converters.imatrix import read_imatrix, read_sums, write_sums  # noqa: E402
+from converters.imatrix import read_sums, write_sums  # noqa: E402
+from gemma4gguf import Gemma4  # noqa: E402
 from gemma4gguf.bundle.reading import read_sections  # noqa: E402
 from gemma4gguf.tools import calibration, sensitivity  # noqa: E402
 from gemma4gguf.tools.imatrix import compute  # noqa: E402
 from gemma4gguf.tools.quality import compare  # noqa: E402
+from tests.test_tiny import COUNT, TASKS, figure, material  # noqa: E402
 from training import pictures  # noqa: E402
 
 MODEL, DATA = ROOT / "models" / "tiny", ROOT / "tests" / "data"
@@ -44,21 +48,21 @@ def sums(first: int) -> str:
     return "\n".join(f"What is {a} + {b}? {a} + {b} = {a + b}" for a, b in pairs)
 
 
-def media(half: int) -> tuple[list[np.ndarray], list[tuple[np.ndarray, int]]]:
-    """Cards with handwritten digits and spoken words, the same ones each time; `half` 0 calibrates, 1 judges."""
+def media(half: int, sample: int) -> tuple[list[np.ndarray], list[tuple[np.ndarray, int]]]:
+    """Cards with handwritten digits and spoken words, the same ones for a sample; `half` 0 calibrates, 1 judges."""
     kept = json.loads((DATA / "tiny.json").read_text())
     samples, rate = soundfile.read(DATA / "tiny.flac", dtype="int16")
-    digits, rng = np.array(kept["digits"], np.uint8).reshape(-1, 8, 8), np.random.default_rng(half)
+    digits, rng = np.array(kept["digits"], np.uint8).reshape(-1, 8, 8), np.random.default_rng((half, sample))
     cards = [
         np.asarray(pictures.card(list(rng.permutation(digits[half::2])[:4]), rng, plain=True)) for _ in range(EACH)
     ]
     clips = np.split(samples, kept["ends"][:-1])[half::2]
-    return cards, [(clip, rate) for clip in clips[:EACH]]
+    return cards, [(clips[i], rate) for i in rng.permutation(len(clips))[:EACH]]
 
 
-def judged(paths: list[Path], reference: Path) -> dict[str, dict[str, float]]:
+def judged(paths: list[Path], reference: Path, sample: int) -> dict[str, dict[str, float]]:
     """KL divergence of each file on text it was not calibrated on, after pictures, and after sound."""
-    cards, clips = media(1)
+    cards, clips = media(1, sample)
     how: dict[str, Any] = {"reference": reference, "threads": 1}
     runs = {
         "text": compare(paths, text=QUALITY, windows=WINDOWS, **how),
@@ -75,45 +79,70 @@ def judged(paths: list[Path], reference: Path) -> dict[str, dict[str, float]]:
     return found
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("work", type=Path)
-    parser.add_argument("--types", default="Q3_K_M,IQ4_XS,Q4_K_S,Q4_K_M,Q5_K_M")
-    parser.add_argument("--no-weights", action="store_true", help="choose by output errors alone")
-    given = parser.parse_args()
-    work: Path = given.work
-    work.mkdir(parents=True, exist_ok=True)
+def made(work: Path, kinds: list[str], sample: int, *, weigh: bool, mix: bool) -> dict[str, dict[str, Path]]:
+    """Files by type and by how they were made, and the F32 file that they are judged by."""
     base = work / "f32.gguf"
-    convert(MODEL, base, quant="F32", force=True)
-    cards, clips = media(0)
+    cards, clips = media(0, sample)
     text = calibration.text() + sums(0)
+    equal = {"text": 1.0, "picture": 1.0, "sound": 1.0}
     compute(base, work / "text.gguf", text=text, threads=1, force=True)
     compute(base, work / "media.gguf", text=text, images=cards, audio=clips, threads=1, force=True)
-    equal = {"text": 1.0, "picture": 1.0, "sound": 1.0}
     compute(base, work / "equal.gguf", text=text, images=cards, audio=clips, shares=equal, threads=1, force=True)
-    if not given.no_weights:
-        values = read_imatrix(work / "equal.gguf").values
-        mixed = sums(0)[: len(sums(0)) // 2] + calibration.text()[:1500]
-        weights = sensitivity.measure(base, values, text=mixed, images=cards[:3], audio=clips[:3], threads=1)
-        write_sums(work / "equal.gguf", replace(read_sums(work / "equal.gguf"), weights=weights), force=True)
-    made: dict[str, dict[str, Path]] = {}
-    for kind in given.types.split(","):
-        row = made[kind] = {}
+    if mix and weigh:
+        found = read_sums(work / "media.gguf")
+        values = found.matrix(work / "media.gguf").values
+        weights = sensitivity.measure(base, values, text=text, images=cards[:2], audio=clips[:2], threads=1)
+        write_sums(work / "media.gguf", replace(found, weights=weights), force=True)
+    files: dict[str, dict[str, Path]] = {}
+    for kind in kinds:
+        row = files[kind] = {}
         for name, matrix in (("plain", None), ("text", "text"), ("media", "media"), ("equal", "equal")):
             row[name] = work / f"{kind}-{name}.gguf"
             imatrix = None if matrix is None else work / f"{matrix}.gguf"
             convert(MODEL, row[name], quant=kind, imatrix=imatrix, force=True)
-        row["mix"] = work / f"{kind}-mix.gguf"
-        size = row["text"].stat().st_size
-        convert(MODEL, row["mix"], target_size=size + (1 << 16), imatrix=work / "equal.gguf", force=True)
-    found = judged([path for row in made.values() for path in row.values()], base)
-    for kind, row in made.items():
-        for name, path in row.items():
-            sizes = {
-                "bytes": path.stat().st_size,
-                "text_model": sum(t.nbytes for t in read_sections(path)[0].tensors.values()),
-            }
-            print(json.dumps({"type": kind, "how": name} | sizes | found[path.name]), flush=True)
+        if mix:
+            row["mix"] = work / f"{kind}-mix.gguf"
+            bits = 8 * text_bytes(row["text"]) / values_of(row["text"])
+            convert(MODEL, row["mix"], target_bpw=bits, imatrix=work / "media.gguf", force=True)
+    return files
+
+
+def answered(path: Path) -> int:
+    """How many of the questions of tests/test_tiny.py a file answers right."""
+    held = material()
+    with Gemma4(path, threads=1) as model:
+        return sum(round(COUNT * figure(model, held, task)) for task in TASKS)
+
+
+def text_bytes(path: Path) -> int:
+    return sum(t.nbytes for t in read_sections(path)[0].tensors.values())
+
+
+def values_of(path: Path) -> int:
+    return sum(prod(t.shape) for t in read_sections(path)[0].tensors.values())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--types", default="Q3_K_M,IQ4_XS,Q4_K_S,Q4_K_M,Q5_K_M")
+    parser.add_argument("--samples", type=int, default=1, help="how often pictures and clips are chosen anew [1]")
+    parser.add_argument("--no-weights", action="store_true", help="choose by output errors alone")
+    parser.add_argument("--tasks", action="store_true", help="ask each file the questions of tests/test_tiny.py too")
+    parser.add_argument("--no-mix", action="store_true", help="llama.cpp's mixtures only")
+    given = parser.parse_args()
+    work: Path = given.work
+    work.mkdir(parents=True, exist_ok=True)
+    convert(MODEL, work / "f32.gguf", quant="F32", force=True)
+    for sample in range(given.samples):
+        files = made(work, given.types.split(","), sample, weigh=not given.no_weights, mix=not given.no_mix)
+        found = judged([path for row in files.values() for path in row.values()], work / "f32.gguf", sample)
+        for kind, row in files.items():
+            for name, path in row.items():
+                sizes = {"bytes": path.stat().st_size, "text_model": text_bytes(path)}
+                told = {"type": kind, "how": name, "sample": sample} | sizes | found[path.name]
+                tasks = {"right": answered(path)} if given.tasks else {}
+                print(json.dumps(told | tasks), flush=True)
 
 
 if __name__ == "__main__":

@@ -31,14 +31,18 @@ COUNT = 24  # questions a task
 DROP = 0.2  # a wrong stage costs a figure at least this much
 
 
-@pytest.fixture(scope="module")
-def held() -> texts.Material:
+def material() -> texts.Material:
     """Digits, voices and speeds that were never trained on."""
     kept = json.loads((DATA / "tiny.json").read_text())
     samples, _ = soundfile.read(DATA / "tiny.flac", dtype="int16")
     clips = list(zip(kept["words"], np.split(samples, kept["ends"][:-1]), strict=True))
     digits = np.array(kept["digits"], np.uint8).reshape(-1, 8, 8)
     return texts.Material(True, digits, np.array(kept["labels"]), clips)
+
+
+@pytest.fixture(scope="module")
+def held() -> texts.Material:
+    return material()
 
 
 Make = Callable[[np.random.Generator, texts.Material], texts.Example]
