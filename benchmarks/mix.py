@@ -57,7 +57,7 @@ def media(half: int, sample: int) -> tuple[list[np.ndarray], list[tuple[np.ndarr
         np.asarray(pictures.card(list(rng.permutation(digits[half::2])[:4]), rng, plain=True)) for _ in range(EACH)
     ]
     clips = np.split(samples, kept["ends"][:-1])[half::2]
-    return cards, [(clips[i], rate) for i in rng.permutation(len(clips))[:EACH]]
+    return cards, [(clips[(sample * EACH + i) % len(clips)], rate) for i in range(EACH)]
 
 
 def judged(paths: list[Path], reference: Path, sample: int) -> dict[str, dict[str, float]]:
