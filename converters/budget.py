@@ -97,7 +97,7 @@ def spend(choices: Mapping[str, Sequence[Step]], budget: int) -> dict[str, T]:
         at = int(pick[room])
         types[name] = options[at].type
         room -= units[name][at]
-    return types
+    return dict(reversed(types.items()))
 
 
 def mix(
