@@ -116,8 +116,9 @@ class Process:
         self.drafted = False  # it ended by itself while it made an answer with a drafter
         self._drafts = False
         self._open: dict[int, Put] = {}
+        self._reason: Exception | None = None  # why it answers no more
         self._numbers = count(1)
-        self._changing = threading.Lock()  # held while questions come and go
+        self._changing = threading.RLock()  # held while questions come and go; the garbage collector may end one here
         self._popen = _started()
         self._end = weakref.finalize(self, _ended, self._popen)  # also where nobody closes the model
         assert self._popen.stdin
@@ -147,19 +148,18 @@ class Process:
         *sent, put = content
         number = next(self._numbers)
         with self._changing:
-            self._open[number] = put
-        try:
-            self._wire.send(kind, number, *sent)
-        except OSError:
-            self.lost()
+            if self._reason:
+                put(self._reason)
+            else:
+                self._open[number] = put
+        self._wire.send(kind, number, *sent)
         return partial(self._leave, number)
 
     def _leave(self, number: int) -> None:
         with self._changing:
             put = self._open.pop(number, None)
         if put:
-            with suppress(OSError):
-                self._wire.send("cancel", number)
+            self._wire.send("cancel", number)
 
     def heard(self, number: int, item: Any) -> None:
         """Hand on what the engine says; None or an error ends a question."""
@@ -179,7 +179,7 @@ class Process:
     def close(self, reason: Exception) -> None:
         """End its questions with an error, and the process."""
         with self._changing:
-            left, self._open = self._open, {}
+            left, self._open, self._reason = self._open, {}, reason
         for put in left.values():
             put(reason)
         self._end()

@@ -10,12 +10,15 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import queue
 import struct
 import threading
+from contextlib import suppress
 from typing import Any
 
 _LENGTH = struct.Struct(">Q")
 _PIECE = 1 << 20
+_END = b""  # behind the last message that is sent
 _KNOWN = ("gemma4gguf.records", "gemma4gguf.errors", "gemma4gguf.runtime.answer", "gemma4gguf.runtime.delivery")
 
 
@@ -27,23 +30,20 @@ class _Unpickler(pickle.Unpickler):
 
 
 class Wire:
-    """Two pipes to a process. Any thread may send; one thread receives. `trusting`: see the module's text."""
+    """Two pipes to a process. Any thread may send, which never waits; one thread receives. `trusting`: see above."""
 
     def __init__(self, reading: int, writing: int, *, trusting: bool) -> None:
-        self._reading, self._writing, self._trusting = reading, writing, trusting
-        self._sending = threading.Lock()
-        self._closed = False
+        self._reading, self._trusting = os.fdopen(reading, "rb"), trusting
+        self._leaving = queue.SimpleQueue[bytes]()
+        threading.Thread(target=_write, args=[self._leaving, writing], daemon=True).start()
 
     def send(self, *message: Any) -> None:
-        """Send a message. Raises OSError where the other side has ended."""
-        data = pickle.dumps(message, protocol=5)
-        with self._sending:
-            if self._closed:
-                raise BrokenPipeError
-            for part in (_LENGTH.pack(len(data)), data):
-                left = memoryview(part)
-                while left:
-                    left = left[os.write(self._writing, left[:_PIECE]) :]
+        """Send a message. It is lost where the other side has ended, of which `receive` tells."""
+        data = io.BytesIO(bytes(_LENGTH.size))
+        data.seek(_LENGTH.size)
+        pickle.dump(message, data, protocol=5)
+        _LENGTH.pack_into(data.getbuffer(), 0, data.tell() - _LENGTH.size)
+        self._leaving.put(data.getvalue())
 
     def receive(self) -> tuple[Any, ...]:
         """The next message. Raises EOFError where the other side has ended, UnpicklingError for what is none."""
@@ -56,16 +56,28 @@ class Wire:
 
     def close(self) -> None:
         """Close the pipes. Only for the thread that receives, which is then not at it."""
-        with self._sending:
-            self._closed = True
-            os.close(self._reading)
-            os.close(self._writing)
+        self._reading.close()
+        self._leaving.put(_END)
 
-    def _exactly(self, size: int) -> bytes:
+    def _exactly(self, size: int) -> bytearray:
         data = bytearray()
         while len(data) < size:
-            piece = os.read(self._reading, min(size - len(data), _PIECE))
+            piece = self._reading.read(min(size - len(data), _PIECE))
             if not piece:
                 raise EOFError
             data += piece
-        return bytes(data)
+        return data
+
+
+def _write(leaving: queue.SimpleQueue[bytes], pipe: int) -> None:
+    """Write what is sent, with one call what is ready together, until it ends or nobody reads."""
+    ready: list[bytes] = []
+    with suppress(OSError):
+        while _END not in ready:
+            ready = [leaving.get()]
+            while not leaving.empty():
+                ready.append(leaving.get())
+            left = memoryview(b"".join(ready))
+            while left:
+                left = left[os.write(pipe, left[:_PIECE]) :]
+    os.close(pipe)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import queue
 import warnings
+import weakref
+from collections import deque
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -65,10 +67,11 @@ def delivered(start: Start, wait: bool | float = True) -> Generator[Any, None, N
 async def adelivered(start: Start, wait: bool | float = True) -> AsyncGenerator[Any, None]:
     """The same for a coroutine: no thread waits for an item. Cancelling its task ends the work, too."""
     loop, items, leave = asyncio.get_running_loop(), asyncio.Queue[Any](), _nothing
+    door = _DOORS.setdefault(loop, _Door())
 
     def put(item: Any) -> None:
         try:
-            loop.call_soon_threadsafe(items.put_nowait, item)
+            door.bring(loop, partial(items.put_nowait, item))
         except RuntimeError:  # the loop was closed: nobody waits any more
             leave()
 
@@ -84,6 +87,33 @@ async def adelivered(start: Start, wait: bool | float = True) -> AsyncGenerator[
             item = await items.get()
     finally:
         leave()
+
+
+class _Door:
+    """Where threads leave what an event loop is to do. The loop is woken once for all that is there when it comes."""
+
+    def __init__(self) -> None:
+        self._brought = deque[Callable[[], None]]()
+        self._woken = False
+
+    def bring(self, loop: asyncio.AbstractEventLoop, due: Callable[[], None]) -> None:
+        """Have something done in the loop; any thread may. Raises RuntimeError where the loop is closed."""
+        self._brought.append(due)
+        if not self._woken:
+            self._woken = True  # before the loop can look
+            try:
+                loop.call_soon_threadsafe(self._take)
+            except RuntimeError:
+                self._woken = False
+                raise
+
+    def _take(self) -> None:
+        self._woken = False  # before it looks: what comes from now on wakes the loop again
+        while self._brought:
+            self._brought.popleft()()
+
+
+_DOORS = weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Door]()
 
 
 def together(starts: Sequence[Start], most: int) -> Start:
