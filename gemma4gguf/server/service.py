@@ -10,6 +10,7 @@ import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import anyio
@@ -145,8 +146,8 @@ class Service:
                 with self._cuttable(deadline) as scope:
                     new = [await anext(pieces)]
                 if scope.cancelled_caught:
-                    cut = [_cut_short(model, chunks, readings) for chunks in open_answers.values()]
-                    new = list(zip(open_answers, cut, strict=True))
+                    cut = partial(_cut_short, model, readings=readings)
+                    new = [(n, await anyio.to_thread.run_sync(cut, made)) for n, made in open_answers.items()]
                 if not begun:
                     yield readings[0] if readings else Reading(0, 0)
                 begun = True
