@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""`gemma4gguf serve` beside llama-server on parts cut from the same bundle: chats of five turns, at 1, 2 and 4 clients.
+"""`gemma4gguf serve` beside llama-server on parts cut from the same bundle: chats of five turns, by 1, 2 and 4 clients.
 
-    benchmarks/serve.py BUNDLE [--peers FOLDER] [--threads N] [--rounds 3] [--tokens 64] [--text 400]
+    benchmarks/serve.py BUNDLE [--peers FOLDER] [--threads N] [--clients 1 2 4] [--rounds 3] [--tokens 64]
+        [--text 400]
 
 FOLDER is what scripts/peers prints. Both are asked over HTTP by the same client, one server after the other. Every
 answer is one letter again and again, by a bias on its token, so that both write the same number of tokens. For the
@@ -75,7 +76,7 @@ def measured(command: Sequence[object], given: argparse.Namespace, letter: int, 
     """By clients and by turn, the median of the rounds."""
     found: dict[str, Any] = {}
     with serve(command, log) as address:
-        for clients in CLIENTS:
+        for clients in given.clients:
             rounds = [chats(address, clients, number, given, letter) for number in range(given.rounds)]
             for name, at in SHOWN.items():
                 keys = ("first_s", "tokens_s")
@@ -89,6 +90,7 @@ def main() -> None:
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--peers", type=Path, help="what scripts/peers prints")
     parser.add_argument("--threads", type=int, default=physical_cores())
+    parser.add_argument("--clients", type=int, nargs="+", default=CLIENTS, help="how many ask at once [1 2 4]")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=64, help="of each answer [64]")
     parser.add_argument("--text", type=int, default=400, help="words of each first question [400]")
