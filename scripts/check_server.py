@@ -4,7 +4,9 @@
 soak: clients ask for some time, a third of them leave in the middle, then the engine is killed, then SIGTERM comes.
 hostile: the requests of tests/support/hostile.py under strace: what was opened and connected to, and how
     much memory it took.
-schema: schemathesis on /openapi.json.
+schema: schemathesis on /openapi.json; its program must be found: `pip install schemathesis`.
+
+With --log what was found is added to docs/serving.log.
 """
 
 from __future__ import annotations
@@ -23,19 +25,24 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-from tests.support.hostile import UNFINISHED, requests, send
-from tests.support.serving import DEMO, encoded
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from tests.support.hostile import UNFINISHED, requests, send  # noqa: E402
+from tests.support.serving import DEMO, encoded  # noqa: E402
 
 CHAT = "/v1/chat/completions"
 PICTURE = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{encoded(DEMO / 'digits.png')}"}}
 CLIP = {"type": "input_audio", "input_audio": {"data": encoded(DEMO / "number.wav"), "format": "wav"}}
 ENDLESS = {str(token): -100 for token in range(1, 120)}  # bans the end tokens, among others
+LOG = ROOT / "docs" / "serving.log"
+REQUESTS = re.compile(r'^gemma4gguf_requests_total\{.*status="(\d+)"\} (\d+)$', re.MULTILINE)
 NEVER_OPENED = re.compile(r'"(/etc/passwd|/etc/shadow|/dev/zero|/proc/self/environ|.*win\.ini|.*id_rsa)"')
 
 
@@ -70,6 +77,15 @@ class Server:
         """The engine's process; None while there is none."""
         below = [pid for pid in self.tree() if pid != self.pid and "isolated" in _read(Path(f"/proc/{pid}/cmdline"))]
         return below[0] if below else None
+
+
+def _told(args: argparse.Namespace, line: str) -> None:
+    """Print a line about what was found, and keep it where that is asked for."""
+    line = f"{args.check}: {line}"
+    print(line, flush=True)
+    if args.log:
+        with LOG.open("a", encoding="utf-8") as file:
+            print(f"{datetime.now(timezone.utc):%Y-%m-%d} {line} commit={args.commit}", file=file)
 
 
 def _read(path: Path) -> str:
@@ -126,21 +142,20 @@ def soak(bundle: Path, args: argparse.Namespace) -> bool:
         time.sleep(1)
         half = memory[len(memory) // 2 :]
         growth, left = max(half) - half[0], running.sockets() - idle
-        print(dict(found), flush=True)
-        print(
-            f"memory of its own in the second half: {half[0]:.1f} MB at first, {growth:+.1f} MB at most; "
-            f"{left} sockets left",
-            flush=True,
-        )
-        survived = sum(_kill(running, signal.SIGKILL if i % 2 else signal.SIGABRT) for i in range(args.kills))
-        print(f"the engine killed {args.kills} times in the middle: the next question worked {survived} times")
+        answers = ", ".join(f"{kind}: {n}" for kind, n in found.most_common())
+        _told(args, f"{args.clients} clients for {args.seconds:g} s: {answers}")
+        memory_said = f"{half[0]:.1f} MB of its own at half time, {growth:+.1f} MB at most from then on"
+        _told(args, f"{memory_said}; {left} sockets left")
+        waits = [_kill(running, signal.SIGKILL if i % 2 else signal.SIGABRT) for i in range(args.kills)]
+        survived = [wait for wait in waits if wait is not None]
+        slowest = f"within {max(survived, default=0):.1f} s"
+        _told(args, f"engine killed {args.kills} times in an answer: {len(survived)} next questions worked, {slowest}")
         ended = _sigterm(running)
-        print(
-            f"SIGTERM in the middle: {ended} of 4 streams had their last event, exit status {running.process.wait(60)}"
-        )
+        status = running.process.wait(60)
+        _told(args, f"SIGTERM in the middle: {ended} of 4 streams had their last event; exit status {status}")
     bad = {kind: n for kind, n in found.items() if kind not in ("right", "left", "429")}
-    good = not bad and growth < 20 and left <= 0 and survived == args.kills and ended == 4
-    return good and running.process.returncode == 0
+    good = not bad and growth < 20 and left <= 0 and len(survived) == args.kills and ended == 4
+    return good and status == 0
 
 
 def _client(url: str, seed: int, until: float, found: Counter[str]) -> None:
@@ -182,8 +197,8 @@ def _ask(client: httpx.Client, choose: random.Random) -> str:
     return "right" if said == wanted else f"wrong: {said!r}, not {wanted!r}"
 
 
-def _kill(running: Server, number: int) -> bool:
-    """Kill the engine in the middle of an answer; whether that ends with an error, and the next question works."""
+def _kill(running: Server, number: int) -> float | None:
+    """Kill the engine in the middle of an answer. Seconds of the next question; None where either goes wrong."""
     endless = {"messages": [{"role": "user", "content": "Hi"}], "stream": True, "logit_bias": ENDLESS}
     with httpx.Client(base_url=running.url, timeout=120) as client:
         with client.stream("POST", CHAT, json=endless) as reply:
@@ -192,7 +207,8 @@ def _kill(running: Server, number: int) -> bool:
             if engine := running.engine():
                 os.kill(engine, number)
             ended = any('"error"' in line for line in lines)
-        return ended and _ask_plainly(client)
+        begun = time.monotonic()
+        return time.monotonic() - begun if ended and _ask_plainly(client) else None
 
 
 def _ask_plainly(client: httpx.Client) -> bool:
@@ -243,24 +259,32 @@ def hostile(bundle: Path, args: argparse.Namespace) -> bool:
     opened = NEVER_OPENED.findall(calls)
     connected = [line for line in calls.splitlines() if "connect(" in line and "AF_INET" in line]
     statuses = ", ".join(f"{status or 'closed'}: {n}" for status, n in sorted(found.items(), key=str))
-    print(f"{found.total()} requests, by status: {statuses}; a question afterwards works: {works}")
-    print(
-        f"opened what a request named: {len(opened)}; connected: {len(connected)}; "
-        f"memory {most - before:+.0f} MB at most"
-    )
+    _told(args, f"{found.total()} requests, by status: {statuses}; a question afterwards works: {works}")
+    reached = f"opened what a request named: {len(opened)}; connected: {len(connected)}"
+    _told(args, f"{reached}; memory {most - before:+.0f} MB at most")
     return works and not opened and not connected and most - before < 500 and not any((s or 0) >= 500 for s in found)
 
 
 def schema(bundle: Path, args: argparse.Namespace) -> bool:
-    with server(bundle, "--context", "512", "--parallel", "4", "--max-answer", "4", "--queue", "64") as running:
+    with (
+        server(bundle, "--context", "512", "--parallel", "4", "--max-answer", "4", "--queue", "64") as running,
+        httpx.Client(base_url=running.url, timeout=120) as client,
+        tempfile.TemporaryDirectory() as folder,
+    ):
+        operations = [one for path in client.get("/openapi.json").json()["paths"].values() for one in path.values()]
+        varied = sum("requestBody" in one or "parameters" in one for one in operations)  # the others take one example
         checks = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
-        examples = str(max(1, args.examples // 10))  # of each of ten operations
-        command = [sys.executable, "-m", "schemathesis.cli", "run", f"{running.url}/openapi.json", "-c", checks]
-        command += ["-n", examples, "--phases", "examples,coverage,fuzzing", "--workers", "2"]
-        with tempfile.TemporaryDirectory() as folder:
-            done = subprocess.run(command, cwd=folder)
-        with httpx.Client(base_url=running.url, timeout=120) as client:
-            return done.returncode == 0 and client.get("/health").status_code == 200
+        command = ["schemathesis", "run", f"{running.url}/openapi.json", "-c", checks, "-n"]
+        command += [str(-(-args.examples // varied)), "--phases", "examples,coverage,fuzzing", "--workers", "2"]
+        done = subprocess.run(command, cwd=folder)
+        counted = REQUESTS.findall(client.get("/metrics").text)
+    found = Counter[str]()
+    for status, n in counted:
+        found[status] += int(n)
+    statuses = ", ".join(f"{status}: {n}" for status, n in sorted(found.items()))
+    _told(args, f"{found.total()} requests to {len(operations)} operations, by status: {statuses}")
+    _told(args, f"schemathesis ended with status {done.returncode}")
+    return done.returncode == 0 and not any(status >= "500" for status in found)
 
 
 def main() -> None:
@@ -271,7 +295,10 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=50, help="of soak [50]")
     parser.add_argument("--kills", type=int, default=20, help="of the engine, in soak [20]")
     parser.add_argument("--examples", type=int, default=5000, help="of schema, in all [5000]")
+    parser.add_argument("--log", action="store_true", help=f"add what was found to {LOG.relative_to(ROOT)}")
     args = parser.parse_args()
+    git = ("git", "-C", str(ROOT), "describe", "--always", "--dirty")
+    args.commit = subprocess.run(git, capture_output=True, text=True).stdout.strip() or "unknown"  # the code that runs
     checks = {"soak": soak, "hostile": hostile, "schema": schema}
     sys.exit(not checks[args.check](args.bundle, args))
 
