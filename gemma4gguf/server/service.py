@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
-from contextlib import aclosing, asynccontextmanager, contextmanager
-from dataclasses import dataclass
-from functools import partial
-from typing import TypeVar
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import TypeAlias, TypeVar
 
 import anyio
 
@@ -26,6 +25,8 @@ RETRY_AFTER_S = 5
 KEEP_FOREVER = float("inf")
 MOST_AT_ONCE = 2  # bodies that are taken apart: a large one takes several times its size for a moment
 T = TypeVar("T")
+Made: TypeAlias = tuple[int, Chunk]  # the number of an answer, and what is new in it
+Coming: TypeAlias = "Made | Exception | None"
 
 
 @dataclass
@@ -55,7 +56,7 @@ class Service:
         self._places, self._idle_s = parallel + limits.queue, idle_s
         self._model: Gemma4 | None = None
         self._opening = threading.Lock()
-        self._scopes: set[anyio.CancelScope] = set()  # of what is being waited for, to be cut off
+        self._open_streams: set[asyncio.Queue[Coming]] = set()  # to be cut off at the end
         self._unloading: asyncio.TimerHandle | None = None
         self._apart = asyncio.Semaphore(MOST_AT_ONCE)
         self.live = 0
@@ -128,7 +129,7 @@ class Service:
 
     async def answer(self, request: Request) -> AsyncGenerator[Item, None]:
         """The answers' pieces, up to the time limit or the server's end: then each ends with what there is of it."""
-        deadline = anyio.current_time() + self._limits.seconds
+        until = asyncio.get_running_loop().time() + self._limits.seconds
         model = await anyio.to_thread.run_sync(self.model)
         readings: list[Reading] = []
         open_answers: dict[int, list[Chunk]] = {number: [] for number in range(request.n)}
@@ -141,13 +142,12 @@ class Service:
             **request.options,
         )
         begun = False
-        async with aclosing(stream) as pieces:
+        async with self._made(stream, until) as made:
             while open_answers:
-                with self._cuttable(deadline) as scope:
-                    new = [await anext(pieces)]
-                if scope.cancelled_caught:
-                    cut = partial(_cut_short, model, readings=readings)
-                    new = [(n, await anyio.to_thread.run_sync(cut, made)) for n, made in open_answers.items()]
+                item = await made.get()
+                if isinstance(item, Exception):
+                    raise item
+                new = [item] if item else await anyio.to_thread.run_sync(_cut_short, model, open_answers, readings)
                 if not begun:
                     yield readings[0] if readings else Reading(0, 0)
                 begun = True
@@ -158,34 +158,53 @@ class Service:
                         self.metrics.answered(chunk.result)
                     yield Piece.of(number, chunk)
 
-    @contextmanager
-    def _cuttable(self, deadline: float) -> Iterator[anyio.CancelScope]:
-        with anyio.CancelScope(deadline=deadline) as scope:
-            self._scopes.add(scope)
-            if self._ended:
-                scope.cancel()
+    @asynccontextmanager
+    async def _made(self, stream: AsyncGenerator[Made, None], until: float) -> AsyncIterator[asyncio.Queue[Coming]]:
+        """What a stream makes while the block runs, and its error; None where the time is over or the server ends."""
+        made = asyncio.Queue[Coming]()
+
+        async def make() -> None:
             try:
-                yield scope
-            finally:
-                self._scopes.discard(scope)
+                async with aclosing(stream):
+                    async for item in stream:
+                        made.put_nowait(item)
+            except Exception as error:
+                made.put_nowait(error)
+
+        making = asyncio.create_task(make())
+        over = asyncio.get_running_loop().call_at(until, made.put_nowait, None)
+        self._open_streams.add(made)
+        if self._ended:
+            made.put_nowait(None)
+        try:
+            yield made
+        finally:
+            self._open_streams.discard(made)
+            over.cancel()
+            making.cancel()
+            await asyncio.wait([making])
 
     def end(self) -> None:
         """Cut off every answer, and begin none."""
         self._ended = True
-        for scope in self._scopes:
-            scope.cancel()
+        for made in self._open_streams:
+            made.put_nowait(None)
 
 
-def _cut_short(model: Gemma4, chunks: Sequence[Chunk], readings: Sequence[Reading]) -> Chunk:
-    """The last chunk of an answer that was cut off: what there is of it, as if it had reached its longest."""
-    text, thought = ("".join(getattr(chunk, name) for chunk in chunks) for name in ("text", "thought"))
+def _cut_short(model: Gemma4, answers: Mapping[int, Sequence[Chunk]], readings: Sequence[Reading]) -> list[Made]:
+    """The last chunks of answers that were cut off: what there is of each, as if it had reached its longest."""
     prompt, reused = (readings[0].total, readings[0].done) if readings else (0, 0)
+    return [(number, _last(model, chunks, Tokens(prompt, 0, 0, reused=reused))) for number, chunks in answers.items()]
+
+
+def _last(model: Gemma4, chunks: Sequence[Chunk], tokens: Tokens) -> Chunk:
+    text, thought = ("".join(getattr(chunk, name) for chunk in chunks) for name in ("text", "thought"))
     result = Result(
         text=text,
         thought=thought,
         tool_calls=tuple(call for chunk in chunks for call in chunk.tool_calls),
         finish_reason="length",
-        tokens=Tokens(prompt, 0, 0, reused=reused, completion=len(model.tokenize(thought + text))),
+        tokens=replace(tokens, completion=len(model.tokenize(thought + text))),
         timings=Timings(),
         seed=0,
     )
