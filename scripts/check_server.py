@@ -163,7 +163,9 @@ def _client(url: str, seed: int, until: float, found: Counter[str]) -> None:
     with httpx.Client(base_url=url, timeout=600) as client:
         while time.monotonic() < until:
             try:
-                found[_ask(client, choose)] += 1
+                told = _ask(client, choose)
+                found[told] += 1
+                time.sleep(choose.random() * 2 if told == "429" else 0)
             except Exception as error:
                 found[f"{type(error).__name__}: {error}"[:80]] += 1
 
