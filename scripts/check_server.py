@@ -53,17 +53,8 @@ class Server:
         self.process, self.url, self.port = process, url, int(url.rpartition(":")[2])
         self.pid = process.pid
 
-    def tree(self) -> list[int]:
-        """The server's process and all below it."""
-        found, new = [], [self.pid]
-        while new:
-            found += new
-            new = [int(c) for pid in new for task in Path(f"/proc/{pid}/task").glob("*/children")
-                   for c in _read(task).split()]  # fmt: skip
-        return found
-
     def megabytes(self) -> float:
-        pages = (_read(Path(f"/proc/{pid}/statm")).split() for pid in self.tree())
+        pages = (_read(Path(f"/proc/{pid}/statm")).split() for pid in _below(self.pid))
         return sum(int(p[1]) - int(p[2]) for p in pages if p) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
     def sockets(self) -> int:
@@ -75,8 +66,20 @@ class Server:
 
     def engine(self) -> int | None:
         """The engine's process; None while there is none."""
-        below = [pid for pid in self.tree() if pid != self.pid and "isolated" in _read(Path(f"/proc/{pid}/cmdline"))]
+        below = [
+            pid for pid in _below(self.pid) if pid != self.pid and "isolated" in _read(Path(f"/proc/{pid}/cmdline"))
+        ]
         return below[0] if below else None
+
+
+def _below(pid: int) -> list[int]:
+    """A process and all that it and they have started."""
+    found, new = list[int](), [pid]
+    while new:
+        found += new
+        new = [int(c) for pid in new for task in Path(f"/proc/{pid}/task").glob("*/children")
+               for c in _read(task).split()]  # fmt: skip
+    return found
 
 
 def _told(args: argparse.Namespace, line: str) -> None:
@@ -97,8 +100,9 @@ def _read(path: Path) -> str:
 
 @contextmanager
 def server(bundle: Path, *options: str, under: tuple[str, ...] = ()) -> Iterator[Server]:
-    """A server in a process of its own."""
-    command = [*under, sys.executable, "-m", "gemma4gguf", "serve", str(bundle), "--port", "0", *options]
+    """A server in a process of its own. One thread: where other work runs, several wait for each other for seconds."""
+    command = [*under, sys.executable, "-m", "gemma4gguf", "serve", str(bundle), "--port", "0"]
+    command += ["--threads", "1", *options]
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(command, stderr=log, text=True)
         try:
@@ -107,12 +111,14 @@ def server(bundle: Path, *options: str, under: tuple[str, ...] = ()) -> Iterator
                 time.sleep(0.1)
             running = Server(process, found[0])
             if under:
-                running.pid = next(pid for pid in running.tree() if pid != process.pid)
+                running.pid = next(pid for pid in _below(process.pid) if pid != process.pid)
             yield running
             said = _logged(log)
             assert "Traceback" not in said, said[-3000:]
         finally:
-            process.kill()
+            for pid in reversed(_below(process.pid)):  # strace leaves what it follows
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
             process.wait()
 
 
