@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import aclosing
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from gemma4gguf import BusyError, Chunk, Gemma4, InputError, Message
-from gemma4gguf.runtime.delivery import adelivered
+from gemma4gguf.runtime.delivery import Admitted, Put, adelivered
 from gemma4gguf.runtime.session import Session, Span, Work
 from tests.support.endless import Endless
 
@@ -270,3 +270,24 @@ def test_an_async_question_that_is_left_leaves_the_conversation_as_it_was(model:
         assert len(chat.messages) == 2
 
     run(main())
+
+
+def test_what_many_threads_bring_arrives_whole_and_in_order() -> None:
+    """However the loop's wakings fall: it is woken once for all that is there."""
+
+    def start(put: Put) -> Callable[[], None]:
+        def make() -> None:
+            for item in (Admitted(), *range(2000), None):
+                put(item)
+
+        maker = threading.Thread(target=make)
+        maker.start()
+        return maker.join
+
+    async def taken() -> list[int]:
+        return [item async for item in adelivered(start)]
+
+    async def all_of_them() -> list[list[int]]:
+        return await asyncio.gather(*(taken() for _ in range(4)))
+
+    assert run(all_of_them()) == [list(range(2000))] * 4

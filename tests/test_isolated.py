@@ -207,6 +207,26 @@ def test_it_ends_with_whoever_asked(tiny_bundle: Path) -> None:
     raise AssertionError("the engine's process is still there")
 
 
+def test_messages_of_many_threads_arrive_whole_and_in_order() -> None:
+    (reading, back), (forth, writing) = os.pipe(), os.pipe()
+    wire, other = Wire(reading, writing, trusting=False), Wire(forth, back, trusting=False)
+    sizes = [0, 1, 5_000, 70_000, 3_000_000, 2] * 5  # less and more than a pipe holds, and than is written at once
+
+    def send(name: str) -> None:
+        for at, size in enumerate(sizes):
+            wire.send(name, at, bytes(size))
+
+    with ThreadPoolExecutor(4) as pool:
+        pool.map(send, "abcd")
+        found = [other.receive() for _ in range(4 * len(sizes))]
+    for name in "abcd":
+        assert [(at, len(data)) for sender, at, data in found if sender == name] == list(enumerate(sizes))
+    wire.close()
+    with pytest.raises(EOFError):
+        other.receive()
+    other.close()
+
+
 def test_what_an_engine_sends_is_not_believed() -> None:
     reading, writing = os.pipe()
     wire, other = Wire(reading, os.dup(writing), trusting=False), Wire(os.dup(reading), writing, trusting=True)
