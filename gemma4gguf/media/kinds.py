@@ -6,9 +6,20 @@ Bytes come in; a kind goes out, or a clause for an error message. This module op
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 HEAD_BYTES = 1024  # of a file, enough for every pattern
+# How the names of files end that are looked for in a folder or in a line of text. What a file is, its bytes say.
+ENDINGS: Mapping[str, Literal["image", "audio", "video"]] = {
+    **dict.fromkeys(
+        (".avif", ".bmp", ".gif", ".heic", ".heif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"), "image"
+    ),
+    **dict.fromkeys(
+        (".aac", ".aif", ".aiff", ".amr", ".flac", ".m4a", ".mp3", ".ogg", ".opus", ".wav", ".wma"), "audio"
+    ),
+    **dict.fromkeys((".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm"), "video"),
+}
 EXTRA = "pip install 'gemma4gguf[media]'"
 
 _NO_SOUND = "it has no sound"

@@ -13,12 +13,9 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from ...arguments import local_path
+from ...media.kinds import ENDINGS
 from .conversation import Kind
 
-SUFFIXES: dict[Kind, tuple[str, ...]] = {
-    "image": (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"),
-    "audio": (".wav", ".flac", ".mp3", ".ogg", ".opus", ".aif", ".aiff"),
-}
 ESCAPES = os.name != "nt"  # on Windows a backslash is part of a path
 _WORD = re.compile(r"'[^']+'|\"[^\"]+\"|(?:\\.|[^\s\\])+" if ESCAPES else r"\"[^\"]+\"|\S+")
 
@@ -59,10 +56,10 @@ def without(line: str, found: Mention) -> str:
 
 def _mention(word: str) -> Mention | None:
     path = as_path(word)
-    for kind, suffixes in SUFFIXES.items():
-        if path.suffix.lower() in suffixes and _exists(path) and path.is_file():
-            return Mention(word, path, kind)
-    return None
+    kind = ENDINGS.get(path.suffix.lower())
+    if kind is None or kind == "video" or not _exists(path) or not path.is_file():
+        return None
+    return Mention(word, path, kind)
 
 
 def _exists(path: Path) -> bool:
