@@ -97,6 +97,8 @@ def request(body: ChatCompletion) -> Request:
     options, fields = chosen(body, OPTIONS)
     if body.logit_bias:
         options["logit_bias"] = {_token(name): bias for name, bias in body.logit_bias.items()}
+    if options.get("top_k") == -1:  # vLLM's word for all of them
+        options["top_k"] = 0
     template = body.chat_template_kwargs
     return Request(
         messages=body.messages,

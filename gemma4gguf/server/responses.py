@@ -374,7 +374,7 @@ def _usage(result: Result) -> Json:
     n = result.tokens
     return {
         "input_tokens": n.prompt,
-        "input_tokens_details": {"cached_tokens": n.reused},
+        "input_tokens_details": {"cached_tokens": n.reused, "cache_write_tokens": 0},
         "output_tokens": n.completion,
         "output_tokens_details": {"reasoning_tokens": 0},
         "total_tokens": n.prompt + n.completion,

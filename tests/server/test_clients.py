@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from click.testing import CliRunner
 
-from tests.support.serving import DEMO, WEATHER, Serving
+from tests.support.serving import DEMO, WEATHER, Serving, serving
 
 QUESTION = "What is 47 + 38?"
 
@@ -33,6 +35,25 @@ def test_litellm(server: Serving, litellm: Any, route: str) -> None:
     reply = litellm.completion(messages=weather, tools=[{"type": "function", "function": WEATHER}], **how)
     (call,) = reply.choices[0].message.tool_calls
     assert (call.function.name, "Oslo" in call.function.arguments) == ("get_weather", True)
+
+
+def test_litellm_in_front_of_two_servers(server: Serving, tiny_bundle: Path, litellm: Any) -> None:
+    """Its router shares questions out, and goes on with one server when the other has ended."""
+    asked = {"model": "gemma", "messages": [{"role": "user", "content": QUESTION}], "temperature": 0, "max_tokens": 32}
+
+    def answered(running: Serving) -> int:
+        counters = httpx.get(f"{running.url}/metrics").text
+        return int(counters.partition("\ngemma4gguf_answers_total ")[2].split()[0])
+
+    before = answered(server)
+    with serving(tiny_bundle) as second:
+        both = [{"model": "openai/tiny", "api_base": f"{one.url}/v1", "api_key": "none"} for one in (server, second)]
+        router = litellm.Router([{"model_name": "gemma", "litellm_params": one} for one in both], num_retries=3)
+        random.seed(0)  # it chooses by chance
+        texts = [router.completion(**asked).choices[0].message.content for _ in range(8)]
+        assert min(answered(server) - before, answered(second)) > 0
+    texts += [router.completion(**asked).choices[0].message.content for _ in range(4)]
+    assert texts == ["47 + 38 = 85"] * 12
 
 
 def test_llm(server: Serving, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
