@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -23,11 +24,11 @@ from gemma4gguf.batch.journal import Answer, journal
 from gemma4gguf.batch.lines import entries
 from gemma4gguf.cli import cli, run
 from gemma4gguf.errors import InputError
+from tests.support.batches import OPENING, answers, batch, written
 from tests.support.serving import DEMO, Serving, encoded, serving
 
 PICTURE = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{encoded(DEMO / 'digits.png')}"}}
 GREEDY = {"temperature": 0, "max_tokens": 32}
-OPENING = ("--context", "2048", "--threads", "1", "--draft", "off")
 
 
 def question(number: int) -> dict[str, Any]:
@@ -54,32 +55,7 @@ def expected(tiny_bundle: Path) -> dict[str, str]:
 
 @pytest.fixture
 def file(tmp_path: Path) -> Callable[[Sequence[dict[str, Any]]], Path]:
-    def written(lines: Sequence[dict[str, Any]]) -> Path:
-        path = tmp_path / "in.jsonl"
-        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-        return path
-
-    return written
-
-
-def batch(*arguments: object) -> int:
-    return run(cli, ["batch", *map(str, arguments), *OPENING])
-
-
-def answers(path: Path) -> dict[str, str]:
-    """Texts by id; a doubled id fails."""
-    found: dict[str, str] = {}
-    for data in path.read_text().splitlines():
-        line = json.loads(data)
-        assert line["custom_id"] not in found
-        found[line["custom_id"]] = said(line["response"]["body"])
-    return found
-
-
-def said(body: dict[str, Any]) -> str:
-    if "choices" in body:
-        return str(body["choices"][0]["message"]["content"])
-    return "".join(part["text"] for item in body["output"] if item["type"] == "message" for part in item["content"])
+    return lambda lines: written(tmp_path / "in.jsonl", lines)
 
 
 def test_the_same_answers_as_alone(tiny_bundle: Path, tmp_path: Path, file: Any, asked: Any, expected: Any) -> None:
@@ -283,5 +259,17 @@ def test_nobody_answers(
     monkeypatch.setattr(running, "REST_S", 0.05)
     out = tmp_path / "out.jsonl"
     assert run(cli, ["batch", "tiny", str(file(asked)), str(out), "--servers", "http://127.0.0.1:9"]) == 1
-    assert "nobody has answered for 0.2 s (http://127.0.0.1:9)" in capsys.readouterr().err
+    assert "nobody has answered for 0.2 s (http://127.0.0.1:9: " in capsys.readouterr().err
     assert out.read_bytes() == b""
+
+
+def test_a_server_that_says_nothing(tmp_path: Path, file: Any, asked: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes connections and hangs: the limit ends that, and each line becomes an error."""
+    monkeypatch.setattr(running, "REST_S", 0.01)
+    out = tmp_path / "out.jsonl"
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        assert batch("tiny", file(asked[:3]), out, "--servers", address, "--timeout", 0.1) == 1
+    lines = [json.loads(data) for data in out.read_text().splitlines()]
+    assert {line["custom_id"] for line in lines} == {"q0", "q1", "q2"}
+    assert {line["error"]["message"] for line in lines} == {"no answer within 0.1 s"}

@@ -11,22 +11,17 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from ..errors import InputError
+from ..media.kinds import ENDINGS
 
 CHAT, RESPONSES = "/v1/chat/completions", "/v1/responses"
 LONGEST_LINE = 1 << 28  # bytes
 BEGINNING = 512  # characters of a body by which lines are put together
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".heif", ".avif")
-SOUNDS = (".wav", ".flac", ".ogg", ".mp3", ".m4a", ".aac", ".opus", ".aiff", ".aif", ".wma", ".amr")
-VIDEOS = (".mp4", ".mov", ".webm", ".mkv", ".avi", ".m4v")
-PARTS = {
-    **dict.fromkeys(PICTURES, "image_url"),
-    **dict.fromkeys(SOUNDS, "input_audio"),
-    **dict.fromkeys(VIDEOS, "video_url"),
-}
+PARTS = {"image": "image_url", "audio": "input_audio", "video": "video_url"}  # of a message, by what a file is
 Json: TypeAlias = dict[str, Any]
 
 
@@ -45,7 +40,10 @@ class Line:
 
 @dataclass(frozen=True)
 class Entry:
-    """A line that was seen. `read`: gives it; raises InputError where it is none. `beginning`: how its body begins."""
+    """A line that was seen: small, and another process can read it too, from the same path.
+
+    `read`: gives the line; raises InputError where it is none. `beginning`: how its body begins.
+    """
 
     custom_id: str
     digest: str
@@ -87,16 +85,16 @@ def _entry(path: Path, number: int, at: int, data: bytes) -> Entry:
         beginning = json.dumps(line.body.get("messages", line.body.get("input")))[:BEGINNING]
     except InputError:
         pass
+    return Entry(name, digest, beginning, partial(_read, path.absolute(), number, at, name))
 
-    def read() -> Line:
-        with open(path, "rb") as file:
-            file.seek(at)
-            try:
-                return _line(_object(file.readline(LONGEST_LINE + 1)), name)
-            except InputError as error:
-                raise InputError(f"line {number}: {error}") from None
 
-    return Entry(name, digest, beginning, read)
+def _read(path: Path, number: int, at: int, name: str) -> Line:
+    with open(path, "rb") as file:
+        file.seek(at)
+        try:
+            return _line(_object(file.readline(LONGEST_LINE + 1)), name)
+        except InputError as error:
+            raise InputError(f"line {number}: {error}") from None
 
 
 def _object(data: bytes) -> Json:
@@ -136,7 +134,7 @@ def folder_entries(folder: Path, glob: str | None, prompt: str, options: Json) -
 
 
 def _part_name(path: Path) -> str | None:
-    return PARTS.get(path.suffix.lower())
+    return PARTS.get(ENDINGS.get(path.suffix.lower(), ""))
 
 
 def _of_file(path: Path, folder: Path, prompt: str, options: Json) -> Entry:
@@ -147,7 +145,7 @@ def _of_file(path: Path, folder: Path, prompt: str, options: Json) -> Entry:
     text: Json = {"type": "text", "text": prompt}
     content = [text, medium] if kind == "input_audio" else [medium, text]  # the order that the model's card recommends
     line = Line(name, CHAT, {"messages": [{"role": "user", "content": content}], **options})
-    return Entry(name, line.digest, "", lambda: line)
+    return Entry(name, line.digest, "", partial(Line, line.custom_id, line.url, line.body))
 
 
 # ── files that bodies name ───────────────────────────────────────────────────────────────────────────────────────

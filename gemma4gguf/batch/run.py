@@ -10,14 +10,11 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeAlias
 
 from ..errors import InputError
-from ..server import openai
-from ..server.failure import RequestError
 from .journal import Answer, Journal
-from .lines import Entry, Line, with_files
+from .lines import Entry
 
 AHEAD = 64  # answers that may wait for one before them, where the order counts
 REST_S, LONGEST_REST_S = 0.5, 30.0
@@ -30,15 +27,15 @@ class AwayError(Exception):
     """Whoever was asked cannot be reached or has no time. `after`: seconds until it may be asked again, or None."""
 
     def __init__(self, message: str, after: float | None = None) -> None:
-        super().__init__(message)
-        self.after = after
+        super().__init__(message, after)  # what it is made of again in another process
+        self.message, self.after = message, after
 
 
 class FailedError(Exception):
     """Whoever was asked has failed at this line, and may not fail again. `answer`: what it said."""
 
     def __init__(self, answer: Answer) -> None:
-        super().__init__(str(answer.status))
+        super().__init__(answer)
         self.answer = answer
 
 
@@ -47,7 +44,7 @@ class Answerer:
     """One who answers a line at a time. `ask` raises AwayError and FailedError; `name` is for messages."""
 
     name: str
-    ask: Callable[[Line], Awaitable[Answer]]
+    ask: Callable[[Entry], Awaitable[Answer]]
 
 
 async def run(
@@ -55,16 +52,24 @@ async def run(
     answerers: Sequence[Answerer],
     journal: Journal,
     *,
-    files_from: Path | None = None,
     ordered: bool = False,
     tell: Tell = lambda journal: None,
 ) -> None:
     """Answer every entry that the journal lacks. Raises InputError where nobody can be reached for PATIENCE_S."""
     left: deque[tuple[Entry, int]] = deque((e, 0) for e in entries if e.custom_id not in journal.done)
-    under_way, away, changed = 0, set[str](), asyncio.Condition()
+    unanswered, under_way, away = len(left), 0, dict[str, str]()
+    changed, finished = asyncio.Condition(), asyncio.Event()
 
     def something_to_do() -> bool:
-        return not under_way or (bool(left) and (not ordered or journal.held < AHEAD))
+        return bool(left) and (not ordered or not under_way or journal.held < AHEAD)
+
+    def answered(entry: Entry, answer: Answer) -> None:
+        nonlocal unanswered
+        journal.add(entry, answer)
+        tell(journal)
+        unanswered -= 1
+        if not unanswered:
+            finished.set()
 
     async def work(answerer: Answerer) -> None:
         nonlocal under_way
@@ -72,61 +77,51 @@ async def run(
         while True:
             async with changed:
                 await changed.wait_for(something_to_do)
-                if not left:
-                    return
                 entry, tries = left.popleft()
                 under_way += 1
             pause = 0.0
             try:
-                answer = await _answer(answerer, entry, files_from)
-                journal.add(entry, answer)
+                answered(entry, await answerer.ask(entry))
                 rest = REST_S
-                away.discard(answerer.name)
-                tell(journal)
+                away.pop(answerer.name, None)
             except AwayError as error:
                 left.appendleft((entry, tries))
-                away.add(answerer.name)
+                away[answerer.name] = error.message
                 pause, rest = error.after or rest, min(2 * rest, LONGEST_REST_S)
             except FailedError as error:
-                if tries + 1 < MOST_TRIES:
-                    left.append((entry, tries + 1))
-                else:
-                    journal.add(entry, error.answer)
-                    tell(journal)
+                if tries + 1 == MOST_TRIES:
+                    answered(entry, error.answer)
+                else:  # perhaps another does better, after all others' turn where the order is free
+                    (left.appendleft if ordered else left.append)((entry, tries + 1))
             finally:
                 async with changed:
                     under_way -= 1
                     changed.notify_all()
             await asyncio.sleep(pause)
 
+    if not unanswered:
+        return
     names = {answerer.name for answerer in answerers}
-    watch = asyncio.ensure_future(_watch(lambda: away == names, names))
+    watch = asyncio.ensure_future(_watch(lambda: away if away.keys() == names else {}))
     everybody: asyncio.Future[Any] = asyncio.gather(*map(work, answerers))
+    end = asyncio.ensure_future(finished.wait())
     try:
-        await asyncio.wait([watch, everybody], return_when=asyncio.FIRST_COMPLETED)
-        (watch if watch.done() else everybody).result()
+        done, _ = await asyncio.wait([watch, everybody, end], return_when=asyncio.FIRST_COMPLETED)
+        done.pop().result()
     finally:
-        watch.cancel()
-        everybody.cancel()
-        await asyncio.gather(watch, everybody, return_exceptions=True)
+        for task in (watch, everybody, end):
+            task.cancel()
+        await asyncio.gather(watch, everybody, end, return_exceptions=True)
 
 
-async def _watch(nobody: Callable[[], bool], names: set[str]) -> None:
+async def _watch(away: Callable[[], dict[str, str]]) -> None:
     """Return never; raise InputError once nobody could be reached for too long."""
     loop = asyncio.get_running_loop()
     since = loop.time()
     while True:
         await asyncio.sleep(min(1.0, PATIENCE_S / 4))
-        since = since if nobody() else loop.time()
+        said = away()
+        since = since if said else loop.time()
         if loop.time() - since > PATIENCE_S:
-            raise InputError(f"servers: nobody has answered for {PATIENCE_S:g} s ({', '.join(sorted(names))})")
-
-
-async def _answer(answerer: Answerer, entry: Entry, files_from: Path | None) -> Answer:
-    try:
-        line = await asyncio.to_thread(entry.read)
-        body = await asyncio.to_thread(with_files, line.body, files_from)
-    except InputError as error:
-        failure = RequestError("invalid", str(error))
-        return Answer(failure.status, openai.failed(failure))
-    return await answerer.ask(Line(line.custom_id, line.url, body))
+            told = "; ".join(f"{name}: {said[name]}" for name in sorted(said))
+            raise InputError(f"nobody has answered for {PATIENCE_S:g} s ({told})")

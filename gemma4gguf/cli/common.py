@@ -37,7 +37,7 @@ def found(*parameters: str) -> Callable[[Function], Function]:
     def paths(given: Any) -> Any:
         if given is None:
             return None
-        return tuple(map(_model, given)) if isinstance(given, tuple) else _model(given)
+        return tuple(map(model_path, given)) if isinstance(given, tuple) else model_path(given)
 
     def decorate(function: Function) -> Function:
         @functools.wraps(function)
@@ -49,7 +49,8 @@ def found(*parameters: str) -> Callable[[Function], Function]:
     return decorate
 
 
-def _model(given: Path) -> Path:
+def model_path(given: Path) -> Path:
+    """The file that is meant by a path, a name or a Hub id. Raises InputError where there is none."""
     path = find_model(given)
     if (path / "config.json").is_file():
         raise InputError(f"{path}: is a checkpoint; `gemma4gguf convert {path}` makes a bundle of it")
