@@ -91,7 +91,9 @@ def made(work: Path, kinds: list[str], sample: int, *, weigh: bool, mix: bool) -
     if mix and weigh:
         found = read_sums(work / "media.gguf")
         values = found.matrix(work / "media.gguf").values
-        weights = sensitivity.measure(base, values, text=text, images=cards[:2], audio=clips[:2], threads=1)
+        weights = sensitivity.measure(
+            base, values, text=sums(0) + calibration.text(), images=cards[:2], audio=clips[:2], threads=1
+        )
         write_sums(work / "media.gguf", replace(found, weights=weights), force=True)
     files: dict[str, dict[str, Path]] = {}
     for kind in kinds:
