@@ -117,7 +117,7 @@ def _child(action: Callable[[], str], writer: int, log: Path, seconds: int) -> i
         resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
         resource.setrlimit(resource.RLIMIT_DATA, (DATA_BYTES, DATA_BYTES))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        signal.alarm(12 * seconds)  # asleep for ever is a hang too
+        signal.alarm(60 * seconds)  # asleep for ever is a hang too; on a busy machine most of it is waiting
         os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
         warnings.simplefilter("ignore")
         said = _said(action)

@@ -47,7 +47,7 @@ Case = Callable[[int, int], Found]
 def judged(what: str, outcome: forkserver.Outcome, usual: forkserver.Outcome) -> Found:
     """What became of a case, held against the bounds. `usual`: the outcome of one that nothing was changed in."""
     kind, bad, told = outcome.kind, not outcome.survived, outcome.detail
-    if kind == "refused" and ("\n" in told or len(told) > MESSAGE_CHARS):
+    if outcome.survived and ("\n" in told or len(told) > MESSAGE_CHARS):
         kind, bad = "rambling", True
     if outcome.memory > usual.memory + MEMORY_BYTES:
         kind, bad = "memory", True
@@ -122,7 +122,7 @@ def asked(held: Pieces, path: Path, draft: str, picture: bool) -> str:
         sees = picture and embedder is not None and embedder.metadata.get("clip.has_vision_encoder") is True
         images = [np.zeros((48, 96, 3), np.uint8)] if sees else []
         try:
-            return f"clean {model.generate('Hi', images=images, max_tokens=3, seed=1).text}"
+            return f"clean {model.generate('Hi', images=images, max_tokens=3, seed=1).text!r}"
         except Gemma4Error as error:
             sound = not faults(path)
             if isinstance(error, NativeError) or "values that are not finite" in str(error):
