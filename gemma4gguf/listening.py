@@ -64,6 +64,7 @@ class Ear:
         self._frames = 0  # of all windows
         self._in_chat, self._over = True, False
         self._place = model._hear(self._asked(_SILENCE), how) or self._apart()
+        self._places = [self._place]  # of all windows
         self._left = self._place.most
 
     @property
@@ -115,7 +116,8 @@ class Ear:
 
     def close(self) -> None:
         """Listen no more, and free the place."""
-        self._place.close()
+        for place in self._places:
+            place.close()
         self._writer.shutdown(cancel_futures=True)
 
     # ── windows ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -138,6 +140,7 @@ class Ear:
         end = np.concatenate(self._clip)[-OVERLAP:]
         self._write_down()
         self._place = self._apart()
+        self._places.append(self._place)
         self._clip, self._left = [], self._place.most
         self._hear(end)
 

@@ -226,11 +226,10 @@ class Engine:
         if begins > LATEST_SOUND or most < LEAST_FRAMES:
             return None
 
-        def after(frames: NDArray[np.float32], last: bytes | None) -> Span:
-            known = {} if last is None else {"after": last}
-            return heard(frames, self.weights.vocab, lambda: self.embedder, **known)
+        def sound(frames: NDArray[np.float32], after: bytes) -> Span:
+            return heard(frames, self.weights.vocab, lambda: self.embedder, after)
 
-        return Hearing(self.scheduler, before, after, most, dropped)
+        return Hearing(self.scheduler, before, sound, most, dropped)
 
     def evaluate(self, segments: Sequence[Segment]) -> Evaluation:
         """Ids and logits at every position of a prompt, in a cache of its own. Raises ContextError where it is full."""

@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from ..errors import InputError
 from ..media.audio import FRAME_SECONDS
 from .delivery import Admitted, Put
+from .prompt import BEFORE_SOUND
 from .scheduler import Scheduler
 from .session import Rest, Session, Span, Work
 
-PIECE = 4  # frames that are worth a call: processors compute four rows of many types in the time of one or two
+PIECE = 4  # frames that are worth a call: processors compute rows of many types by fours (docs/decisions.md)
 
 Begin = Callable[[Session], Iterator[Any]]
 
@@ -31,11 +32,11 @@ class Hearing:
         self,
         scheduler: Scheduler,
         before: Sequence[Span],
-        heard: Callable[[NDArray[np.float32], bytes | None], Span],
+        heard: Callable[[NDArray[np.float32], bytes], Span],
         most: int,
         dropped: int = 0,
     ) -> None:
-        """`heard`: makes a span of frames and the digest of what they follow. `most`: frames there is room for.
+        """`heard`: makes a span of frames and the digest of the one before them. `most`: frames there is room for.
         `dropped`: turns that were left out of what comes before.
         """
         self.most, self.dropped = most, dropped
@@ -45,7 +46,7 @@ class Hearing:
         self._answer: tuple[Begin, Put] | None = None
         self._failure: BaseException | None = None
         self._ended = False
-        self._wake, self.close = scheduler.hold(before, self._work, self._put)
+        self._wake, self._leave = scheduler.hold(before, self._work, self._put)
 
     @property
     def behind(self) -> float:
@@ -69,6 +70,14 @@ class Hearing:
         self._wake()
         return self.close
 
+    def close(self) -> None:
+        """Listen or answer no more. Whoever waits for the answer is told, also where there was no place yet."""
+        with self._changing:
+            self._ended, answer = True, self._answer
+        self._leave()
+        if answer:
+            answer[1](None)
+
     def _check(self) -> None:
         if self._failure:
             raise self._failure
@@ -79,7 +88,7 @@ class Hearing:
 
     def _work(self, session: Session) -> Iterator[Work | Rest | Any]:
         yield from session.feeding(self._before)
-        last: bytes | None = None
+        last = BEFORE_SOUND
         while True:
             with self._changing:
                 answer, frames = self._answer, self._waiting

@@ -28,6 +28,7 @@ from .session import Span
 
 BOS = "<bos>"
 PLACEHOLDERS = ("<|image|>", "<|audio|>", "<|video|>")
+BEFORE_SOUND = b"audio"  # what the digest of a clip's first frame begins with
 _SPECIAL = re.compile(f"(?={'|'.join(map(re.escape, SPECIAL_TOKENS))})")
 
 
@@ -140,8 +141,8 @@ def _medium(part: MediaSegment, vocab: Vocabulary, embedder: Callable[[], Embeds
     return Span((token_id(vocab, f"<|{kind}|>"),) * count, make, digest.digest(), causal=False, source=read)
 
 
-def heard(frames: NDArray[Any], vocab: Vocabulary, embedder: Callable[[], Embeds], after: bytes = b"audio") -> Span:
-    """A clip's frames float32 [n, 640] as a span, or those that follow the frame whose digest is `after`."""
+def heard(frames: NDArray[Any], vocab: Vocabulary, embedder: Callable[[], Embeds], after: bytes = BEFORE_SOUND) -> Span:
+    """Frames of sound float32 [n, 640] as a span. `after`: the digest of the frame before them."""
     each = []
     for row in np.ascontiguousarray(frames):
         after = hashlib.sha256(after + row.data).digest()
