@@ -59,12 +59,23 @@ def _told(value: object) -> str:
 
 
 @click.command(short_help="Show what this machine offers.")
+@click.argument("file", required=False, type=click.Path(path_type=Path))
 @common
-def doctor(as_json: bool) -> int:
-    """Show what this machine offers and what would stop gemma4gguf on it."""
-    from ..tools.doctor import examine
+@found("file")
+def doctor(file: Path | None, as_json: bool) -> int:
+    """Show what this machine offers and what would stop gemma4gguf on it.
+
+    With FILE, also whether that model is read fast enough to listen here.
+    """
+    from ..tools.doctor import Finding, examine
 
     findings = examine()
+    if file is not None:
+        from ..model import Gemma4
+        from ..tools.listening import reading_speed, verdict
+
+        with Gemma4(file, draft="off") as model:
+            findings.append(Finding("listening", verdict(reading_speed(model))))
     if as_json:
         print_json([asdict(finding) for finding in findings])
     else:

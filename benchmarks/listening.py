@@ -1,0 +1,73 @@
+#!/usr/bin/env python3
+"""From the end of speech to the first token: sound that was read while it was spoken, against the whole clip at once.
+
+benchmarks/listening.py BUNDLE [--seconds 2 5 10] [--rounds 3] [--threads N]
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from gemma4gguf import Gemma4
+from gemma4gguf.media.audio import SAMPLE_RATE
+from gemma4gguf.tools.listening import reading_speed, verdict
+
+
+def noise(seconds: float) -> NDArray[np.float32]:
+    return np.random.default_rng(0).normal(0, 0.1, int(seconds * SAMPLE_RATE)).astype(np.float32)
+
+
+def whole(model: Gemma4, seconds: float) -> float:
+    """Seconds to the first token where the clip is given when all of it was spoken."""
+    model.engine.scheduler.places.forget()
+    begun = time.perf_counter()
+    with closing(model.conversation().stream("Answer.", audio=[(noise(seconds), SAMPLE_RATE)], max_tokens=8)) as chunks:
+        next(chunks)
+        return time.perf_counter() - begun
+
+
+def heard(model: Gemma4, seconds: float) -> float:
+    """The same where it was read meanwhile: what was spoken is read when the clock starts."""
+    model.engine.scheduler.places.forget()
+    samples, frames = noise(seconds), int(seconds * 25)
+    with model.conversation().hear("Answer.") as ear:
+        for start in range(0, len(samples), SAMPLE_RATE // 10):
+            ear.feed(samples[start : start + SAMPLE_RATE // 10], SAMPLE_RATE)
+        while sum(not isinstance(key, int) for key in model.engine.session.held) < frames - 3:
+            time.sleep(0.001)
+        begun = time.perf_counter()
+        with closing(ear.stream(max_tokens=8)) as chunks:
+            next(chunks)
+            return time.perf_counter() - begun
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--seconds", type=float, nargs="+", default=[2, 5, 10], help="lengths of speech [2 5 10]")
+    parser.add_argument("--rounds", type=int, default=3, help="of which the median is told [3]")
+    parser.add_argument("--threads", type=int, help="[physical cores]")
+    asked = parser.parse_args()
+    with Gemma4(asked.bundle, context=2048, draft="off", threads=asked.threads) as model:
+        model.load()
+        print(verdict(reading_speed(model)))
+        print("| speech | whole clip, s | heard meanwhile, s | ratio |")
+        print("|---|---|---|---|")
+        for seconds in asked.seconds:
+            taken = [(whole(model, seconds), heard(model, seconds)) for _ in range(asked.rounds)]
+            slow, fast = (statistics.median(times) for times in zip(*taken, strict=True))
+            print(f"| {seconds:g} s | {slow:.2f} | {fast:.2f} | {fast / slow:.2f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
