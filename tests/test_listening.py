@@ -18,20 +18,21 @@ from gemma4gguf.runtime.fitting import LATEST_SOUND
 from tests.support.spoken import RATE, clips, is_said
 
 ASK = "What is said?"
+# So that it makes no difference in how many pieces a prompt is read (docs/decisions.md).
+EXACT: Any = {"kv_type": "f32", "flash_attention": "off", "draft": "off", "threads": 1}
 PIECES = {8000: 1000, 16000: 160, 44100: 37, 48000: 4800}  # rate in Hz -> samples that are fed at a time
 
 
 @pytest.fixture(scope="module")
 def model(tiny_bundle: Path) -> Iterator[Gemma4]:
-    with Gemma4(tiny_bundle, context=512, draft="off", threads=1) as opened:
+    with Gemma4(tiny_bundle, context=512, **EXACT) as opened:
         yield opened
 
 
 @pytest.fixture(scope="module")
 def exact(bundle: Path) -> Iterator[Gemma4]:
     """The stand-in in float32 throughout."""
-    options: dict[str, Any] = {"kv_type": "f32", "flash_attention": "off", "draft": "off"}
-    with Gemma4(bundle, context=512, threads=1, **options) as opened:
+    with Gemma4(bundle, context=512, **EXACT) as opened:
         yield opened
 
 
@@ -150,7 +151,7 @@ def test_a_turn_that_is_left_leaves_nothing(model: Gemma4) -> None:
 
 def test_a_listener_keeps_its_place_beside_others(tiny_bundle: Path) -> None:
     _, clip = clips()[0]
-    with Gemma4(tiny_bundle, context=512, draft="off", threads=1, parallel=2) as several:
+    with Gemma4(tiny_bundle, context=512, parallel=2, **EXACT) as several:
         alone = several.conversation().say(ASK, audio=[(clip, RATE)], temperature=0)
         several.engine.scheduler.places.forget()
         with several.conversation().hear(ASK) as ear:
@@ -181,7 +182,7 @@ def test_a_long_turn_is_written_down_window_by_window(model: Gemma4) -> None:
 
 def test_a_late_turn_is_written_down(tiny_bundle: Path) -> None:
     _, clip = clips()[0]
-    with Gemma4(tiny_bundle, context=1024, draft="off", threads=1) as model:
+    with Gemma4(tiny_bundle, context=1024, **EXACT) as model:
         chat = model.conversation(system="Be brief. " * (LATEST_SOUND // 2))
         with chat.hear("Hm?", transcript_prompt=ASK) as ear:
             ear.feed(clip, RATE)
@@ -206,18 +207,17 @@ def test_what_cannot_be_heard(model: Gemma4, tiny_bundle: Path) -> None:
         ear.end()
         with pytest.raises(InputError, match="this turn is over"):
             ear.feed(noise(1, RATE), RATE)
-    how: dict[str, Any] = {"draft": "off", "threads": 1}
-    with Gemma4(tiny_bundle, context=32, **how) as small, pytest.raises(ContextError, match="no room to listen"):
+    with Gemma4(tiny_bundle, context=32, **EXACT) as small, pytest.raises(ContextError, match="no room to listen"):
         small.conversation().hear()
     with (
-        Gemma4(tiny_bundle, context=512, isolate=True, **how) as apart,
+        Gemma4(tiny_bundle, context=512, isolate=True, **EXACT) as apart,
         pytest.raises(InputError, match="open it without"),
     ):
         apart.conversation().hear()
 
 
 def test_a_model_that_is_closed_says_so_to_who_listens(tiny_bundle: Path) -> None:
-    with Gemma4(tiny_bundle, context=512, draft="off", threads=1) as model:
+    with Gemma4(tiny_bundle, context=512, **EXACT) as model:
         ear = model.conversation().hear(ASK)
         ear.feed(noise(1, RATE), RATE)
     with pytest.raises(InputError, match="closed"):
