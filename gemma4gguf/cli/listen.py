@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 @click.option("--file", "sound", metavar="SOUND", help="A sound file, at the pace of a microphone [the microphone].")
 @click.option("--fast", is_flag=True, help="The sound file as fast as it can be read; no answer is spoken into.")
 @click.option("--key", is_flag=True, help="Enter ends a turn, and begins the next [pauses in speech].")
+@click.option("-p", "--prompt", metavar="TEXT", default="", help="Told before the sound of every turn.")
 @click.option("--system", metavar="TEXT", help="What the model is told first.")
 @click.option("--thinking", is_flag=True, help="Let it think first; the thought goes to standard error.")
 @click.option("--transcript-prompt", metavar="TEXT", help="Asks for what was heard where it goes on as text.")
@@ -41,6 +42,7 @@ def listen(
     sound: str | None,
     fast: bool,
     key: bool,
+    prompt: str,
     system: str | None,
     thinking: bool,
     transcript_prompt: str | None,
@@ -79,7 +81,16 @@ def listen(
             note(verdict(speed))
         chat = model.conversation(system=system, thinking=thinking)
         options = cast(GenerateOptions, answering)
-        talk(chat, turns, teller.heard, teller.said, options=options, transcript_prompt=transcript_prompt, patient=fast)
+        talk(
+            chat,
+            turns,
+            teller.heard,
+            teller.said,
+            options=options,
+            text=prompt,
+            transcript_prompt=transcript_prompt,
+            patient=fast,
+        )
     if as_json:
         print_json({"positions_a_second": round(speed, 1), "needed": NEEDED, "turns": teller.turns})
 

@@ -131,13 +131,14 @@ def talk(
     said: Said,
     *,
     options: GenerateOptions,
+    text: str = "",
     transcript_prompt: str | None = None,
     patient: bool = False,
 ) -> None:
     """Answer turn after turn: sound as it comes, and None where a turn ends (see `speech.spoken`).
 
-    Sound that comes during an answer stops it; `patient`: it is not looked at before the answer has ended, as where a
-    file is read faster than it was spoken. `said` is called in another thread.
+    `text`: told before the sound of each. Sound that comes during an answer stops it; `patient`: it is not looked at
+    before the answer has ended, as where a file is read faster than it was spoken. `said` is called in another thread.
     """
     ear: Ear | None = None
     answer: Answering | None = None
@@ -153,7 +154,7 @@ def talk(
                 if ear is None:
                     if answer:
                         answer.stop()
-                    ear = chat.hear(transcript_prompt=transcript_prompt)
+                    ear = chat.hear(text, transcript_prompt=transcript_prompt)
                 ear.feed(sound, SAMPLE_RATE)
                 heard(ear)
             if answer:
