@@ -10,7 +10,6 @@ import argparse
 import statistics
 import sys
 import time
-from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -31,9 +30,8 @@ def whole(model: Gemma4, seconds: float) -> float:
     """Seconds to the first token where the clip is given when all of it was spoken."""
     model.engine.scheduler.places.forget()
     begun = time.perf_counter()
-    with closing(model.conversation().stream("Answer.", audio=[(noise(seconds), SAMPLE_RATE)], max_tokens=8)) as chunks:
-        next(chunks)
-        return time.perf_counter() - begun
+    model.conversation().say("Answer.", audio=[(noise(seconds), SAMPLE_RATE)], max_tokens=1)
+    return time.perf_counter() - begun
 
 
 def heard(model: Gemma4, seconds: float) -> float:
@@ -46,9 +44,8 @@ def heard(model: Gemma4, seconds: float) -> float:
         while sum(not isinstance(key, int) for key in model.engine.session.held) < frames - 3:
             time.sleep(0.001)
         begun = time.perf_counter()
-        with closing(ear.stream(max_tokens=8)) as chunks:
-            next(chunks)
-            return time.perf_counter() - begun
+        ear.answer(max_tokens=1)
+        return time.perf_counter() - begun
 
 
 def main() -> None:
