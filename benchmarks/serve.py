@@ -2,7 +2,7 @@
 """`gemma4gguf serve` beside llama-server on parts cut from the same bundle: chats of five turns, by 1, 2 and 4 clients.
 
     benchmarks/serve.py BUNDLE [--peers FOLDER] [--threads N] [--clients 1 2 4] [--rounds 3] [--tokens 64]
-        [--text 400]
+        [--text 400] [--parallel 4]
 
 FOLDER is what scripts/peers prints. Both are asked over HTTP by the same client, one server after the other. Every
 answer is one letter again and again, by a bias on its token, so that both write the same number of tokens. For the
@@ -91,11 +91,12 @@ def main() -> None:
     parser.add_argument("--peers", type=Path, help="what scripts/peers prints")
     parser.add_argument("--threads", type=int, default=physical_cores())
     parser.add_argument("--clients", type=int, nargs="+", default=CLIENTS, help="how many ask at once [1 2 4]")
+    parser.add_argument("--parallel", type=int, default=max(CLIENTS), help="answers at once [4]")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=64, help="of each answer [64]")
     parser.add_argument("--text", type=int, default=400, help="words of each first question [400]")
     given = parser.parse_args()
-    places = max(CLIENTS)
+    places = given.parallel
     with Gemma4(given.bundle) as model:
         letter = model.tokenize(LETTER)[0]
     with tempfile.TemporaryDirectory() as folder:
