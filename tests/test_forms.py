@@ -142,6 +142,14 @@ def test_any_json_object(model: Gemma4) -> None:
         assert isinstance(json.loads(result.text), dict)
 
 
+def test_a_schema_in_json_object(model: Gemma4) -> None:
+    """As other servers have it."""
+    form = {"type": "json_object", "schema": {"const": "42"}}
+    assert model.generate("Go on.", response_format=form, temperature=0).text == '"42"'
+    with pytest.raises(InputError, match="response_format: schema: expected a JSON schema, found int"):
+        model.generate("Go on.", response_format={"type": "json_object", "schema": 123})
+
+
 def test_a_grammar(model: Gemma4) -> None:
     grammar = 'root ::= ("yes" | "no") ", because " [a-z ]{3,20} "."'
     result = model.generate("Is the sky blue?", grammar=grammar, seed=1)

@@ -21,6 +21,8 @@ def response_grammar(response_format: object, where: str = "response_format") ->
         raise InputError(f"{where} is {shown(response_format)}, expected {EXPECTED}")
     if kind == "text":
         return None
+    if kind == "json_object" and "schema" in response_format:  # as other servers have it
+        return schema_grammar(response_format["schema"], f"{where}: schema")
     if kind == "json_object":
         return schema_grammar({"type": "object"}, where)
     described = response_format.get("json_schema")

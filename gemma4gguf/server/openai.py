@@ -89,6 +89,7 @@ class ChatCompletion(Body):
     response_format: Json | None = None
     grammar: str | None = None
     continue_final_message: bool | None = None
+    add_generation_prompt: bool | None = None
     reasoning_effort: Effort | None = None
     chat_template_kwargs: TemplateOptions | None = None
 
@@ -99,6 +100,12 @@ def request(body: ChatCompletion) -> Request:
         options["logit_bias"] = {_token(name): bias for name, bias in body.logit_bias.items()}
     if options.get("top_k") == -1:  # vLLM's word for all of them
         options["top_k"] = 0
+    if body.continue_final_message and body.add_generation_prompt:
+        raise RequestError(
+            "invalid",
+            "add_generation_prompt: the last message is gone on with (continue_final_message), or not",
+            "add_generation_prompt",
+        )
     template = body.chat_template_kwargs
     return Request(
         messages=body.messages,
@@ -169,7 +176,7 @@ async def events(asked: Asked[ChatCompletion], items: AsyncIterator[Item]) -> As
             results.append(item.result)
             yield told(item.number, {}, item.finish_reason, timings=timings(item.result))
     if asked.body.stream_options and asked.body.stream_options.include_usage:
-        yield {**head, "choices": [], "usage": usage(*results)}
+        yield {**head, "choices": [], "usage": usage(*results), "timings": timings(results[0])}
     yield "[DONE]"
 
 
@@ -206,10 +213,12 @@ def usage(*results: Result) -> Json:
 def timings(result: Result) -> Json:
     """Counts, milliseconds and drafts, by the names that llama-server gives them."""
     t, n, d = result.timings, result.tokens, result.draft
+    read = n.prompt - n.reused
     return {
         "cache_n": n.reused,
-        "prompt_n": n.prompt - n.reused,
+        "prompt_n": read,
         "prompt_ms": 1e3 * t.prefill_s,
+        "prompt_per_second": read / t.prefill_s if t.prefill_s else 0.0,
         "predicted_n": n.completion,
         "predicted_ms": 1e3 * t.decode_s,
         "predicted_per_second": t.tokens_per_s,

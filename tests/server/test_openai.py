@@ -161,6 +161,8 @@ def test_unknown_fields_are_ignored(ask: Any) -> None:
         ({"messages": SUM, "tools": [{"type": "function", "function": {}}]}, "tools[0].function.name"),
         ({"messages": SUM, "stream_options": {"include_usage": "yes"}}, "stream_options.include_usage"),
         ({"messages": SUM, "chat_template_kwargs": {"enable_thinking": 1}}, "chat_template_kwargs.enable_thinking"),
+        ({"messages": [*SUM, {"role": "assistant", "content": "8"}], "continue_final_message": True,
+          "add_generation_prompt": True}, "add_generation_prompt"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )  # fmt: skip
