@@ -55,6 +55,11 @@ def limit_options(function: Function) -> Function:
 @click.option(
     "--idle-unload", type=float, metavar="MIN", help="Free the memory after so many minutes without requests."
 )
+@click.option(
+    "--no-disk-cache",
+    is_flag=True,
+    help="Keep no beginnings of prompts on disk [in --cache-dir, or beside the models].",
+)
 @limit_options
 @model_options
 @debug_option
@@ -71,6 +76,7 @@ def serve(
     cors: tuple[str, ...],
     grace: float,
     idle_unload: float | None,
+    no_disk_cache: bool,
     debug: bool,
     **given: Any,
 ) -> None:
@@ -81,6 +87,7 @@ def serve(
       curl localhost:8080/v1/chat/completions -d '{"messages": [{"role": "user", "content": "Hello"}]}'
     """
     require_server_extra("serve", "starlette", "uvicorn", "pydantic", "multipart")
+    from ..bundle.finding import hidden_folder
     from ..model import Gemma4
     from ..server.app import application
     from ..server.card import Card
@@ -95,6 +102,7 @@ def serve(
     if (tls_cert is None) != (tls_key is None):
         raise InputError("tls_cert and tls_key are given together or not at all")
     limits = Limits(**{name: given.pop(name) for name in LIMITS})
+    given["cache_dir"] = None if no_disk_cache else given["cache_dir"] or hidden_folder("prefixes")
     opening, _ = split(given)
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(message)s", level=logging.WARNING)
     logging.getLogger("gemma4gguf.server").setLevel(logging.INFO)
