@@ -115,7 +115,7 @@ def plan(
     least = min(every, key=lambda c: c.memory.total)
     chosen = best or instead
     get, run = _commands(model, chosen, kv_type)
-    mix = None if chosen is None or choices[0].fits else _mix(model, chosen, room)
+    mix = None if chosen in (None, choices[0]) else _mix(model, chosen, room)
     return Plan(str(source), limit, room, parallel, kv_type, tuple(choices), best, instead, least, get, run, mix)
 
 
