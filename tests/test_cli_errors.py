@@ -58,7 +58,7 @@ def test_as_json(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("name", sorted(cli.commands))
 def test_debug_is_taken_only_where_a_model_runs(name: str) -> None:
     takes = any("--debug" in option.opts for option in cli.commands[name].params)
-    assert takes == (name in {"generate", "demo", "chat", "run", "batch", "serve", "transcribe"})
+    assert takes == (name in {"generate", "demo", "chat", "run", "batch", "serve", "transcribe", "listen"})
 
 
 def test_debug_gives_a_traceback_by_its_place_not_by_its_letters() -> None:
