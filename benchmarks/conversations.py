@@ -31,7 +31,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -112,18 +112,24 @@ class Plan:
 # ── the parts ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def throughput(contestant: Contestant, plan: Plan) -> dict[str, list[float]]:
-    """Tokens a second, one after another and at once, by round."""
+def throughput(ready: dict[str, Contestant], plan: Plan) -> dict[str, dict[str, list[float]]]:
+    """Tokens a second, one after another and at once, by contestant and round. They take turns: machines drift."""
     asked = [[user(f"{number}: {WORDS}")] for number in range(PLACES)]
-    found: dict[str, list[float]] = {"one at a time": [], "at once": []}
+    found: dict[str, dict[str, list[float]]] = {name: {"one at a time": [], "at once": []} for name in ready}
     with ThreadPoolExecutor(PLACES) as pool:
-        list(pool.map(lambda messages: contestant.ask(messages, 2), asked))  # prompts are in the cache from here on
+
+        def rate(contestant: Contestant, run: Callable[..., Iterable[Turn]]) -> float:
+            begun = time.perf_counter()
+            turns = list(run(lambda messages: contestant.ask(messages, plan.answer), asked))
+            assert all(len(turn.text) == plan.answer * len(LETTER) for turn in turns), [t.text for t in turns]
+            return round(PLACES * plan.answer / (time.perf_counter() - begun), 2)
+
+        for contestant in ready.values():
+            list(pool.map(lambda messages: contestant.ask(messages, 2), asked))  # noqa: B023 (the pool is waited for)
         for _ in range(plan.rounds):
-            for name, run in (("one at a time", map), ("at once", pool.map)):
-                begun = time.perf_counter()
-                turns = list(run(lambda messages: contestant.ask(messages, plan.answer), asked))
-                assert all(len(turn.text) == plan.answer * len(LETTER) for turn in turns), [t.text for t in turns]
-                found[name].append(round(PLACES * plan.answer / (time.perf_counter() - begun), 2))
+            for kind, run in (("one at a time", map), ("at once", pool.map)):
+                for name, contestant in ready.items():
+                    found[name][kind].append(rate(contestant, run))
     return found
 
 
@@ -298,13 +304,13 @@ def main() -> None:
             ours = ready["ours"]
             assert isinstance(ours, Ours)
             others = [("text", [user(long_text(ours.model, plan.text))]), ("picture", [user("What?", picture(5))])]
-            for name, contestant in ready.items():
-                if "throughput" in parts:
-                    found[f"throughput, {name}"] = rates = throughput(contestant, plan)
+            if "throughput" in parts:
+                for name, rates in throughput(ready, plan).items():
+                    found[f"throughput, {name}"] = rates
                     print(name, rates, file=sys.stderr)
-                if "stall" in parts:
-                    found[f"stall, {name}"] = stalls = stall(contestant, others, plan)
-                    print(name, stalls, file=sys.stderr)
+            for name, contestant in ready.items() if "stall" in parts else ():
+                found[f"stall, {name}"] = stalls = stall(contestant, others, plan)
+                print(name, stalls, file=sys.stderr)
             found["a piece of 256 positions, ours"] = piece(ours, plan)
     if "chat" in parts:
         with contestants(given, 1, how) as ready:
