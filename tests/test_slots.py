@@ -20,7 +20,7 @@ from converters import convert
 from gemma4gguf import BusyError, Gemma4, InputError
 from gemma4gguf.native.context import Context
 from gemma4gguf.runtime.delivery import delivered
-from gemma4gguf.runtime.session import Span, evaluate
+from gemma4gguf.runtime.session import BESIDE_OTHERS, Span, evaluate
 from tests.support.endless import Endless
 from tests.support.storm import OneQuestion, Reference, storm
 
@@ -77,6 +77,25 @@ def test_steps_go_in_the_order_of_their_sequences(tiny_bundle: Path, monkeypatch
             list(pool.map(lambda number: model.generate(f"What is {number} + 4?", **GREEDY), range(24)))
     assert max(map(len, seen)) > 1
     assert all(sequences == sorted(sequences) for sequences in seen)
+
+
+def test_a_text_beside_a_stream_is_read_in_short_pieces(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From its first piece on: the stream waits for each of them."""
+    with Gemma4(tiny_bundle, context=2048, threads=1, draft="off", parallel=2) as model:
+        stream = delivered(Endless(model).start)
+        next(stream)
+        rows: list[int] = []
+        decode = Context.decode
+
+        def watched(self: Context, tokens: Sequence[int], *given: Any, **how: Any) -> None:
+            rows.append(len(tokens))
+            decode(self, tokens, *given, **how)
+
+        monkeypatch.setattr(Context, "decode", watched)
+        result = model.generate("The quick brown fox jumps over the lazy dog. " * 40, **GREEDY)
+        stream.close()
+    assert sum(rows) in (result.tokens.prompt, result.tokens.prompt - 1)
+    assert max(rows) <= BESIDE_OTHERS < result.tokens.prompt
 
 
 def test_a_stream_that_is_left_frees_its_place(tiny_bundle: Path) -> None:

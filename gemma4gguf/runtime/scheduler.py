@@ -143,6 +143,7 @@ class Scheduler:
                     self._admit()
             if closed:
                 break
+            self._tell_of_company()
             for job in [job for job in self.live if job.making is None]:
                 if not job.may_begin:
                     continue
@@ -175,6 +176,13 @@ class Scheduler:
             self.live.append(job)
             job.put(Admitted())
 
+    def _tell_of_company(self) -> None:
+        """Tell each session whether others are at work, before it says how much of its prompt comes next."""
+        busy = [job for job in self.live if job.awake or not isinstance(job.work, Rest)]
+        for job in busy:
+            assert job.session
+            job.session.shared = len(busy) > 1
+
     def _ahead_of(self, job: Job[Any]) -> tuple[Job[Any], int] | None:
         """The job that reads most of the same prompt, and how much; None where that would save little."""
         assert job.session
@@ -189,10 +197,6 @@ class Scheduler:
 
     def _turn(self) -> None:
         """One call for the next step of every answer, and one for a piece of a prompt."""
-        busy = [job for job in self.live if not isinstance(job.work, Rest)]
-        for job in busy:
-            assert job.session
-            job.session.shared = len(busy) > 1
         stepping = [job for job in self.live if isinstance(job.work, Step)]
         if stepping:
             self._evaluate(stepping)
