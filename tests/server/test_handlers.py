@@ -52,8 +52,8 @@ def test_twenty_at_once(
     (tmp_path / "gemma.gguf").symlink_to(tiny_bundle)
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {"__name__": "handlers"}
-    for wanted, given in (("parallel=4", 'parallel=4, context=512, draft="off"'), ("=200", "=200, temperature=0")):
-        code = code.replace(wanted, given)
+    code = code.replace("parallel=4", 'parallel=4, threads=1, context=512, draft="off"')
+    code = code.replace("=200", "=200, temperature=0")
     exec(compile(code, "docs/serve.md", "exec"), names)
     with names["model"] as model, run(names["app"]) as url, ThreadPoolExecutor(20) as pool:
 
