@@ -27,7 +27,6 @@ from .bodies import json_response, read, refusal
 from .card import Card
 from .failure import RequestError
 from .form import MULTIPART
-from .hearing import Hearing
 from .limits import bounded
 from .middleware import Guarded, Watched
 from .openapi import Address, document
@@ -35,6 +34,7 @@ from .request import SSE, Dialect, checked, parsed
 from .security import Guard
 from .service import Service
 from .settings import Limits
+from .transcribing import Transcribing
 from .transcriptions import Transcription, Translation
 
 DIALECTS: Mapping[str, tuple[Dialect[Any], str]] = {
@@ -90,7 +90,9 @@ class _Site:
                 for path, (d, what) in DIALECTS.items()
             ),
             *(
-                Address("POST", path, what, Hearing(body, task, self.service, self.limits), body, SSE, MULTIPART, True)
+                Address(
+                    "POST", path, what, Transcribing(body, task, self.service, self.limits), body, SSE, MULTIPART, True
+                )
                 for path, body, task, what in SPEECH
             ),
         )

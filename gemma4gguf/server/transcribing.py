@@ -33,7 +33,7 @@ from .transcriptions import BODIES, Heard, Translation, events
 
 
 @dataclass(frozen=True)
-class Hearing:
+class Transcribing:
     """Writes down what is said, as an ASGI application. `body`: the form that is read."""
 
     body: type[Translation]
