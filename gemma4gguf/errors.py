@@ -7,6 +7,8 @@ status.
 
 from __future__ import annotations
 
+CLOSED = "this model is closed; open it again"  # told by each owner of something that closing ends
+
 
 class Gemma4Error(Exception):
     """Base class of all the others: an expected failure, told in one line."""

@@ -25,7 +25,7 @@ import numpy as np
 
 from ..bundle.reading import Bundle
 from ..chat.rendering import Prompt, Segment
-from ..errors import InputError, NativeError
+from ..errors import CLOSED, InputError, NativeError
 from ..records import Evaluation
 from ..runtime.asking import Progress
 from ..runtime.delivery import Put, Start, delivered
@@ -88,14 +88,14 @@ class IsolatedEngine:
         with self._starting:
             self._closed = True
             if self._process:
-                self._process.close(InputError("this model is closed; open it again"))
+                self._process.close(InputError(CLOSED))
 
     def _running(self) -> Process:
         if os.getpid() != self._opened_in:
             raise InputError("this model was opened before the process forked; open it again in the child")
         with self._starting:
             if self._closed:
-                raise InputError("this model is closed; open it again")
+                raise InputError(CLOSED)
             if self._process is None or not self._process.alive:
                 self._restart()
             assert self._process

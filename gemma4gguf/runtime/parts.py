@@ -11,7 +11,7 @@ from typing import Protocol, TypeAlias
 
 from ..bundle.reading import Bundle
 from ..chat.rendering import Prompt, Segment
-from ..errors import InputError
+from ..errors import CLOSED, InputError
 from ..media.embedder import Embedder
 from ..native.vocabulary import Vocabulary
 from ..native.weights import Weights
@@ -89,4 +89,4 @@ class Parts:
 
     def _check_open(self) -> None:
         if self._closed:
-            raise InputError("this model is closed; open it again")
+            raise InputError(CLOSED)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar
 
-from ..errors import BusyError, Gemma4Error, InputError
+from ..errors import CLOSED, BusyError, Gemma4Error, InputError
 from ..native.context import Context
 from .delivery import Admitted, Put
 from .places import Places, Wanted
@@ -94,7 +94,7 @@ class Scheduler:
             raise InputError("this model was opened before the process forked; open it again in the child")
         with self._changed:
             if self._closed:
-                raise InputError("this model is closed; open it again")
+                raise InputError(CLOSED)
             if at_once and (self._waiting or not self.places.free):
                 raise BusyError("the model is at work for others")
             if len(self._waiting) >= MOST_WAITING:
@@ -160,7 +160,7 @@ class Scheduler:
                 self._advance(job)
             self._turn()
         for job in [*self.live, *self._waiting]:
-            self._end(job, InputError("this model is closed; open it again"))
+            self._end(job, InputError(CLOSED))
 
     def _can_go_on(self) -> bool:
         """Whether there is anything to do: for a job in the queue, or for one that does not rest."""

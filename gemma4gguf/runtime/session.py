@@ -16,7 +16,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import BusyError, ContextError, InputError
+from ..errors import CLOSED, BusyError, ContextError, InputError
 from ..native.context import Context
 from .keeping import Keeper, Kept
 
@@ -164,7 +164,7 @@ class Session:
         free = self._busy.acquire(blocking=False)
         try:
             if self._closed:
-                raise InputError("this model is closed; open it again")
+                raise InputError(CLOSED)
             if not free:
                 raise BusyError("the model is at work for another thread; ask one question at a time")
             if turn is not None and turn != self.turn:
