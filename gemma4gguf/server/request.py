@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import from_json
 
 from ..records import Chunk, Message
+from ..runtime.answer import Reading as Reading
 from .card import Card
 from .failure import RequestError
 
@@ -60,14 +61,6 @@ class Asked(Generic[B]):
 
 
 @dataclass(frozen=True)
-class Reading:
-    """The prompt was read: positions that were held already, of how many. One comes before the first chunk."""
-
-    done: int
-    total: int
-
-
-@dataclass(frozen=True)
 class Piece(Chunk):
     """What is new in one of the answers. `number`: of the answer, from 0."""
 
@@ -78,7 +71,7 @@ class Piece(Chunk):
         return cls(**vars(chunk), number=number)
 
 
-Item: TypeAlias = "Reading | Piece"
+Item: TypeAlias = "Reading | Piece"  # one Reading comes first: the positions that were held already
 
 
 def parsed(data: bytes) -> object:
