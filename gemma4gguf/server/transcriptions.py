@@ -118,10 +118,12 @@ BODIES: Mapping[Form, tuple[str, Callable[[Heard, Sequence[Segment]], str]]] = {
 
 
 async def events(heard: Heard, segments: AsyncIterator[Segment]) -> AsyncIterator[Event]:
-    said: list[Segment] = []
+    """Each segment's words as they are written down, then all of them."""
+    said = ""
     async for segment in segments:
-        before, said = text(said), [*said, segment]
-        if new := text(said)[len(before) :]:
+        if new := words(segment):
+            new = f" {new}" if said else new
+            said += new
             yield {"type": "transcript.text.delta", "delta": new}
-    yield {"type": "transcript.text.done", "text": text(said), **_usage(heard)}
+    yield {"type": "transcript.text.done", "text": said, **_usage(heard)}
     yield "[DONE]"
