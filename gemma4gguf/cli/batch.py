@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,7 @@ import click
 
 from ..errors import InputError
 from .answering import warnings_told
-from .common import debug_option, model_path, one_line_errors, require_server_extra
+from .common import debug_option, model_path, one_line_errors, require_extra
 from .options import model_options, split
 from .show import Progress, note
 
@@ -86,11 +85,11 @@ def batch(
       gemma4gguf batch gemma.gguf questions.jsonl answers.jsonl
       gemma4gguf batch gemma.gguf photos/ captions.jsonl --prompt "Describe this picture in one sentence."
     """
-    require_server_extra("batch", "pydantic", "httpx")
+    require_extra("server", "batch", "pydantic", "httpx")
     if servers and ray:
         raise InputError("servers and ray: one of them answers")
-    if ray and find_spec("ray") is None:
-        raise InputError("ray needs a package: pip install 'gemma4gguf[ray]'")
+    if ray:
+        require_extra("ray", "--ray", "ray")
     opening, _ = split({**given, "debug": debug})
     files = questions if prompt is not None else files_from
     files = None if files is None else files.absolute()

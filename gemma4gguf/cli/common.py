@@ -123,10 +123,10 @@ def print_json(value: Any, indent: int | None = 2) -> None:
     click.echo(json.dumps(value, ensure_ascii=ascii_only, indent=indent, default=str))
 
 
-def require_server_extra(command: str, *packages: str) -> None:
+def require_extra(extra: str, command: str, *packages: str) -> None:
     """Raise InputError where the command's packages are not installed."""
     if missing := [name for name in packages if find_spec(name) is None]:
-        raise InputError(f"{command} needs {', '.join(missing)}: pip install 'gemma4gguf[server]'")
+        raise InputError(f"{command} needs {', '.join(missing)}: pip install 'gemma4gguf[{extra}]'")
 
 
 def standard_input() -> bytes:

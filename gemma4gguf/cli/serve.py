@@ -14,7 +14,7 @@ import click
 from ..errors import InputError
 from ..server.settings import LIMITS, Limits
 from .answering import warnings_told
-from .common import Function, debug_option, found, one_line_errors, require_server_extra
+from .common import Function, debug_option, found, one_line_errors, require_extra
 from .options import model_options, split
 from .show import note, warn
 
@@ -86,7 +86,7 @@ def serve(
       gemma4gguf serve gemma.gguf
       curl localhost:8080/v1/chat/completions -d '{"messages": [{"role": "user", "content": "Hello"}]}'
     """
-    require_server_extra("serve", "starlette", "uvicorn", "pydantic", "multipart")
+    require_extra("server", "serve", "starlette", "uvicorn", "pydantic", "multipart")
     from ..bundle.finding import hidden_folder
     from ..model import Gemma4
     from ..server.app import application
