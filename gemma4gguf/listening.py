@@ -126,7 +126,7 @@ class Ear:
         self._frames += len(frames)
         while len(frames):
             if not self._left:
-                self._turn_the_page()
+                self._next_window()
             now, frames = frames[: self._left], frames[self._left :]
             self._hear(now)
 
@@ -135,7 +135,7 @@ class Ear:
         self._clip.append(frames)
         self._left -= len(frames)
 
-    def _turn_the_page(self) -> None:
+    def _next_window(self) -> None:
         """Have a full window written down, and go on in another, which begins with the end of this one."""
         end = np.concatenate(self._clip)[-OVERLAP:]
         self._write_down()

@@ -21,7 +21,7 @@ from gemma4gguf import Chunk, Gemma4, InputError
 from gemma4gguf.cli import cli
 from gemma4gguf.media.speech import HOP, detector, spoken
 from gemma4gguf.tools import listening
-from gemma4gguf.tools.listening import Answering, at_the_pace, by_key, microphone, verdict
+from gemma4gguf.tools.listening import Telling, at_the_pace, by_key, microphone, verdict
 from tests.support.spoken import RATE, clips, is_said, memo
 
 HOW = ("--draft", "off", "--context", "512", "--threads", "1", "--temperature", "0")
@@ -135,7 +135,7 @@ def test_the_pace_of_a_microphone() -> None:
 def test_an_answer_that_is_spoken_into_stops(tiny_bundle: Path) -> None:
     told: list[Chunk | None] = []
     made = Event()
-    answers: list[Answering] = []
+    answers: list[Telling] = []
 
     def said(chunk: Chunk | None) -> None:
         told.append(chunk)
@@ -146,7 +146,7 @@ def test_an_answer_that_is_spoken_into_stops(tiny_bundle: Path) -> None:
         chat = model.conversation()
         ear = chat.hear(ASK)
         ear.feed(clips()[0][1], RATE)
-        answers.append(Answering(pool, ear, said, {"temperature": 0}))
+        answers.append(Telling(pool, ear, said, {"temperature": 0}))
         made.set()
         answers[0].wait()
         assert len(told) == 2

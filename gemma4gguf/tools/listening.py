@@ -141,13 +141,13 @@ def talk(
     before the answer has ended, as where a file is read faster than it was spoken. `said` is called in another thread.
     """
     ear: Ear | None = None
-    answer: Answering | None = None
+    answer: Telling | None = None
     with ThreadPoolExecutor(1, "gemma4gguf-answer") as pool:
         try:
             for sound in turns:
                 if sound is None:
                     assert ear
-                    answer, ear = Answering(pool, ear, said, options), None
+                    answer, ear = Telling(pool, ear, said, options), None
                     if patient:
                         answer.wait()
                     continue
@@ -168,7 +168,7 @@ def talk(
                 ear.close()
 
 
-class Answering:
+class Telling:
     """One answer, told in a thread of its own. `stopped`: is to be told no further."""
 
     def __init__(self, pool: ThreadPoolExecutor, ear: Ear, said: Said, options: GenerateOptions) -> None:
