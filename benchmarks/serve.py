@@ -4,9 +4,9 @@
     benchmarks/serve.py BUNDLE [--peers FOLDER] [--threads N] [--clients 1 2 4] [--rounds 3] [--tokens 64]
         [--text 400] [--parallel 4]
 
-FOLDER is what scripts/peers prints. Both are asked over HTTP by the same client, one server after the other. Every
-answer is one letter again and again, by a bias on its token, so that both write the same number of tokens. For the
-first turn, with nothing of it in the cache, and the fifth: seconds to the first token, the median of clients and
+FOLDER is what scripts/peers prints. Both are asked over HTTP by the same client, one chat after the other in turns.
+Every answer is one letter again and again, by a bias on its token, so that both write the same number of tokens. For
+the first turn, with nothing of it in the cache, and the fifth: seconds to the first token, the median of clients and
 rounds, and tokens a second of all clients together. Prints JSON; in `ours / llama-server` more is better.
 """
 
@@ -18,8 +18,8 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -72,16 +72,19 @@ def chats(address: str, clients: int, round_: int, given: argparse.Namespace, le
     return found
 
 
-def measured(command: Sequence[object], given: argparse.Namespace, letter: int, log: Path) -> dict[str, Any]:
-    """By clients and by turn, the median of the rounds."""
-    found: dict[str, Any] = {}
-    with serve(command, log) as address:
-        for clients in given.clients:
-            rounds = [chats(address, clients, number, given, letter) for number in range(given.rounds)]
-            for name, at in SHOWN.items():
-                keys = ("first_s", "tokens_s")
-                middle = {key: round(statistics.median(turns[at][key] for turns in rounds), 4) for key in keys}
-                found[f"{clients} clients, {name}"] = middle
+def measured(addresses: dict[str, str], given: argparse.Namespace, letter: int) -> dict[str, Any]:
+    """By server, by clients and by turn, the median of the rounds. The servers take turns: machines drift."""
+    found: dict[str, Any] = {name: {} for name in addresses}
+    for clients in given.clients:
+        rounds: dict[str, list[list[dict[str, float]]]] = {name: [] for name in addresses}
+        for number in range(given.rounds):
+            for name, address in addresses.items():
+                rounds[name].append(chats(address, clients, number, given, letter))
+                print(f"{clients} clients, round {number}, {name}: {rounds[name][-1]}", file=sys.stderr)
+        for name, chat in rounds.items():
+            for point, at in SHOWN.items():
+                middle = {key: round(statistics.median(turns[at][key] for turns in chat), 4) for key in chat[0][at]}
+                found[name][f"{clients} clients, {point}"] = middle
     return found
 
 
@@ -99,19 +102,22 @@ def main() -> None:
     places = given.parallel
     with Gemma4(given.bundle) as model:
         letter = model.tokenize(LETTER)[0]
-    with tempfile.TemporaryDirectory() as folder:
-        log = Path(folder) / "log"
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         ours = [sys.executable, "-m", "gemma4gguf", "serve", given.bundle, "--parallel", places, "--context", CONTEXT]
-        ours += ["--threads", given.threads, "--draft", "off"]
-        found = {"ours": measured(ours, given, letter, log)}
+        commands = {"ours": [*ours, "--threads", given.threads, "--draft", "off"]}
         if given.peers:
             opened = Bundle.open(given.bundle)
             for name in (TEXT, EMBEDDER):
-                (Path(folder) / name).write_bytes(b"".join(opened.require(name).copy()))
-            parts = ["-m", Path(folder) / TEXT, "--mmproj", Path(folder) / EMBEDDER]
-            theirs = [given.peers / "bin" / "llama-server", *parts, "-np", places, "-c", CONTEXT * places]
-            theirs += ["-t", given.threads, "--jinja", "-fa", "on"]
-            found["llama-server"] = measured(theirs, given, letter, log)
+                (folder / name).write_bytes(b"".join(opened.require(name).copy()))
+            theirs = [given.peers / "bin" / "llama-server", "-m", folder / TEXT, "--mmproj", folder / EMBEDDER]
+            theirs += ["-np", places, "-c", CONTEXT * places, "-t", given.threads, "--jinja", "-fa", "on"]
+            commands["llama-server"] = theirs
+        addresses = {
+            name: stack.enter_context(serve(command, folder / f"{name}.log")) for name, command in commands.items()
+        }
+        found = measured(addresses, given, letter)
+        if given.peers:
             found["ours / llama-server"] = {
                 point: {
                     "first": round(found["llama-server"][point]["first_s"] / row["first_s"], 2),
