@@ -46,3 +46,8 @@ def is_said(word: str, text: str) -> bool:
     """Whether the small model's answer names a word or digit."""
     wanted = str(DIGITS.index(word)) if word in DIGITS else word
     return wanted in text.rstrip(".").split()
+
+
+def named(text: str) -> list[str]:
+    """The word or digit that the small model's answer ends with, as a word; nothing where it is empty."""
+    return [DIGITS[int(word)] if word in "0123456789" else word for word in text.rstrip(".").split()[-1:]]
