@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gemma4gguf import BusyError, ContextError, Gemma4, InputError, NativeError
+from gemma4gguf import BusyError, ContextError, Ear, Gemma4, InputError, NativeError
 from gemma4gguf.isolated.engine import IsolatedEngine
 from gemma4gguf.isolated.wire import Wire
+from tests.support.spoken import RATE, clips
 
 DEMO = Path(__file__).parents[1] / "models" / "demo"
 QUESTIONS: list[dict[str, Any]] = [
@@ -205,6 +206,64 @@ def test_it_ends_with_whoever_asked(tiny_bundle: Path) -> None:
             return
         time.sleep(0.1)
     raise AssertionError("the engine's process is still there")
+
+
+# ── listening ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def fed(ear: Ear, clip: Any, piece: int = 3000) -> None:
+    for start in range(0, len(clip), piece):
+        ear.feed(clip[start : start + piece], RATE)
+
+
+def test_it_listens(isolated: Gemma4, here: Gemma4) -> None:
+    """Two turns, and one that is longer than a window."""
+    (_, one), (_, two) = clips()[:2]
+    told: list[list[str]] = []
+    for model in (isolated, here):
+        chat = model.conversation()
+        for clip in (one, two, np.concatenate([one, np.zeros(RATE * 32, np.float32), two])):
+            with chat.hear("What is said?", transcript_prompt="What is said?") as ear:
+                fed(ear, clip)
+                assert 0 <= ear.behind <= ear.seconds
+                ear.answer(**HOW)
+            with pytest.raises(InputError, match="this turn is over"):
+                fed(ear, clip)
+        told.append([str(message["content"]) for message in chat.messages if message["role"] == "assistant"])
+        kinds = [[part["type"] for part in message["content"]] for message in chat.messages[::2]]  # type: ignore
+        assert kinds == [["text", "input_audio"], ["text", "input_audio"], ["text"]]  # the last one is too long
+    assert told[0] == told[1]
+
+
+def test_a_listener_that_leaves_frees_its_place(tiny_bundle: Path) -> None:
+    with opened(tiny_bundle) as model:
+        for _ in range(3):
+            with model.conversation().hear() as ear:
+                fed(ear, clips()[0][1])
+                with pytest.raises(BusyError):
+                    model.generate("Hi", wait=False)
+        assert model.generate("What is 47 + 38?", **HOW).text == "47 + 38 = 85"
+
+
+def test_the_process_ends_while_it_listens(tiny_bundle: Path) -> None:
+    with opened(tiny_bundle) as model:
+        with model.conversation().hear() as ear:
+            fed(ear, clips()[0][1])
+            process = engine_of(model)._process
+            assert process
+            kill(model)
+            while process._reason is None:
+                time.sleep(0.01)
+            with pytest.raises(NativeError, match=r"has ended \(SIGKILL\)"):
+                fed(ear, clips()[0][1])
+            with pytest.raises(NativeError, match=r"has ended \(SIGKILL\)"):
+                ear.answer(**HOW)
+        with model.conversation().hear() as ear:
+            fed(ear, clips()[0][1])
+            assert ear.answer(**HOW).text.startswith("I hear")
+
+
+# ── what goes between them ───────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_messages_of_many_threads_arrive_whole_and_in_order() -> None:

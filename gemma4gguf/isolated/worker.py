@@ -1,8 +1,8 @@
 """Runs in a process of its own: one engine, and what it is asked through a pipe. `engine` is the other side.
 
-It is sent `open` once, then `ask`, `evaluate` and `cancel`; it sends items, and `end` behind the last, each with the
-number of the question. Standard output belongs to the other side; nothing else may write there. It ends when the other
-side does.
+It is sent `open` once, then `ask`, `evaluate`, `hear` and `cancel`, and `frames` and `behind` of what it hears. It
+sends items, and None behind the last, each with the number of the question. Standard output belongs to the other
+side; nothing else may write there. It ends when the other side does.
 """
 
 from __future__ import annotations
@@ -15,11 +15,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ..bundle.reading import Bundle, FileIdentity
 from ..chat.rendering import Prompt, Segment
-from ..errors import FormatError, Gemma4Error, NativeError
+from ..errors import FormatError, Gemma4Error, InputError, NativeError
 from ..runtime.delivery import Put, Warned
 from ..runtime.engine import Engine, EngineOptions
+from ..runtime.hearing import HearingPlace
 from ..runtime.options import Options
 from .wire import Wire
 
@@ -38,12 +42,21 @@ class _Worker:
         self._wire = wire
         self._engine: Engine | None = None
         self._leave: dict[int, Callable[[], None]] = {}  # how to end each answer that is being made
+        self._heard: dict[int, HearingPlace] = {}
 
     def run(self) -> None:
-        works: Mapping[str, Callable[..., None]] = {"open": self._open, "ask": self._ask, "evaluate": self._evaluate}
+        works: Mapping[str, Callable[..., None]] = {
+            "open": self._open,
+            "ask": self._ask,
+            "evaluate": self._evaluate,
+            "hear": self._hear,
+            "frames": self._frames,
+            "behind": self._behind,
+        }
         while True:
             kind, number, *content = self._wire.receive()
             if kind == "cancel":
+                self._heard.pop(number, None)
                 self._leave.pop(number, _nothing)()
                 continue
             try:
@@ -61,6 +74,7 @@ class _Worker:
             item = NativeError(f"{type(item).__name__}: {item}")
         if item is None or isinstance(item, BaseException):
             self._leave.pop(number, None)
+            self._heard.pop(number, None)
         self._wire.send(number, item)
 
     def _open(self, put: Put, number: int, path: Path, identity: FileIdentity | None, options: EngineOptions) -> None:
@@ -71,9 +85,30 @@ class _Worker:
         put(self._engine.drafter is not None)
         put(None)
 
-    def _ask(self, put: Put, number: int, prompt: Prompt, options: Options) -> None:
+    def _ask(self, put: Put, number: int, prompt: Prompt, options: Options, heard: int | None) -> None:
+        """`heard`: the number of what was heard, where it is answered in its place."""
         assert self._engine
-        self._leave[number] = self._engine.request(prompt, options).start(0)(put)
+        place = None if heard is None else self._hearing(heard)
+        self._leave[number] = self._engine.request(prompt, options, place=place).start(0)(put)
+
+    def _hear(self, put: Put, number: int, prompt: Prompt) -> None:
+        assert self._engine
+        place = self._engine.hear(prompt)
+        if place:
+            self._heard[number], self._leave[number] = place, place.close
+        put(place.most if place else 0)
+
+    def _frames(self, put: Put, number: int, frames: NDArray[np.float32]) -> None:
+        self._hearing(number).feed(frames)
+
+    def _behind(self, put: Put, number: int, heard: int) -> None:
+        put(self._hearing(heard).behind)
+        put(None)
+
+    def _hearing(self, number: int) -> HearingPlace:
+        if number not in self._heard:
+            raise InputError("this turn is over; listen anew")
+        return self._heard[number]
 
     def _evaluate(self, put: Put, number: int, segments: Sequence[Segment]) -> None:
         assert self._engine

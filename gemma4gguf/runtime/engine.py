@@ -40,7 +40,7 @@ from .disk import Disk, identity
 from .drafter import Drafter, drafter_weights
 from .fitting import LATEST_SOUND, warn_of_late_sound
 from .form import Form, wanted
-from .hearing import Hearing
+from .hearing import Hearing, HearingPlace
 from .keeping import Keeper
 from .loading import load
 from .options import Options
@@ -171,6 +171,7 @@ class Engine:
         Raises where a prompt does not fit, or media cannot be read. `on_progress` is told (positions read, of how many)
         while the prompt is read. `place`: where its beginning was heard.
         """
+        assert place is None or isinstance(place, HearingPlace)
         started = time.perf_counter()
         self.bundle.text.check_unchanged()
         prepared = self.spans(prompt.segments)
@@ -212,7 +213,7 @@ class Engine:
 
         return Request(start, options.wait, on_progress, self.options.context.sequences)
 
-    def hear(self, prompt: Prompt, dropped: int = 0) -> Hearing | None:
+    def hear(self, prompt: Prompt, dropped: int = 0) -> HearingPlace | None:
         """A place that listens: its sound comes where the prompt has its last clip. None where that is too late.
 
         `dropped`: turns that were left out of the prompt.
@@ -229,7 +230,7 @@ class Engine:
         def sound(frames: NDArray[np.float32], after: bytes) -> Span:
             return heard(frames, self.weights.vocab, lambda: self.embedder, after)
 
-        return Hearing(self.scheduler, before, sound, most, dropped)
+        return HearingPlace(self.scheduler, before, sound, most, dropped)
 
     def evaluate(self, segments: Sequence[Segment]) -> Evaluation:
         """Ids and logits at every position of a prompt, in a cache of its own. Raises ContextError where it is full."""

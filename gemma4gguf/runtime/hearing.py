@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,24 @@ PIECE = 4  # frames that are worth a call: processors compute rows of many types
 Begin = Callable[[Session], Iterator[Any]]
 
 
-class Hearing:
+class Hearing(Protocol):
+    """A sound that is being heard, in whichever process. See `HearingPlace`."""
+
+    @property
+    def most(self) -> int: ...
+
+    @property
+    def dropped(self) -> int: ...
+
+    @property
+    def behind(self) -> float: ...
+
+    def feed(self, frames: NDArray[np.float32]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class HearingPlace:
     """One sound being heard in a place of its own, which it holds until it is answered or left. Any thread may feed."""
 
     def __init__(
