@@ -94,11 +94,11 @@ class Engine:
             self.rules = Rules.of(self.weights.vocab, bundle.text.metadata)
             undo.pop_all()
         self.keeper = keeper = Keeper(options.cache_memory)
-        self.sessions = [Session(context, i, keeper) for i in range(options.context.sequences)]
+        self.sessions = [Session(context, i, keeper, self.rules.end) for i in range(options.context.sequences)]
         folder, disk = options.cache_dir, None
         if folder:
             disk = Disk(folder, identity(bundle, options.context), options.cache_disk)
-        self.scheduler = Scheduler(context, Places(context, self.sessions, keeper, disk, self.rules.end))
+        self.scheduler = Scheduler(context, Places(context, self.sessions, keeper, disk))
         self._stop = weakref.finalize(self, self.scheduler.close)  # also where nobody closes the model
         self._scorer: Session | None = None
         self._opening = threading.Lock()  # held while the scorer is made

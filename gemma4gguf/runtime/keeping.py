@@ -30,6 +30,11 @@ class Keeper:
         """Bytes of all states."""
         return sum(len(kept.data) for kept in self._states.values() if kept.data is not None)
 
+    @property
+    def room(self) -> int:
+        """Bytes free."""
+        return self.budget - self.used
+
     def fits(self, size: int) -> bool:
         """Whether a state of this size can be kept at all."""
         return size <= self.budget

@@ -6,14 +6,15 @@ from one thread at a time. This module does not know jobs.
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from ..native.context import Context
+from .checkpoints import Checkpoint, best, reach
 from .disk import Disk, Stored
 from .keeping import Keeper, Kept
-from .session import Checkpoint, Key, Session, Span, shared_prefix
+from .session import Key, Session, Span, shared_prefix
 
 WORTH_KEEPING = 64  # positions that must be saved before a cache is kept, or brought back
 CELLS_FOR_A_POSITION = 1024  # a copy moves every cell, used or not (16 KiB each, for the 12B); see docs/decisions.md
@@ -47,29 +48,20 @@ class Parked:
     checkpoints: tuple[Checkpoint, ...]
     kept: Kept
 
-    def usable(self, wanted: Wanted) -> int:
+    def usable(self, wanted: Wanted, window: int) -> int:
         """How many positions of a prompt need not be evaluated after restoring it."""
         shared = shared_prefix(self.held, wanted.spans, wanted.keys)
-        if shared == len(self.held):
-            return shared
-        return max((c.length for c in self.checkpoints if c.length <= shared and c.kept.data is not None), default=0)
+        return max(reach(len(self.held), shared, window), best(self.checkpoints, shared, window)[0])
 
 
 class Places:
     """Sessions of one context."""
 
-    def __init__(
-        self,
-        context: Context,
-        sessions: Sequence[Session],
-        keeper: Keeper,
-        disk: Disk | None = None,
-        ends: Container[Key] = (),
-    ) -> None:
-        """`disk`: what outlives the process. `ends`: the keys that end a turn; the first turn of a prompt, most often
-        the system's, is kept on disk once it has been read.
+    def __init__(self, context: Context, sessions: Sequence[Session], keeper: Keeper, disk: Disk | None = None) -> None:
+        """`disk`: what outlives the process. A prompt's first turn, most often the system's, is kept there once it has
+        been read.
         """
-        self._context, self._sessions, self._keeper, self.disk, self._ends = context, sessions, keeper, disk, ends
+        self._context, self._sessions, self._keeper, self.disk = context, sessions, keeper, disk
         self.free = list(sessions)  # the least recently used first
         self._parked: list[Parked] = []
         self.worth_a_copy = max(16, context.size // CELLS_FOR_A_POSITION)  # positions that a copy must save
@@ -89,16 +81,22 @@ class Places:
         here = wanted.held_by(session)
         source = max(self._sessions, key=wanted.held_by)
         there = wanted.held_by(source)
+        window = self._context.model.n_swa
         self._parked = [parked for parked in self._parked if parked.kept.data is not None]
-        parked = max(self._parked, key=lambda p: p.usable(wanted), default=None)
-        stored = parked.usable(wanted) if parked else 0
+        parked = max(self._parked, key=lambda p: p.usable(wanted, window), default=None)
+        stored = parked.usable(wanted, window) if parked else 0
+        copied = there >= stored and there - here > self.worth_a_copy
+        state = self._unpark(parked, stored) if parked and not copied and stored - here > WORTH_KEEPING else None
         if session.turn_end - here > WORTH_KEEPING:  # another conversation's
+            session.use(wanted.spans, wanted.keys)
             self._park(session)
-        if there >= stored and there - here > self.worth_a_copy:
+        if copied:
             self._context.copy(source.sequence, session.sequence)
             session.adopt(source.held, source.checkpoints)
-        elif parked and stored - here > WORTH_KEEPING:
-            self._unpark(parked, session)
+        elif parked and state is not None:
+            session.clear()
+            if self._context.restore(session.sequence, state, window=False):
+                session.adopt(parked.held, parked.checkpoints)
         if self.disk:
             self._fetch(self.disk, session, wanted)
 
@@ -115,7 +113,7 @@ class Places:
 
         def usable(stored: Stored) -> int:
             shared = shared_prefix(stored.held, wanted.spans, wanted.keys)
-            return shared if shared == len(stored.held) else 0
+            return reach(len(stored.held), shared, self._context.model.n_swa)
 
         stored = max(disk.stored, key=usable, default=None)
         if stored and usable(stored) - wanted.held_by(session) > WORTH_KEEPING:
@@ -124,7 +122,7 @@ class Places:
                 session.clear()
                 if self._context.restore(session.sequence, state, window=False):
                     session.adopt(stored.held, ())
-        first = next((at + 1 for at, key in enumerate(wanted.keys) if key in self._ends), 0)
+        first = next(iter(session.turn_ends(wanted.keys)), 0)
         worth_it = first > max(WORTH_KEEPING, wanted.held_by(session))
         session.passing = (first, partial(self._store, disk, session)) if worth_it else None
 
@@ -154,10 +152,10 @@ class Places:
             kept = self._keeper.keep(state)
             self._parked.append(Parked(tuple(session.held), tuple(session.checkpoints), kept))
 
-    def _unpark(self, parked: Parked, session: Session) -> None:
+    def _unpark(self, parked: Parked, length: int) -> bytes | None:
+        """A parked cache, for its first `length` positions. If it is not needed any more, others get its room."""
         state = self._keeper.use(parked.kept)
-        session.clear()
-        if state is not None and self._context.restore(session.sequence, state, window=False):
-            session.adopt(parked.held, parked.checkpoints)
+        if len(parked.held) - length <= WORTH_KEEPING:
             self._parked.remove(parked)
             self._keeper.drop(parked.kept)
+        return state

@@ -8,7 +8,7 @@ scheduler can put the work of several sequences into one call; `feed` and `step`
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Container, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from ..errors import CLOSED, BusyError, ContextError, InputError
 from ..native.context import Context
-from .keeping import Keeper, Kept
+from .checkpoints import Checkpoint, best, spare, stops
+from .keeping import Keeper
 
 Key = int | tuple[bytes, int]  # what one position holds: a token id, or (content, row) of a medium
 BESIDE_OTHERS = 256  # rows of a prompt that are read at a time while other answers wait for their next token
@@ -81,14 +82,6 @@ class Rest:
 Work: TypeAlias = Piece | Step
 
 
-@dataclass(frozen=True)
-class Checkpoint:
-    """The sliding layers of a sequence that held `length` positions, kept. It can be continued from there only."""
-
-    length: int
-    kept: Kept
-
-
 class Session:
     """One sequence's cache in a context. After a failure, it is empty.
 
@@ -97,8 +90,11 @@ class Session:
     answers are being made in the same context.
     """
 
-    def __init__(self, context: Context, sequence: int = 0, keeper: Keeper | None = None) -> None:
-        self.context, self.sequence = context, sequence
+    def __init__(
+        self, context: Context, sequence: int = 0, keeper: Keeper | None = None, ends: Container[Key] = ()
+    ) -> None:
+        """`keeper`: where checkpoints go. `ends`: the keys that end a turn."""
+        self.context, self.sequence, self._ends = context, sequence, ends
         self.turn = self.base = 0
         self.shared = False
         self.checkpoints: list[Checkpoint] = []
@@ -194,16 +190,19 @@ class Session:
         # The next prompt may end this turn in another way: a little before its end, the two still agree.
         text = len(spans[-1]) if spans[-1].rows is None else 0
         self.turn_end = end = len(wanted) - min(text, TURN_TAIL)
-        if end < WORTH_A_CHECKPOINT or len(wanted) + limit <= self._cells or not self._keeper.budget:
-            end = 0  # sliding layers will still hold what it takes to go back
-        stops = [(end, self._keep_window), *([self.passing] if self.passing else [])]
+        acts = [self.passing] if self.passing else []
+        window = self.context.model.n_swa
+        # A context that holds no more than sliding layers do never needs a checkpoint; a prompt within their window
+        # needs none yet: the next one's will do for both.
+        if self._keeper.budget and self.context.size > self._cells and len(wanted) + limit > window:
+            acts += [(at, self._keep_window) for at in stops(self.turn_ends(wanted), reused, end, window)]
         at = 0
         for span in spans:
             start = min(len(span), max(0, self.length - at))
             while start < len(span):
                 most = BESIDE_OTHERS if self.shared else self.context.options.batch
                 stop = min(len(span), start + most) if span.causal else len(span)
-                for position, act in stops:
+                for position, act in acts:
                     if at + start < position < at + stop:
                         stop = position - at
                     elif at + start == position:
@@ -249,14 +248,23 @@ class Session:
         """How many positions of a prompt need not be evaluated here."""
         return self._usable(shared_prefix(self._held, spans, wanted))[0]
 
+    def use(self, spans: Sequence[Span], wanted: Sequence[Key]) -> None:
+        """Say that a prompt comes next: what it goes back to is kept longest."""
+        checkpoint = self._usable(shared_prefix(self._held, spans, wanted))[1]
+        if checkpoint:
+            self._keeper.use(checkpoint.kept)
+
+    def turn_ends(self, wanted: Sequence[Key]) -> list[int]:
+        """How many positions of a prompt each of its turns ends after."""
+        return [at for at, key in enumerate(wanted, 1) if key in self._ends]
+
     def _usable(self, shared: int) -> tuple[int, Checkpoint | None]:
         """The same for a shared prefix, and the checkpoint that must be restored for it."""
         window = self.context.model.n_swa
         # Sliding layers forget old positions. Without a full window before it, the next one cannot be computed.
         if shared == 0 or self.context.first_position(self.sequence) <= max(0, shared - window + 1):
             return shared, None
-        found = [(c.length, c) for c in self.checkpoints if c.length <= shared and c.kept.data is not None]
-        return max(found, key=lambda pair: pair[0], default=(0, None))
+        return best(self.checkpoints, shared, window)
 
     @property
     def _cells(self) -> int:
@@ -281,15 +289,25 @@ class Session:
     def _keep_window(self) -> None:
         """Keep a checkpoint of what the sliding layers hold now."""
         self.checkpoints = [c for c in self.checkpoints if c.kept.data is not None]
-        if all(c.length != self.length for c in self.checkpoints):
-            state = self.context.state(self.sequence, window=True)
-            if self._keeper.fits(len(state)):
-                self.checkpoints.append(Checkpoint(self.length, self._keeper.keep(state)))
+        if any(c.length == self.length for c in self.checkpoints):
+            return
+        state = self.context.state(self.sequence, window=True)
+        if not self._keeper.fits(len(state)):
+            return
+        if self.length <= self.context.model.n_swa:  # it is good for every position before it
+            self.checkpoints.clear()
+        while len(state) > self._keeper.room and (gone := spare(self.checkpoints)):
+            self._keeper.drop(gone.kept)
+            self.checkpoints.remove(gone)
+        self.checkpoints.append(Checkpoint(self.length, self._keeper.keep(state)))
 
     def shorten_to_turn_end(self) -> None:
-        """Forget the answer, if the sliding layers can still go back that far. (A state holds only their window.)"""
-        if 0 < self.turn_end < self.length and self._usable(self.turn_end) == (self.turn_end, None):
-            self.rewind(self.turn_end)
+        """Forget the answer, if the sliding layers can still go back that far. A state holds only their window: where
+        that is not all they ever held, it can be continued from exactly its end.
+        """
+        end = self.turn_end
+        if self.length > self.context.model.n_swa and 0 < end < self.length and self._usable(end) == (end, None):
+            self.rewind(end)
 
     def rewind(self, length: int) -> None:
         """Forget the positions from `length` on."""
@@ -320,7 +338,6 @@ class Session:
             raise
 
 
-WORTH_A_CHECKPOINT = 128  # positions; fewer are read again
 TURN_TAIL = 16  # tokens of a prompt's end that its successor may not repeat: the opening of the model's turn
 
 
