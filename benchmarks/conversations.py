@@ -4,19 +4,23 @@
     benchmarks/conversations.py BUNDLE [--peers FOLDER] [--threads N] [--rounds 3] [--quick] [--only chat,logits]
 
 FOLDER is what scripts/peers prints. Every answer is one letter again and again, by a bias on its token, so that both
-write the same number of tokens and each of them shows. One contestant works at a time.
+write the same number of tokens and each of them shows. The contestants take turns, step by step; one works at a time.
+Texts are cut to a number of tokens of the bundle's own vocabulary: that of `make_checkpoint.py` writes nearly a token
+for each byte, four or five times the real one's, and a question would be a large part of its conversation.
 
-throughput  tokens a second of four answers of 64 tokens, one after another and at once (llama-server with -np 4).
-stall       the longest time between two tokens of a stream while a text of 1,500 tokens, or a picture, is read for
-            somebody else, beside the time that a piece of 256 positions, or the picture alone, takes.
-chat        seconds to the first token, and positions evaluated of how many, by turn: ten turns with a picture and a
-            clip, then a thought of 2,000 tokens that history leaves out, an earlier turn edited, a second chat and the
-            first one again by turns; each beside the same from a cold cache. Ours also: the next turn in a new process,
-            from `cache_dir` and without it.
-logits      the largest difference of a logit after each of these prompts between the warm and the cold cache, ours, for
-            caches of float32, f16 and q8_0.
+throughput   tokens a second of four answers of 64 tokens, one after another and at once (llama-server with -np 4).
+stall        the longest time between two tokens of a stream while a text of 1,500 tokens, or a picture, is read for
+             somebody else, beside the time that a piece of 256 positions, or the picture alone, takes.
+chat         seconds to the first token, and positions evaluated of how many, by turn: ten turns with a picture and a
+             clip, an earlier and the last turn edited, a second chat and the first one again by turns. Ours beside the
+             same from a cold cache.
+thought      the same with a thought of 2,000 tokens in the tenth turn, which history leaves out; cold from there on.
+new process  ours: the turn after those ten, saved with `Conversation.save` and opened in a new process, with a
+             `cache_dir` and without one.
+logits       ours: the largest difference of a logit between the warm and the cold cache, after steps of `thought` with
+             short answers and 700 tokens of thought, for caches of float32, f16 and q8_0.
 
---quick asks for less of everything: whether it works, not how fast. Prints JSON, and how long it took itself.
+--quick asks for less of everything: whether it works, not how fast. Prints each part's JSON in a line when it ends.
 """
 
 from __future__ import annotations
@@ -34,7 +38,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -49,12 +53,14 @@ sys.path.insert(0, str(ROOT))
 from gemma4gguf import Gemma4, Message  # noqa: E402
 from gemma4gguf.bundle.reading import EMBEDDER, TEXT, Bundle  # noqa: E402
 from gemma4gguf.machine import physical_cores  # noqa: E402
-from tests.support.contestants import LETTER, Contestant, Ours, Theirs, Turn  # noqa: E402
+from tests.support.contestants import CERTAIN, LETTER, Contestant, Ours, Theirs, Turn  # noqa: E402
 from tests.support.runtimes import serve  # noqa: E402
 
 PLACES, ANSWER, PIECE = 4, 64, 256
 SIDE = 768  # pixels: 256 soft tokens for both, which would scale other sizes differently
 WORDS = "The quick brown fox jumps over the lazy dog while seven wizards quietly pack boxes of liquor jugs. "
+CLIP = (ROOT / "models" / "demo" / "number.wav").read_bytes()
+Found = tuple[str, Any]  # a part of what was measured
 
 
 NEXT = """
@@ -63,7 +69,7 @@ from gemma4gguf import Gemma4
 given = json.loads(sys.argv[1])
 with Gemma4(given["file"], **given["how"]) as model:
     model.load()
-    result = model.chat(given["messages"], max_tokens=1, temperature=0)
+    result = model.open_conversation(given["saved"]).say(given["text"], max_tokens=1, temperature=0)
 print(json.dumps([result.timings.time_to_first_token_s, result.tokens.prompt, result.tokens.reused]))
 """
 
@@ -75,27 +81,30 @@ def user(text: str, *media: Message) -> Message:
     return {"role": "user", "content": [*media, {"type": "text", "text": text}] if media else text}
 
 
-def picture(number: int) -> Message:
+def picture_bytes(number: int) -> bytes:
     """A picture of its own for each number."""
     pixels = np.asarray(Image.radial_gradient("L").resize((SIDE, SIDE)))
     out = io.BytesIO()
     Image.fromarray(np.stack([np.roll(pixels, 90 * number * i, 1) for i in range(3)], -1)).save(out, "PNG")
-    return {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{_base64(out.getvalue())}"}}
+    return out.getvalue()
+
+
+def picture(number: int) -> Message:
+    return {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{_base64(picture_bytes(number))}"}}
 
 
 def clip() -> Message:
-    data = (ROOT / "models" / "demo" / "number.wav").read_bytes()
-    return {"type": "input_audio", "input_audio": {"data": _base64(data), "format": "wav"}}
+    return {"type": "input_audio", "input_audio": {"data": _base64(CLIP), "format": "wav"}}
 
 
 def _base64(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
-def long_text(model: Gemma4, tokens: int) -> str:
+def text_of(model: Gemma4, tokens: int) -> str:
     """A text of about so many tokens."""
-    once = len(model.tokenize(WORDS))
-    return WORDS * max(1, tokens // once)
+    whole = WORDS * (1 + tokens // len(model.tokenize(WORDS)))
+    return whole[: len(whole) * tokens // len(model.tokenize(whole))]
 
 
 @dataclass
@@ -105,8 +114,47 @@ class Plan:
     rounds: int
     answer: int = ANSWER
     text: int = 1500
+    question: int = 24
+    reply: int = 16
     turns: int = 10
-    thought: int = 2000
+    thought: int = 0
+    returns: int = 3
+
+
+@dataclass(frozen=True)
+class Step:
+    """A prompt, and how many tokens its answer has."""
+
+    name: str
+    messages: list[Message]
+    tokens: int
+
+
+def steps_of(plan: Plan, words: str) -> list[Step]:
+    """The conversation in order. What is answered is known before."""
+    found: list[Step] = []
+
+    def ask(name: str, before: list[Message], text: str, *media: Message, tokens: int = plan.reply) -> list[Message]:
+        messages = [*before, user(f"{text} {words}", *media)]
+        found.append(Step(name, messages, tokens))
+        return [*messages, {"role": "assistant", "content": LETTER * plan.reply}]
+
+    first: list[Message] = []
+    before: list[list[Message]] = []
+    for number in range(plan.turns):
+        before.append(first)
+        media = [picture(0)] if number == 0 else [clip()] if number == 1 else []
+        thought = plan.thought if number == plan.turns - 1 else 0
+        first = ask(f"turn {number + 1}", first, f"{number}:", *media, tokens=thought or plan.reply)
+    if plan.thought:
+        first = ask(f"after a thought of {plan.thought} tokens", first, "And then?")
+    for number in (plan.turns // 2, plan.turns - 1):
+        ask(f"turn {number + 1} edited", before[number], "Rather this.")
+    second: list[Message] = []
+    for number in range(plan.returns):
+        second = ask(f"second chat, turn {number + 1}", second, f"{number}?", *[picture(1)][number:])
+        first = ask(f"first chat again, {number + 1}", first, f"Once more, {number}.")
+    return found
 
 
 # ── the parts ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -171,71 +219,39 @@ def _numbered(message: Message, number: int) -> Message:
     return user(f"{number + 10} {content[-1]['text']}", picture(number + 10))
 
 
-def chat(contestant: Contestant, plan: Plan) -> list[tuple[str, list[Message], Turn]]:
-    """The conversation's steps in order, each with its prompt."""
-    steps: list[tuple[str, list[Message], Turn]] = []
-
-    def ask(name: str, messages: list[Message], tokens: int = 16) -> list[Message]:
-        turn = contestant.ask(messages, tokens)
-        steps.append((name, messages, turn))
-        return [*messages, {"role": "assistant", "content": turn.text[: 16 * len(LETTER)]}]
-
-    first: list[Message] = []
-    halfway: list[Message] = []
-    for number in range(plan.turns):
-        media = [picture(0)] if number == 0 else [clip()] if number == 1 else []
-        last = number == plan.turns - 1
-        first = ask(
-            f"turn {number + 1}", [*first, user(f"Question {number}. {WORDS}", *media)], plan.thought * last or 16
-        )
-        halfway = first if number == plan.turns // 2 - 1 else halfway
-    first = ask(f"after a thought of {plan.thought} tokens", [*first, user(f"And then? {WORDS}")])
-    ask(f"turn {plan.turns // 2 + 1} edited", [*halfway, user(f"Rather this. {WORDS}")])
-    second: list[Message] = []
-    for number in range(3):
-        second = ask(f"second chat, turn {number + 1}", [*second, user(f"{number}? {WORDS}", *[picture(1)][number:])])
-        first = ask(f"first chat again, {number + 1}", [*first, user(f"Once more, {number}. {WORDS}")])
-    return steps
-
-
-def chat_part(contestant: Contestant, plan: Plan) -> list[dict[str, Any]]:
-    steps = chat(contestant, plan)
-    colds = [contestant.ask(messages, 1, cold=True) for _, messages, _ in steps]
-    return [
-        {"step": name, **turn.row(), "cold_s": round(cold.first_s, 3), "ratio": round(turn.first_s / cold.first_s, 3)}
-        for (name, _, turn), cold in zip(steps, colds, strict=True)
-    ]
-
-
-class Watched:
-    """Keeps the logits of each prompt, as they are before its answer's second token."""
-
-    def __init__(self, ours: Ours) -> None:
-        self._ours = ours
-        self.seen: list[NDArray[np.float32]] = []
-
-    def logits(self, messages: Sequence[Message], cold: bool = False) -> NDArray[np.float32]:
-        self._ours.ask(messages, 1, cold=cold)
-        row: NDArray[np.float32] = self._ours.model.engine.session.context.logits().copy()
-        return row
-
-    def ask(
-        self, messages: Sequence[Message], tokens: int, told: Callable[[], object] = lambda: None, cold: bool = False
-    ) -> Turn:
-        self.seen.append(self.logits(messages))
-        return self._ours.ask(messages, tokens)
+def turns(ready: dict[str, Contestant], steps: Sequence[Step], since: int = 0) -> list[dict[str, Any]]:
+    """What each step cost; ours from `since` on also from a cold cache."""
+    rows: list[dict[str, Any]] = []
+    for contestant in ready.values():  # what is loaded when it is first needed
+        contestant.ask([user("Ready?", picture(9), clip())], 1)
+    for step in steps:
+        rows.append({"step": step.name})
+        for name, contestant in ready.items():
+            turn = contestant.ask(step.messages, step.tokens)
+            assert turn.text == LETTER * step.tokens, (name, turn.text)
+            rows[-1][name] = turn.row()
+        print(rows[-1], file=sys.stderr)
+    for step, row in zip(steps[since:], rows[since:], strict=True):
+        cold = ready["ours"].ask(step.messages, 1, cold=True).first_s
+        row["ours"] |= {"cold_s": round(cold, 3), "ratio": round(row["ours"]["first_s"] / cold, 3)}
+    return rows
 
 
 def new_process(file: Path, how: dict[str, Any], plan: Plan) -> dict[str, Any]:
-    """The next turn of a conversation in a process of its own, with and without what the first one left on disk."""
+    """The next turn of a saved conversation in a process of its own, with what the first one left on disk, and cold."""
     with tempfile.TemporaryDirectory() as folder:
-        kept = {**how, "cache_dir": folder}
+        kept, saved = {**how, "cache_dir": folder}, str(Path(folder) / "chat.json")
         with Gemma4(file, **kept) as model:
-            _, messages, turn = chat(Ours(model), plan)[-1]
-        messages = [*messages, {"role": "assistant", "content": turn.text}, user(f"And now? {WORDS}")]
+            (letter,), words = model.tokenize(LETTER), text_of(model, plan.question)
+            told: dict[str, Any] = {"max_tokens": 4, "temperature": 0, "logit_bias": {letter: CERTAIN}}
+            chat = model.conversation()
+            for number in range(plan.turns):
+                media: dict[str, Any] = {0: {"images": picture_bytes(0)}, 1: {"audio": CLIP}}.get(number, {})
+                chat.say(f"{number}: {words}", **media, **told)
+            chat.save(saved)
         found = {}
         for name, options in (("from cache_dir", kept), ("cold", how)):
-            given = json.dumps({"file": str(file.resolve()), "how": options, "messages": messages})
+            given = json.dumps({"file": str(file.resolve()), "how": options, "saved": saved, "text": f"Now? {words}"})
             run = subprocess.run(
                 [sys.executable, "-c", NEXT, given], check=True, capture_output=True, text=True, cwd=ROOT
             )
@@ -244,22 +260,26 @@ def new_process(file: Path, how: dict[str, Any], plan: Plan) -> dict[str, Any]:
     return found
 
 
-def logits(file: Path, how: dict[str, Any], plan: Plan) -> dict[str, dict[str, float]]:
-    """By type of the cache and by step: how far a logit is off after a warm prompt."""
-    found: dict[str, dict[str, float]] = {}
-    for kind in ("f32", "f16", "q8_0"):
-        # llama.cpp reads a float32 cache as f16 in flash attention.
-        more: dict[str, Any] = {"flash_attention": "off"} if kind == "f32" else {}
-        with Gemma4(file, **how, **more, kv_type=kind) as model:
-            watched = Watched(Ours(model))
-            steps = chat(watched, plan)
-            off = {}
-            for (name, messages, _), warm in zip(steps, watched.seen, strict=True):
-                cold = watched.logits(messages, cold=True)
-                finite = np.isfinite(warm)  # tokens that are never said are not
-                off[name] = round(float(np.abs(cold - warm)[finite].max()), 5)
-            found[kind] = off
-    return found
+def logits_after(ours: Ours, messages: Sequence[Message], cold: bool = False) -> NDArray[np.float32]:
+    """The logits that a prompt's first token is chosen from."""
+    ours.ask(messages, 1, cold=cold)
+    row: NDArray[np.float32] = ours.model.engine.session.context.logits().copy()
+    return row
+
+
+def logits(file: Path, how: dict[str, Any], plan: Plan) -> dict[str, float]:
+    """By step, how far a logit is off after a warm prompt."""
+    with Gemma4(file, **how) as model:
+        ours, steps, seen = Ours(model), steps_of(plan, text_of(model, plan.question)), []
+        for step in steps:
+            seen.append(logits_after(ours, step.messages))
+            ours.ask(step.messages, step.tokens)
+        off = {}
+        for step, warm in [(steps[1], seen[1]), *zip(steps[plan.turns :], seen[plan.turns :], strict=True)]:
+            cold = logits_after(ours, step.messages, cold=True)
+            finite = np.isfinite(warm)  # tokens that are never said are not
+            off[step.name] = round(float(np.abs(cold[finite] - warm[finite]).max()), 5)
+    return off
 
 
 @contextmanager
@@ -282,7 +302,45 @@ def contestants(given: argparse.Namespace, places: int, how: dict[str, Any]) -> 
         yield found
 
 
-PARTS = ("throughput", "stall", "chat", "logits")
+def at_once(given: argparse.Namespace, how: dict[str, Any], plan: Plan, parts: Sequence[str]) -> Iterator[Found]:
+    """Throughput and stalls: with four places."""
+    with contestants(given, PLACES, how) as ready:
+        ours = ready["ours"]
+        assert isinstance(ours, Ours)
+        others = [("text", [user(text_of(ours.model, plan.text))]), ("picture", [user("What?", picture(5))])]
+        if "throughput" in parts:
+            rates = throughput(ready, plan)
+            yield "throughput", rates
+            if given.peers:
+                pairs = zip(rates["ours"]["at once"], rates["llama-server"]["at once"], strict=True)
+                ratio = round(statistics.median(a / b for a, b in pairs), 3)
+                yield "throughput at once, ours / llama-server", ratio
+        for name, contestant in ready.items() if "stall" in parts else ():
+            yield f"stall, {name}", stall(contestant, others, plan)
+        yield "a piece of 256 positions, ours", piece(ours, plan)
+
+
+def run(given: argparse.Namespace, how: dict[str, Any], plan: Plan, parts: Sequence[str]) -> Iterator[Found]:
+    """What each part found, when it ends."""
+    if {"throughput", "stall"} & set(parts):
+        yield from at_once(given, how, plan, parts)
+    thinking = replace(plan, thought=40 if given.quick else 2000, returns=1)
+    for part, steps, since in (("chat", plan, 0), ("thought", thinking, plan.turns)):
+        if part in parts:
+            with contestants(given, 1, how) as ready:
+                ours = ready["ours"]
+                assert isinstance(ours, Ours)
+                yield part, turns(ready, steps_of(steps, text_of(ours.model, plan.question)), since)
+    if "new process" in parts:
+        yield "new process", new_process(given.bundle, how, plan)
+    brief = replace(thinking, thought=min(700, thinking.thought), reply=4)
+    for kind in KINDS if "logits" in parts else ():
+        yield f"logits, {kind['kv_type']}", logits(given.bundle, {**how, **kind}, brief)
+
+
+# llama.cpp reads a float32 cache as f16 in flash attention.
+KINDS = ({"kv_type": "f32", "flash_attention": "off"}, {"kv_type": "f16"}, {"kv_type": "q8_0"})
+PARTS = ("throughput", "stall", "chat", "thought", "new process", "logits")
 
 
 def main() -> None:
@@ -298,40 +356,16 @@ def main() -> None:
     parts = given.only.split(",")
     if unknown := [part for part in parts if part not in PARTS]:
         parser.error(f"no part {unknown[0]!r}; there are {', '.join(PARTS)}")
-    plan = Plan(1, answer=16, text=300, turns=3, thought=40) if given.quick else Plan(given.rounds)
+    plan = Plan(1, answer=16, text=300, turns=3, returns=1) if given.quick else Plan(given.rounds)
     how: dict[str, Any] = {"context": given.context, "threads": given.threads, "draft": "off"}
-    begun, found = time.perf_counter(), dict[str, Any]()
-    if {"throughput", "stall"} & set(parts):
-        with contestants(given, PLACES, how) as ready:
-            ours = ready["ours"]
-            assert isinstance(ours, Ours)
-            others = [("text", [user(long_text(ours.model, plan.text))]), ("picture", [user("What?", picture(5))])]
-            if "throughput" in parts:
-                for name, rates in throughput(ready, plan).items():
-                    found[f"throughput, {name}"] = rates
-                    print(name, rates, file=sys.stderr)
-            for name, contestant in ready.items() if "stall" in parts else ():
-                found[f"stall, {name}"] = stalls = stall(contestant, others, plan)
-                print(name, stalls, file=sys.stderr)
-            found["a piece of 256 positions, ours"] = piece(ours, plan)
-    if "chat" in parts:
-        with contestants(given, 1, how) as ready:
-            for name, contestant in ready.items():
-                found[f"chat, {name}"] = rows = chat_part(contestant, plan)
-                print(*(f"{name}: {row}" for row in rows), sep="\n", file=sys.stderr)
-        found["chat, a new process, ours"] = new_process(given.bundle, how, plan)
-    if "logits" in parts:
-        found["logits"] = logits(given.bundle, how, plan)
-    if "throughput" in parts and given.peers:
-        pairs = zip(found["throughput, ours"]["at once"], found["throughput, llama-server"]["at once"], strict=True)
-        found["throughput at once, ours / llama-server"] = round(statistics.median(a / b for a, b in pairs), 3)
-    found["took_s"] = round(time.perf_counter() - begun)
-    print(json.dumps(found, indent=1))
+    begun = time.perf_counter()
+    for name, found in run(given, how, plan, parts):
+        print(json.dumps({name: found, "after_s": round(time.perf_counter() - begun)}), flush=True)
 
 
 def piece(ours: Ours, plan: Plan) -> float:
     """Seconds for 256 positions of a prompt."""
-    turns = [ours.ask([user(f"{n} {long_text(ours.model, plan.text)}")], 1, cold=True) for n in range(plan.rounds)]
+    turns = [ours.ask([user(f"{n} {text_of(ours.model, plan.text)}")], 1, cold=True) for n in range(plan.rounds)]
     return round(statistics.median(turn.first_s * PIECE / turn.prompt for turn in turns), 3)
 
 
