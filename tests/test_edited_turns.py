@@ -73,7 +73,7 @@ def check(model: Gemma4, cold: Gemma4, messages: list[Message], new: int) -> Non
     assert result.text == cold.chat(messages, **GREEDY).text
     warm, expected = (m.engine.session.context.logits() for m in (model, cold))
     seen = np.isfinite(expected)
-    assert np.abs(warm[seen] - expected[seen]).max() < 1e-3
+    assert np.abs(warm[seen] - expected[seen]).max() < 3e-3
     assert result.tokens.prompt - result.tokens.reused <= new
 
 
