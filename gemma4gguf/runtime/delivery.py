@@ -61,6 +61,7 @@ def delivered(start: Start, wait: bool | float = True) -> Generator[Any, None, N
                 yield item
             item = items.get()
     finally:
+        item = None  # as in `_wanted`
         leave()
 
 
@@ -86,6 +87,7 @@ async def adelivered(start: Start, wait: bool | float = True) -> AsyncGenerator[
                 yield item
             item = await items.get()
     finally:
+        item = None  # as in `_wanted`
         leave()
 
 
@@ -121,12 +123,12 @@ def together(starts: Sequence[Start], most: int) -> Start:
 
     def start(put: Put) -> Callable[[], None]:
         leaves: list[Callable[[], None]] = []
+        left = deque(starts)
         ended = 0
 
         def begin() -> None:
-            number = len(leaves)
-            if number < len(starts):
-                leaves.append(starts[number](partial(numbered, number)))
+            if left:
+                leaves.append(left.popleft()(partial(numbered, len(leaves))))
 
         def numbered(number: int, item: Any) -> None:
             passed = isinstance(item, (BaseException, Admitted, Warned))
@@ -135,14 +137,16 @@ def together(starts: Sequence[Start], most: int) -> Start:
         def over() -> None:
             nonlocal ended
             ended += 1
-            if ended == len(starts):
-                put(None)
-            else:
+            if left or ended < len(leaves):
                 begin()
+            else:
+                put(None)
 
         def leave() -> None:
-            for one in leaves:
+            for one in [*leaves]:
                 one()
+            left.clear()  # what has pictures goes now: these functions refer to each other, and only the garbage
+            leaves.clear()  # collector frees them
 
         try:
             for _ in range(most):
@@ -161,7 +165,10 @@ def _nothing() -> None: ...
 def _wanted(item: Any) -> bool:
     """Whether an item is one. Raises the error that it is, gives the warning, does what is due."""
     if isinstance(item, BaseException):
-        raise item
+        try:
+            raise item
+        finally:
+            del item  # else it and this frame refer to each other, and keep the question until garbage is collected
     if isinstance(item, Warned):
         warnings.warn(item.text, _CATEGORIES.get(item.category, UserWarning), stacklevel=6)
     if isinstance(item, Due):

@@ -146,7 +146,10 @@ class Service:
             while open_answers:
                 item = await made.get()
                 if isinstance(item, Exception):
-                    raise item
+                    try:
+                        raise item
+                    finally:
+                        del item  # else it and this frame refer to each other, and keep the question
                 new = [item] if item else await anyio.to_thread.run_sync(_cut_short, model, open_answers, readings)
                 if not begun:
                     yield readings[0] if readings else Reading(0, 0)
