@@ -21,6 +21,7 @@ import pytest
 
 from gemma4gguf import BusyError, ContextError, Ear, Gemma4, InputError, NativeError
 from gemma4gguf.isolated.engine import IsolatedEngine
+from gemma4gguf.isolated.process import Process
 from gemma4gguf.isolated.wire import Wire
 from tests.support.spoken import RATE, clips
 
@@ -189,6 +190,33 @@ def test_closing_ends_the_process_and_its_answers(tiny_bundle: Path, long: dict[
         list(stream)
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+def _process_of(model: Gemma4) -> Process:
+    process = engine_of(model)._process
+    assert process
+    return process
+
+
+def test_it_is_told_to_end(tiny_bundle: Path, tmp_path: Path) -> None:
+    """So what it was writing to a disk is there, whole."""
+    system: Any = [{"role": "system", "content": "Be brief. " * 60}, {"role": "user", "content": "What is 47 + 38?"}]
+    with opened(tiny_bundle, cache_dir=tmp_path) as model:
+        model.chat(system, **HOW)
+        process = _process_of(model)
+    assert process._popen.returncode == 0
+    assert [file.suffix for file in tmp_path.rglob("*") if file.is_file()] == [".state"]
+    with opened(tiny_bundle, cache_dir=tmp_path) as model:
+        assert model.chat(system, **HOW).tokens.reused > 100
+
+
+def test_one_that_does_not_listen_is_killed(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gemma4gguf.isolated.process.GRACE_S", 0.1)
+    with opened(tiny_bundle) as model:
+        model.load()
+        process = _process_of(model)
+        os.kill(process.pid, signal.SIGSTOP)
+    assert process._popen.returncode == -signal.SIGKILL
 
 
 def test_it_ends_with_whoever_asked(tiny_bundle: Path) -> None:

@@ -25,6 +25,7 @@ from ..runtime.delivery import Put, delivered
 from ..runtime.engine import EngineOptions
 from .wire import Wire
 
+GRACE_S = 10  # for a process that was told to end: for the call under way, and what is being written to a disk
 # The signals are ignored from the first line on: who asks for answers decides when they end.
 _CODE = (
     "import signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); signal.signal(signal.SIGTERM, signal.SIG_IGN); "
@@ -109,12 +110,17 @@ class Process:
         self.close(NativeError(f"the engine's process has ended ({how}); ask again, and it starts anew"))
 
     def close(self, reason: Exception) -> None:
-        """End its questions with an error, and the process."""
+        """End its questions with an error, and the process: by itself, or where that takes too long, by force."""
         with self._changing:
             left, self._open, self._reason = self._open, {}, reason
         for put in left.values():
             put(reason)
-        self._end()
+        self._wire.send("close", 0)
+        try:
+            with suppress(subprocess.TimeoutExpired):
+                self._popen.wait(GRACE_S)
+        finally:
+            self._end()
 
 
 def _started() -> subprocess.Popen[bytes]:

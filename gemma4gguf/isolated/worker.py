@@ -1,8 +1,8 @@
 """Runs in a process of its own: one engine, and what it is asked through a pipe. `engine` is the other side.
 
-It is sent `open` once, then `ask`, `evaluate`, `hear` and `cancel`, and `frames` and `behind` of what it hears. It
-sends items, and None behind the last, each with the number of the question. Standard output belongs to the other
-side; nothing else may write there. It ends when the other side does.
+It is sent `open` once, then `ask`, `evaluate`, `hear` and `cancel`, and `frames` and `behind` of what it hears, then
+`close`. It sends items, and None or an error behind the last, each with the number of the question. Standard output
+belongs to the other side; nothing else may write there. It also ends when the other side does.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .wire import Wire
 
 
 def serve() -> None:
-    """Be the engine until the other side ends."""
+    """Be the engine until the other side says so, or ends."""
     wire = Wire(os.dup(0), os.dup(1), trusting=True)
     os.dup2(2, 1)  # a library that prints must not disturb the messages
     with suppress(EOFError, OSError):
@@ -55,6 +55,8 @@ class _Worker:
         }
         while True:
             kind, number, *content = self._wire.receive()
+            if kind == "close":
+                return self._close()
             if kind == "cancel":
                 self._heard.pop(number, None)
                 self._leave.pop(number, _nothing)()
@@ -67,6 +69,15 @@ class _Worker:
                 self._put(number, error)
             for one in told:
                 self._put(number, Warned(str(one.message), one.category.__name__))
+
+    def _close(self) -> None:
+        """Leave every answer, wait for what is being written to a disk, and free everything."""
+        for leave in [*self._leave.values()]:
+            leave()
+        if self._engine:
+            self._engine.scheduler.close()
+            self._engine.scheduler.places.forget()  # conversations stay off the disk: `serve` promises that
+            self._engine.close()
 
     def _put(self, number: int, item: Any) -> None:
         """Send an item of a question; None or an error ends it."""

@@ -39,8 +39,8 @@ class Place:
 class Service:
     """One model that answers. `open_model`: makes it; called again after it was unloaded.
 
-    `idle_s`: seconds without a request after which the model is unloaded. Everything but `open_model` runs in the
-    event loop's thread.
+    `idle_s`: seconds without a request after which the model is unloaded. Everything but opening and closing runs in
+    the event loop's thread.
     """
 
     def __init__(
@@ -85,15 +85,14 @@ class Service:
 
     def unload(self) -> None:
         """Free the model's memory, unless somebody waits for an answer. The next request loads it again."""
-        if not self.live:
-            self.close()
+        threading.Thread(target=self.close, kwargs={"idle": True}).start()  # it may be writing to a disk
 
-    def close(self) -> None:
-        """Free the model."""
-        with self._opening:
-            model, self._model = self._model, None
-        if model:
-            model.close()
+    def close(self, *, idle: bool = False) -> None:
+        """Free the model; with `idle` only where nobody waits for an answer."""
+        with self._opening:  # who comes meanwhile loads it again when its memory is free, not before
+            if self._model and not (idle and self.live):
+                model, self._model = self._model, None
+                model.close()
 
     def keep(self, seconds: float | None) -> None:
         """Unload after so many seconds without a request; None: after the server's own time."""
