@@ -60,6 +60,9 @@ def limit_options(function: Function) -> Function:
     is_flag=True,
     help="Keep no beginnings of prompts on disk [in --cache-dir, or beside the models].",
 )
+@click.option(
+    "--cache-memory", type=int, metavar="N", help="Bytes kept of conversations whose place others took [1 GiB]."
+)
 @limit_options
 @model_options
 @debug_option

@@ -52,5 +52,5 @@ def test_a_system_text_is_read_once(tiny_bundle: Path, tmp_path: Path, monkeypat
         eventually(lambda: any(tmp_path.glob(".prefixes/*/*.state")))
     with program(tiny_bundle) as url:
         assert cached(url) > 100
-    with program(tiny_bundle, "--no-disk-cache") as url:
+    with program(tiny_bundle, "--no-disk-cache", "--cache-memory", "0") as url:
         assert cached(url) == 0
