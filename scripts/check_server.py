@@ -23,7 +23,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
@@ -41,6 +41,8 @@ CHAT = "/v1/chat/completions"
 PICTURE = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{encoded(DEMO / 'digits.png')}"}}
 CLIP = {"type": "input_audio", "input_audio": {"data": encoded(DEMO / "number.wav"), "format": "wav"}}
 ENDLESS = {str(token): -100 for token in range(1, 120)}  # bans the end tokens, among others
+SAMPLE_S = 1
+CACHE = 16 << 20  # bytes that the engine keeps of caches, in soak: so few that they are full before half time
 LOG = ROOT / "docs" / "serving.log"
 REQUESTS = re.compile(r'^gemma4gguf_requests_total\{.*status="(\d+)"\} (\d+)$', re.MULTILINE)
 NEVER_OPENED = re.compile(r'"(/etc/passwd|/etc/shadow|/dev/zero|/proc/self/environ|.*win\.ini|.*id_rsa)"')
@@ -53,9 +55,14 @@ class Server:
         self.process, self.url, self.port = process, url, int(url.rpartition(":")[2])
         self.pid = process.pid
 
-    def megabytes(self) -> float:
-        pages = (_read(Path(f"/proc/{pid}/statm")).split() for pid in _below(self.pid))
-        return sum(int(p[1]) - int(p[2]) for p in pages if p) * os.sysconf("SC_PAGE_SIZE") / 1e6
+    def megabytes(self) -> dict[str, float]:
+        """What each process has of its own, and `all` of them together."""
+        own = {"server": 0.0, "engine": 0.0}
+        for pid in _below(self.pid):
+            if pages := _read(Path(f"/proc/{pid}/statm")).split():
+                size = (int(pages[1]) - int(pages[2])) * os.sysconf("SC_PAGE_SIZE") / 1e6
+                own["server" if pid == self.pid else "engine"] += size
+        return {**own, "all": sum(own.values())}
 
     def sockets(self) -> int:
         found = 0
@@ -133,24 +140,28 @@ def _logged(log: Any) -> str:
 
 def soak(bundle: Path, args: argparse.Namespace) -> bool:
     found: Counter[str] = Counter()
-    memory: list[float] = []
-    with server(bundle, "--context", "2048", "--parallel", "4", "--max-answer", "256", "--grace", "2") as running:
+    memory: list[dict[str, float]] = []
+    options = ["--context", "2048", "--parallel", "4", "--max-answer", "256", "--grace", "2"]
+    with server(bundle, *options, "--cache-memory", str(CACHE)) as running:
         idle = running.sockets()
         until = time.monotonic() + args.seconds
         clients = [threading.Thread(target=_client, args=(running.url, i, until, found)) for i in range(args.clients)]
         for client in clients:
             client.start()
         while time.monotonic() < until:
-            time.sleep(min(10, args.seconds / 10))
+            time.sleep(SAMPLE_S)
             memory.append(running.megabytes())
         for client in clients:
             client.join()
         time.sleep(1)
-        half = memory[len(memory) // 2 :]
-        growth, left = max(half) - half[0], running.sockets() - idle
+        means = _means(memory)
+        half = means[len(means) // 2 :]
+        growth = {name: max(at[name] for at in half) - own for name, own in half[0].items()}
+        left = running.sockets() - idle
         answers = ", ".join(f"{kind}: {n}" for kind, n in found.most_common())
         _told(args, f"{args.clients} clients for {args.seconds:g} s: {answers}")
-        memory_said = f"{half[0]:.1f} MB of its own at half time, {growth:+.1f} MB at most from then on"
+        memory_said = f"{half[0]['all']:.1f} MB of its own at half time, {growth['all']:+.1f} MB at most from then on"
+        memory_said += f" (server {growth['server']:+.1f}, engine {growth['engine']:+.1f}; means of tenths of the time)"
         _told(args, f"{memory_said}; {left} sockets left")
         waits = [_kill(running, signal.SIGKILL if i % 2 else signal.SIGABRT) for i in range(args.kills)]
         survived = [wait for wait in waits if wait is not None]
@@ -160,8 +171,14 @@ def soak(bundle: Path, args: argparse.Namespace) -> bool:
         status = running.process.wait(60)
         _told(args, f"SIGTERM in the middle: {ended} of 4 streams had their last event; exit status {status}")
     bad = {kind: n for kind, n in found.items() if kind not in ("right", "left", "429")}
-    good = not bad and growth < 20 and left <= 0 and len(survived) == args.kills and ended == 4
+    good = not bad and growth["all"] < 20 and left <= 0 and len(survived) == args.kills and ended == 4
     return good and status == 0
+
+
+def _means(memory: Sequence[dict[str, float]]) -> list[dict[str, float]]:
+    """The mean of each tenth of the time: what requests take while they are answered goes up and down by the second."""
+    tenths = [part for i in range(10) if (part := memory[len(memory) * i // 10 : len(memory) * (i + 1) // 10])]
+    return [{name: sum(at[name] for at in part) / len(part) for name in part[0]} for part in tenths]
 
 
 def _client(url: str, seed: int, until: float, found: Counter[str]) -> None:
@@ -255,12 +272,12 @@ def hostile(bundle: Path, args: argparse.Namespace) -> bool:
     with tempfile.NamedTemporaryFile("r", suffix=".strace") as trace:
         strace = ("strace", "-f", "-qq", "-e", "trace=open,openat,connect", "-o", trace.name)
         with server(bundle, "--context", "2048", "--parallel", "2", under=strace) as running:
-            before = most = running.megabytes()
+            before = most = running.megabytes()["all"]
             begun = len(_read(Path(trace.name)))
             found = Counter[int | None]()
             for name, data in requests():
                 found[send(running.port, data, name not in UNFINISHED)] += 1
-                most = max(most, running.megabytes())
+                most = max(most, running.megabytes()["all"])
             calls = _read(Path(trace.name))[begun:]
             with httpx.Client(base_url=running.url, timeout=120) as client:
                 works = _ask_plainly(client)
