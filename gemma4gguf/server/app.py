@@ -30,7 +30,7 @@ from .form import MULTIPART
 from .limits import bounded
 from .middleware import Guarded, Watched
 from .openapi import Address, document
-from .request import SSE, Dialect, checked, parsed
+from .request import SSE, Dialect, Json, checked, parsed
 from .security import Guard
 from .service import Service
 from .settings import Limits
@@ -52,7 +52,8 @@ SPEECH: Sequence[tuple[str, type[Translation], Task, str]] = (
 def application(service: Service, card: Card, limits: Limits, guard: Guard) -> ASGIApp:
     """The whole server."""
     addresses = _Site(service, card, limits).addresses
-    middleware = [Middleware(Watched, service=service), Middleware(Guarded, guard=guard)]
+    paths = {*page.PATHS, *(address.path for address in addresses)}
+    middleware = [Middleware(Watched, service=service, paths=paths), Middleware(Guarded, guard=guard)]
     if guard.origins:
         origins, methods = [*guard.origins], ["GET", "POST"]
         cors = Middleware(CORSMiddleware, allow_origins=origins, allow_methods=methods, allow_headers=["*"])
@@ -97,6 +98,10 @@ class _Site:
             ),
         )
 
+    @cached_property
+    def _document(self) -> Json:
+        return document(self.addresses)
+
     async def health(self, http: Http) -> Response:
         return json_response({"status": "ok", "loaded": self.service.loaded})
 
@@ -105,7 +110,7 @@ class _Site:
         return PlainTextResponse(text, media_type=metrics.CONTENT_TYPE)
 
     async def openapi(self, http: Http) -> Response:
-        return json_response(document(self.addresses))
+        return json_response(self._document)
 
     async def models(self, http: Http) -> Response:
         return json_response(openai.models(self.card))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Collection
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -34,10 +35,13 @@ class Guarded:
 
 
 class Watched:
-    """Middleware: counts requests, and writes one line about each, without a word of what was said."""
+    """Middleware: counts requests, and writes one line about each, without a word of what was said.
 
-    def __init__(self, app: ASGIApp, service: Service) -> None:
-        self._app, self._metrics = app, service.metrics
+    `paths`: those that are told by name. What a stranger may put into a path is neither a label nor in the log.
+    """
+
+    def __init__(self, app: ASGIApp, service: Service, paths: Collection[str]) -> None:
+        self._app, self._metrics, self._paths = app, service.metrics, paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -53,9 +57,9 @@ class Watched:
         try:
             await self._app(scope, receive, watched)
         finally:
-            known = scope["path"] if "endpoint" in scope else "other"  # a stranger's paths are no labels
-            self._metrics.requested(known, status)
+            path = scope["path"] if scope["path"] in self._paths else "other"
+            self._metrics.requested(path, status)
             result: Result | None = scope.get(RESULT)
             counts = f" {result.tokens.prompt}+{result.tokens.completion} tokens" if result else ""
             seconds = time.perf_counter() - began
-            log.info("%s %s %d %.3f s%s", scope["method"], known, status, seconds, counts)
+            log.info("%s %s %d %.3f s%s", scope["method"], path, status, seconds, counts)

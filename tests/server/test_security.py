@@ -51,6 +51,16 @@ def test_the_server_s_own_page_may(server: Serving) -> None:
     assert status(server, Origin=server.url) == 200
 
 
+def test_a_path_is_no_way_into_the_counters_or_the_log(server: Serving, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "gemma4gguf.server")
+    for name in ("x%0aFORGED", 'x"} 1%0d', "x%0a", "x"):
+        assert status(server, f"/v1/models/{name}") == 404
+    told = httpx.get(f"{server.url}/metrics").text + "".join(record.getMessage() for record in caplog.records)
+    assert 'path="other",status="404"' in told
+    assert "FORGED" not in told
+    assert "/v1/models/" not in told
+
+
 @pytest.fixture(scope="module")
 def guarded(tiny_bundle: Path) -> Iterator[Serving]:
     """A server as it is where other machines reach it, but for its address."""
