@@ -301,6 +301,7 @@ def schema(bundle: Path, args: argparse.Namespace) -> bool:
         checks = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
         command = ["schemathesis", "run", f"{running.url}/openapi.json", "-c", checks, "-n"]
         command += [str(-(-args.examples // varied)), "--phases", "examples,coverage,fuzzing", "--workers", "2"]
+        command += ["--request-timeout", "60"]  # on a busy machine an answer takes more than the usual 10 s
         done = subprocess.run(command, cwd=folder)
         counted = REQUESTS.findall(client.get("/metrics").text)
     found = Counter[str]()

@@ -5,9 +5,8 @@ In: an opened bundle. Out: plain values. Only headers are read.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-
-import numpy as np
 
 from ..bundle.reading import DRAFTER, EMBEDDER, TEXT, Bundle, listed_sections
 from ..bundle.settings import file_type
@@ -39,7 +38,7 @@ class Card:
             created=int(found.st_mtime),
             size=found.st_size,
             digest=size_and_digest[1] if size_and_digest else "0" * 64,
-            parameters=sum(int(np.prod(t.shape, dtype=object)) for s in bundle.sections for t in s.tensors.values()),
+            parameters=sum(math.prod(t.shape) for s in bundle.sections for t in s.tensors.values()),
             quantisation=file_type(text.metadata.get("general.file_type")) or "unknown",
             context=context,
             sees_and_hears=bundle.section(EMBEDDER) is not None,
