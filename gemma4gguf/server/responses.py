@@ -324,9 +324,12 @@ def response(asked: Asked[Responses], result: Result) -> Json:
 
 async def events(asked: Asked[Responses], items: AsyncIterator[Item]) -> AsyncIterator[Event]:
     number = 0
-    async for event in _events(asked, items):
-        yield {**event, "sequence_number": number}
-        number += 1
+    try:
+        async for event in _events(asked, items):
+            yield {**event, "sequence_number": number}
+            number += 1
+    except RequestError as failure:
+        yield failed_late(failure, number)
 
 
 async def _events(asked: Asked[Responses], items: AsyncIterator[Item]) -> AsyncIterator[Json]:
@@ -381,9 +384,9 @@ def _usage(result: Result) -> Json:
     }
 
 
-def failed_late(failure: RequestError) -> Json:
+def failed_late(failure: RequestError, number: int = 0) -> Json:
     about = {"code": CODES.get(failure.kind), "message": failure.message, "param": failure.field}
-    return {"type": "error", **about, "sequence_number": 0}
+    return {"type": "error", **about, "sequence_number": number}
 
 
 RESPONSES = Dialect(Responses, request, response, events, failed, failed_late, named_sse, SSE)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import openai
 import pytest
 
+from gemma4gguf.server import responses
+from gemma4gguf.server.card import Card
+from gemma4gguf.server.failure import RequestError
+from gemma4gguf.server.request import Asked, Item, Piece, Reading
 from tests.support.serving import DEMO, WEATHER, Serving, encoded
 
 SUM = "What is 47 + 38?"
@@ -47,6 +52,23 @@ def test_a_stream(client: openai.OpenAI, effort: Any) -> None:
     assert [item.type for item in done] == (["message"] if effort == "none" else ["reasoning", "message"])
     without_id = {"id"}
     assert [i.model_dump(exclude=without_id) for i in done] == [i.model_dump(exclude=without_id) for i in whole.output]
+
+
+def test_an_error_has_the_next_number_too(server: Serving) -> None:
+    body = responses.Responses.model_validate({"input": SUM})
+    asked = Asked(body, responses.request(body), Card.of(server.model.bundle, 2048), "id", 0)
+
+    async def items() -> AsyncIterator[Item]:
+        yield Reading(0, 5)
+        yield Piece("47")
+        raise RequestError("broken", "ended in the middle")
+
+    async def told() -> list[Any]:
+        return [event async for event in responses.events(asked, items())]
+
+    events = asyncio.run(told())
+    assert [event["sequence_number"] for event in events] == list(range(len(events)))
+    assert (events[-1]["type"], events[-1]["message"]) == ("error", "ended in the middle")
 
 
 @pytest.mark.parametrize("stream", [False, True])
