@@ -102,8 +102,7 @@ def test_a_short_budget_holds_and_keeps_the_beginning(exact: Path, cold: Gemma4)
         size = max(len(c.kept.data or b"") for c in model.engine.session.checkpoints)
     with Gemma4(exact, **EXACT, cache_memory=int(4.5 * size)) as model:
         chat = Chat(model)
-        kept = model.engine.session.checkpoints
-        assert len(kept) == 4
+        assert sum(c.kept.data is not None for c in model.engine.session.checkpoints) == 4
         assert model.engine.keeper.used <= 4.5 * size
         message = cost(model, f"Rather this, 1. {WORDS}")
         check(model, cold, chat.edited(TURNS - 1), message)

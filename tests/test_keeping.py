@@ -19,6 +19,15 @@ def test_the_least_recently_used_goes_first() -> None:
     assert not keeper.fits(31)
 
 
+def test_some_go_last() -> None:
+    keeper = Keeper(30)
+    first, second, third = (keeper.keep(bytes(10)) for _ in range(3))
+    fourth = keeper.keep(bytes(10), last=[first, third])
+    assert [bool(kept.data) for kept in (first, second, third, fourth)] == [True, False, True, True]
+    fifth = keeper.keep(bytes(20), last=[first, third])
+    assert [bool(kept.data) for kept in (first, third, fourth, fifth)] == [False, True, False, True]
+
+
 def test_what_is_dropped_or_forgotten_does_not_count() -> None:
     keeper = Keeper(30)
     dropped, forgotten, kept = (keeper.keep(bytes(10)) for _ in range(3))

@@ -6,6 +6,7 @@ least recently goes first. This module does not know what a state means.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from weakref import WeakValueDictionary
 
@@ -30,20 +31,15 @@ class Keeper:
         """Bytes of all states."""
         return sum(len(kept.data) for kept in self._states.values() if kept.data is not None)
 
-    @property
-    def room(self) -> int:
-        """Bytes free."""
-        return self.budget - self.used
-
     def fits(self, size: int) -> bool:
         """Whether a state of this size can be kept at all."""
         return size <= self.budget
 
-    def keep(self, data: bytes) -> Kept:
-        """Keep a state that fits, and give up others for it."""
+    def keep(self, data: bytes, last: Collection[Kept] = ()) -> Kept:
+        """Keep a state that fits, and give up others for it; those in `last` only when no more are left."""
         others, kept = list(self._states.values()), Kept(data)
         self._states[id(kept)] = kept
-        for other in others:
+        for other in sorted(others, key=lambda other: other in last):
             if self.used <= self.budget:
                 break
             self.drop(other)

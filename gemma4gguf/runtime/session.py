@@ -296,10 +296,9 @@ class Session:
             return
         if self.length <= self.context.model.n_swa:  # it is good for every position before it
             self.checkpoints.clear()
-        while len(state) > self._keeper.room and (gone := spare(self.checkpoints)):
-            self._keeper.drop(gone.kept)
-            self.checkpoints.remove(gone)
-        self.checkpoints.append(Checkpoint(self.length, self._keeper.keep(state)))
+        closest = spare(self.checkpoints)
+        others = [c.kept for c in self.checkpoints if c is not closest]
+        self.checkpoints.append(Checkpoint(self.length, self._keeper.keep(state, last=others)))
 
     def shorten_to_turn_end(self) -> None:
         """Forget the answer, if the sliding layers can still go back that far. A state holds only their window: where
