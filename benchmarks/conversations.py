@@ -6,14 +6,15 @@
 FOLDER is what scripts/peers prints. Every answer is one letter again and again, by a bias on its token, so that both
 write the same number of tokens and each of them shows. The contestants take turns, step by step; one works at a time.
 Texts are cut to a number of tokens of the bundle's own vocabulary: that of `make_checkpoint.py` writes nearly a token
-for each byte, four or five times the real one's, and a question would be a large part of its conversation.
+for each byte, four or five times the real one's, and a question would be a large part of its conversation. What the
+template's own words take more than in the real one, a question has less.
 
 throughput   tokens a second of four answers of 64 tokens, one after another and at once (llama-server with -np 4).
 stall        the longest time between two tokens of a stream while a text of 1,500 tokens, or a picture, is read for
              somebody else, beside the time that a piece of 256 positions, or the picture alone, takes.
-chat         seconds to the first token, and positions evaluated of how many, by turn: ten turns with a picture and a
-             clip, an earlier and the last turn edited, a second chat and the first one again by turns. Ours beside the
-             same from a cold cache.
+chat         seconds to the first token, and positions evaluated of how many, by turn: ten turns with a picture in
+             the first and a clip in the third, an earlier and the last turn edited, a second chat and the first one
+             again by turns. Ours beside the same from a cold cache.
 thought      the same with a thought of 2,000 tokens in the tenth turn, which history leaves out; cold from there on.
 new process  ours: the turn after those ten, saved with `Conversation.save` and opened in a new process, with a
              `cache_dir` and without one.
@@ -107,6 +108,12 @@ def text_of(model: Gemma4, tokens: int) -> str:
     return whole[: len(whole) * tokens // len(model.tokenize(whole))]
 
 
+def question_of(model: Gemma4, tokens: int) -> str:
+    """A text that makes a turn as long as so many tokens do with the real vocabulary, which has two for each mark."""
+    more = sum(len(model.tokenize(mark)) - 2 for mark in ("user\n", "model\n", "thought\n"))
+    return text_of(model, max(tokens - more, 4))
+
+
 @dataclass
 class Plan:
     """How much of everything."""
@@ -143,7 +150,7 @@ def steps_of(plan: Plan, words: str) -> list[Step]:
     before: list[list[Message]] = []
     for number in range(plan.turns):
         before.append(first)
-        media = [picture(0)] if number == 0 else [clip()] if number == 1 else []
+        media = [picture(0)] if number == 0 else [clip()] if number == 2 else []
         thought = plan.thought if number == plan.turns - 1 else 0
         first = ask(f"turn {number + 1}", first, f"{number}:", *media, tokens=thought or plan.reply)
     if plan.thought:
@@ -242,11 +249,11 @@ def new_process(file: Path, how: dict[str, Any], plan: Plan) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         kept, saved = {**how, "cache_dir": folder}, str(Path(folder) / "chat.json")
         with Gemma4(file, **kept) as model:
-            (letter,), words = model.tokenize(LETTER), text_of(model, plan.question)
+            (letter,), words = model.tokenize(LETTER), question_of(model, plan.question)
             told: dict[str, Any] = {"max_tokens": 4, "temperature": 0, "logit_bias": {letter: CERTAIN}}
             chat = model.conversation()
             for number in range(plan.turns):
-                media: dict[str, Any] = {0: {"images": picture_bytes(0)}, 1: {"audio": CLIP}}.get(number, {})
+                media: dict[str, Any] = {0: {"images": picture_bytes(0)}, 2: {"audio": CLIP}}.get(number, {})
                 chat.say(f"{number}: {words}", **media, **told)
             chat.save(saved)
         found = {}
@@ -270,12 +277,12 @@ def logits_after(ours: Ours, messages: Sequence[Message], cold: bool = False) ->
 def logits(file: Path, how: dict[str, Any], plan: Plan) -> dict[str, float]:
     """By step, how far a logit is off after a warm prompt."""
     with Gemma4(file, **how) as model:
-        ours, steps, seen = Ours(model), steps_of(plan, text_of(model, plan.question)), []
+        ours, steps, seen = Ours(model), steps_of(plan, question_of(model, plan.question)), []
         for step in steps:
             seen.append(logits_after(ours, step.messages))
             ours.ask(step.messages, step.tokens)
         off = {}
-        for step, warm in [(steps[1], seen[1]), *zip(steps[plan.turns :], seen[plan.turns :], strict=True)]:
+        for step, warm in [(steps[2], seen[2]), *zip(steps[plan.turns :], seen[plan.turns :], strict=True)]:
             cold = logits_after(ours, step.messages, cold=True)
             finite = np.isfinite(warm)  # tokens that are never said are not
             off[step.name] = round(float(np.abs(cold[finite] - warm[finite]).max()), 5)
@@ -330,7 +337,7 @@ def run(given: argparse.Namespace, how: dict[str, Any], plan: Plan, parts: Seque
             with contestants(given, 1, how) as ready:
                 ours = ready["ours"]
                 assert isinstance(ours, Ours)
-                yield part, turns(ready, steps_of(steps, text_of(ours.model, plan.question)), since)
+                yield part, turns(ready, steps_of(steps, question_of(ours.model, plan.question)), since)
     if "new process" in parts:
         yield "new process", new_process(given.bundle, how, plan)
     brief = replace(thinking, thought=min(700, thinking.thought), reply=4)
