@@ -171,12 +171,20 @@ def noisy(lines: int, folder: Path) -> tuple[list[many.Json], int]:
 def rpc(bundle: Path, work: Path, args: argparse.Namespace) -> bool:
     built = subprocess.run([ROOT / "scripts" / "peers", "--rpc"], stdout=subprocess.PIPE, text=True, check=True)
     programs = Path(built.stdout.strip(), "rpc")
-    export = [sys.executable, "-m", "gemma4gguf", "export", bundle, work / "parts", "--for", "llama.cpp"]
-    subprocess.run(export, capture_output=True, check=True)
+    export = ["export", str(bundle), str(work / "parts"), "--for", "llama.cpp"]
+    subprocess.run([sys.executable, "-m", "gemma4gguf", *export], capture_output=True, check=True)
     with ExitStack() as stack:
         machines = stack.enter_context(hosts(2))
         for host in machines:
-            worker = [programs / "ggml-rpc-server", "-H", host.address, "-p", str(RPC_PORT), "-t", "1"]
+            worker: list[str | Path] = [
+                programs / "ggml-rpc-server",
+                "-H",
+                host.address,
+                "-p",
+                str(RPC_PORT),
+                "-t",
+                "1",
+            ]
             subprocess.Popen([*host.inside, *worker], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             many.until(lambda host=host: _listens(host.address))  # type: ignore[misc]
         half = Bundle.open(bundle).text.metadata["gemma4.block_count"] // 2

@@ -22,7 +22,7 @@ from training import pictures
 DATA = Path(__file__).parents[1] / "data"
 CONTEXT = 1024
 LETTER, CERTAIN, LONG = "a", 100, 48  # answers of one letter again and again, by a bias on its token: of a known length
-NEAR = 0.15  # of a logarithm: so far apart are a warm and a cold prompt of this model in Q8_0 (docs/decisions.md)
+NEAR = 2 * 0.15  # between two tokens: a warm prompt in Q8_0 moves a logit by up to 0.15 (docs/decisions.md)
 STORY = "The quick brown fox jumps over the lazy dog while seven wizards pack boxes. " * 6
 Json = dict[str, Any]
 
