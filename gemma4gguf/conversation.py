@@ -56,6 +56,7 @@ class ConversationOptions(TypedDict, total=False):
     """Keywords of `Gemma4.conversation`; `Conversation` has the defaults."""
 
     system: str | None
+    messages: Sequence[Message]
     tools: Sequence[Tool]
     thinking: bool
     on_full: OnFull
@@ -82,10 +83,11 @@ class Model(Protocol):
 class Conversation:
     """A chat that keeps its messages and media. Made by `model.conversation()`.
 
-    `system`: told first. `tools`: declarations as the OpenAI API has them, or Python functions, which are called with
-    what the model asks for: at most `most_calls` times in a row, and only where `allow(call)` gives True; False or a
-    text, the reason, refuses, and the model is told. `thinking`: think before each answer. `on_full`: "drop" leaves
-    the oldest whole turns out where the context is full, and counts them in `dropped`; "error" raises ContextError.
+    `system`: told first. `messages`: what it begins with, as `messages` of another gives it. `tools`: declarations as
+    the OpenAI API has them, or Python functions, which are called with what the model asks for: at most `most_calls`
+    times in a row, and only where `allow(call)` gives True; False or a text, the reason, refuses, and the model is
+    told. `thinking`: think before each answer. `on_full`: "drop" leaves the oldest whole turns out where the context is
+    full, and counts them in `dropped`; "error" raises ContextError.
     A question that fails, or a stream that is closed before its end, leaves the conversation as it was.
     """
 
@@ -94,6 +96,7 @@ class Conversation:
         model: Model,
         *,
         system: str | None = None,
+        messages: Sequence[Message] = (),
         tools: Sequence[Tool] = (),
         thinking: bool = False,
         on_full: OnFull = "drop",
@@ -104,7 +107,8 @@ class Conversation:
         self._most_calls = whole("most_calls", most_calls, lambda v: v >= 1, "a whole number, at least 1")
         self._functions: dict[str, Function] = {}
         self._tools = self._declared(tools)
-        self._messages: list[Message] = [] if system is None else [{"role": "system", "content": system}]
+        first: list[Message] = [] if system is None else [{"role": "system", "content": system}]
+        self._messages = [*first, *messages]
         self.dropped = 0
         if self._messages:
             prepare_messages(self._messages, local_files=False)

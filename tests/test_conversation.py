@@ -66,6 +66,16 @@ def test_turns_are_those_of_chat_and_cost_only_what_is_new(model: Gemma4) -> Non
     assert chat.say("Thanks.", **GREEDY).tokens.reused > shown.tokens.image
 
 
+def test_it_goes_on_from_messages(model: Gemma4) -> None:
+    chat = model.conversation(system="Be brief.")
+    chat.say("My name is Ada.", **GREEDY)
+    again = model.conversation(messages=chat.messages)
+    assert again.say("What is my name?", **GREEDY).text == chat.say("What is my name?", **GREEDY).text
+    assert again.messages == chat.messages
+    with pytest.raises(InputError, match=r"messages\[0\]"):
+        model.conversation(messages=[{"role": "nobody", "content": "Hi"}])
+
+
 def test_media_are_kept_whatever_becomes_of_their_source(model: Gemma4, tmp_path: Path) -> None:
     path = tmp_path / "shown.png"
     path.write_bytes(DIGITS.read_bytes())

@@ -19,6 +19,7 @@ BASE = {f"gemma4gguf.{name}" for name in ("errors", "arguments", "version", "rec
 FILES = BASE | {"gemma4gguf.bundle", "gemma4gguf.native"}
 STAGES = FILES | {"gemma4gguf.media", "gemma4gguf.chat", "gemma4gguf.forms"}
 ENGINE = STAGES | {"gemma4gguf.runtime"}
+SPEECH = {"gemma4gguf.tools.listening", "gemma4gguf.tools.subtitles"}
 COMMANDS_SHARE = {f"gemma4gguf.cli.{name}" for name in ("signals", "show", "common", "options", "answering", "bundled")}
 ALLOWED: Mapping[str, set[str]] = {
     "gemma4gguf.errors": set(),
@@ -52,10 +53,12 @@ ALLOWED: Mapping[str, set[str]] = {
         for name in ("model", "conversation", "listening", "transcription", "tools.subtitles", "reference")
     }
     | {"converters"},
+    "gemma4gguf.tools.listening": ENGINE | {f"gemma4gguf.{name}" for name in ("model", "conversation", "listening")},
     "gemma4gguf.tools.subtitles": {"gemma4gguf.transcription"},
     "gemma4gguf.proof": ENGINE | {"gemma4gguf.reference", "converters"},
     "gemma4gguf.server": ENGINE
-    | {f"gemma4gguf.{name}" for name in ("answers", "model", "transcription", "tools.subtitles")},
+    | {f"gemma4gguf.{name}" for name in ("answers", "model", "conversation", "listening", "transcription")}
+    | SPEECH,
     "gemma4gguf.batch": ENGINE | {"gemma4gguf.model", "gemma4gguf.server"},
     "gemma4gguf.cli.signals": set(),
     "gemma4gguf.cli.show": set(),
@@ -65,10 +68,8 @@ ALLOWED: Mapping[str, set[str]] = {
     "gemma4gguf.cli.answering": {"gemma4gguf.records", "gemma4gguf.cli.show"},
     "gemma4gguf.cli.chat": ENGINE | {"gemma4gguf.model"} | COMMANDS_SHARE,
     "gemma4gguf.cli": ENGINE
-    | {
-        f"gemma4gguf.{name}"
-        for name in ("model", "listening", "tools", "tools.subtitles", "proof", "cli.chat", "server", "batch")
-    }
+    | {f"gemma4gguf.{name}" for name in ("model", "listening", "tools", "proof", "cli.chat", "server", "batch")}
+    | SPEECH
     | {"converters"}
     | COMMANDS_SHARE,
     "gemma4gguf.__main__": {"gemma4gguf.cli"},

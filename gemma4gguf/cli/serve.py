@@ -89,7 +89,7 @@ def serve(
       gemma4gguf serve gemma.gguf
       curl localhost:8080/v1/chat/completions -d '{"messages": [{"role": "user", "content": "Hello"}]}'
     """
-    require_extra("server", "serve", "starlette", "uvicorn", "pydantic", "multipart")
+    require_extra("server", "serve", "starlette", "uvicorn", "pydantic", "multipart", "websockets")
     from ..bundle.finding import hidden_folder
     from ..model import Gemma4
     from ..server.app import application
@@ -127,6 +127,7 @@ def serve(
                 grace_s=grace,
                 certificate=tls_cert,
                 key=tls_key,
+                most_bytes=limits.body,
                 on_ready=lambda: note(f"{card.name} at {address}"),
             ).run()
 

@@ -17,7 +17,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.requests import Request as Http
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Route
+from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp
 
 from ..transcription import Task
@@ -28,6 +28,7 @@ from .card import Card
 from .failure import RequestError
 from .form import MULTIPART
 from .limits import bounded
+from .listening import Listening
 from .middleware import Guarded, Watched
 from .openapi import Address, document
 from .request import SSE, Dialect, Json, checked, parsed
@@ -47,19 +48,24 @@ SPEECH: Sequence[tuple[str, type[Translation], Task, str]] = (
     ("/v1/audio/transcriptions", Transcription, "transcribe", "Write down speech of any length (OpenAI)"),
     ("/v1/audio/translations", Translation, "translate", "Write down speech in English (OpenAI)"),
 )
+LISTEN = "/v1/listen"  # a WebSocket, which OpenAPI does not know
 
 
 def application(service: Service, card: Card, limits: Limits, guard: Guard) -> ASGIApp:
     """The whole server."""
     addresses = _Site(service, card, limits).addresses
-    paths = {*page.PATHS, *(address.path for address in addresses)}
+    paths = {LISTEN, *page.PATHS, *(address.path for address in addresses)}
     middleware = [Middleware(Watched, service=service, paths=paths), Middleware(Guarded, guard=guard)]
     if guard.origins:
         origins, methods = [*guard.origins], ["GET", "POST"]
         cors = Middleware(CORSMiddleware, allow_origins=origins, allow_methods=methods, allow_headers=["*"])
         middleware.insert(1, cors)  # it answers what browsers ask before they send a key
     handlers: Any = {RequestError: _refused, HTTPException: _not_here, ClientDisconnect: _gone}
-    routes = [*page.routes(), *(Route(a.path, a.handler, methods=[a.method]) for a in addresses)]
+    routes = [
+        *page.routes(),
+        *(Route(a.path, a.handler, methods=[a.method]) for a in addresses),
+        WebSocketRoute(LISTEN, Listening(service, card, limits)),
+    ]
     return Starlette(routes=routes, middleware=middleware, exception_handlers=handlers)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import signal
 import socket
 import ssl
@@ -20,10 +21,16 @@ from starlette.types import ASGIApp
 
 from ..errors import InputError
 from .service import Service
+from .settings import Limits
 
 LAST_WORDS_S = 5  # for streams to send their last event after they were cut off
 MOST_CONNECTIONS = 512
 SIGNALS = ("SIGINT", "SIGTERM", "SIGBREAK")
+
+
+def _is_so(record: logging.LogRecord) -> bool:
+    """Uvicorn complains of each WebSocket that was refused, after it has sent the refusal itself."""
+    return record.msg != "ASGI callable returned without completing handshake."
 
 
 def listening(host: str, port: int) -> socket.socket:
@@ -46,7 +53,7 @@ class Server(uvicorn.Server):
     """Serves on `listener` until SIGTERM or SIGINT; `on_ready` is called when it does.
 
     After the signal answers under way have `grace_s` seconds, then they are cut off. A second signal cuts off at once.
-    `certificate` and `key`: files, for https.
+    `certificate` and `key`: files, for https. `most_bytes`: of a WebSocket's message.
     """
 
     def __init__(
@@ -58,6 +65,7 @@ class Server(uvicorn.Server):
         grace_s: float,
         certificate: Path | None = None,
         key: Path | None = None,
+        most_bytes: int = Limits.body,
         on_ready: Callable[[], None],
     ) -> None:
         if certificate:
@@ -66,7 +74,9 @@ class Server(uvicorn.Server):
             app,
             loop="asyncio",
             http="h11",
-            ws="none",
+            ws="websockets-sansio",
+            ws_max_size=most_bytes,
+            ws_per_message_deflate=False,
             lifespan="off",
             log_config=None,
             access_log=False,
@@ -78,6 +88,7 @@ class Server(uvicorn.Server):
             ssl_keyfile=key,
         )
         super().__init__(config)
+        logging.getLogger("uvicorn.error").addFilter(_is_so)
         self._service, self._listener, self._grace_s, self._on_ready = service, listener, grace_s, on_ready
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:

@@ -6,6 +6,7 @@ A web page that somebody visits must not reach a server on their machine: neithe
 
 from __future__ import annotations
 
+import base64
 import hmac
 import ipaddress
 from collections.abc import Collection
@@ -19,6 +20,9 @@ from .failure import RequestError
 
 # Answered without a key: to whoever watches over the server, and the page, which then asks for the key.
 OPEN_PATHS = frozenset({"/health", *page.PATHS})
+
+# A browser's WebSocket has no headers of its own: it offers the key, in base64url, as a protocol behind this.
+KEY_PROTOCOL = "gemma4gguf.key."
 
 
 def is_loopback(host: str) -> bool:
@@ -59,8 +63,18 @@ class Guard:
 
     def _has_key(self, headers: Headers) -> bool:
         scheme, _, given = headers.get("authorization", "").partition(" ")
-        given = given.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+        given = given.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "") or _offered(headers)
         return hmac.compare_digest(given.encode(), (self.key or "").encode())
+
+
+def _offered(headers: Headers) -> str:
+    """The key among the protocols that a WebSocket offers; empty where there is none."""
+    protocols = map(str.strip, headers.get("sec-websocket-protocol", "").split(","))
+    found = next((name for name in protocols if name.startswith(KEY_PROTOCOL)), "").removeprefix(KEY_PROTOCOL)
+    try:
+        return base64.urlsafe_b64decode(found + "=" * (-len(found) % 4)).decode()
+    except ValueError:
+        return ""
 
 
 def _name(host: str) -> str:

@@ -29,6 +29,7 @@ class Limits:
     pixels: int = _limit("max-pixels", 50_000_000, "Pixels of a picture.")
     sound: float = _limit("max-sound", 900.0, "Seconds of sound in a request.")
     tokens: int = _limit("max-answer", 16_384, "Tokens of an answer.")
+    silence: float = _limit("max-silence", 300.0, "Seconds that one who is listened to may say nothing.")
     seconds: float = _limit("max-time", 1800.0, "Seconds until an answer is cut off.")
     grammars: bool = _limit("allow-grammar", False, "Take raw grammars (GBNF) in requests.")
     queue: int = _limit("queue", 32, "Requests that may wait; further ones are told to come back (429).")

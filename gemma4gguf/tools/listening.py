@@ -36,6 +36,8 @@ Heard = Callable[[Ear], None]
 """Told of a turn while it is heard."""
 Said = Callable[[Chunk | None], None]
 """Told of an answer, piece by piece; None where it was spoken into."""
+Failed = Callable[[Exception], None]
+"""Told of an answer's error at once; it is raised when there is sound again."""
 
 
 # ── whether it can be done here ──────────────────────────────────────────────────────────────────────────────────
@@ -131,6 +133,7 @@ def talk(
     said: Said,
     *,
     options: GenerateOptions,
+    failed: Failed | None = None,
     text: str = "",
     transcript_prompt: str | None = None,
     patient: bool = False,
@@ -147,7 +150,7 @@ def talk(
             for sound in turns:
                 if sound is None:
                     assert ear
-                    answer, ear = Telling(pool, ear, said, options), None
+                    answer, ear = Telling(pool, ear, said, options, failed), None
                     if patient:
                         answer.wait()
                     continue
@@ -161,7 +164,7 @@ def talk(
                 answer.wait()
         except BaseException:
             if answer:
-                answer.stopped.set()
+                answer.leave()
             raise
         finally:
             if ear:
@@ -171,10 +174,20 @@ def talk(
 class Telling:
     """One answer, told in a thread of its own. `stopped`: is to be told no further."""
 
-    def __init__(self, pool: ThreadPoolExecutor, ear: Ear, said: Said, options: GenerateOptions) -> None:
+    def __init__(
+        self, pool: ThreadPoolExecutor, ear: Ear, said: Said, options: GenerateOptions, failed: Failed | None = None
+    ) -> None:
         self.stopped = Event()
-        self._ear, self._said, self._options = ear, said, options
-        self._done: Future[None] = pool.submit(self._tell)
+        self._ear, self._said, self._failed, self._options = ear, said, failed, options
+        self._done: Future[None] = pool.submit(self._told)
+
+    def _told(self) -> None:
+        try:
+            self._tell()
+        except Exception as error:
+            if self._failed and not self.stopped.is_set():
+                self._failed(error)
+            raise
 
     def _tell(self) -> None:
         with self._ear, closing(self._ear.stream(**self._options)) as chunks:
@@ -183,6 +196,11 @@ class Telling:
                 if self.stopped.is_set() and not chunk.result:
                     self._said(None)
                     return
+
+    def leave(self) -> None:
+        """End it at once, whatever becomes of the conversation."""
+        self.stopped.set()
+        self._ear.close()
 
     def stop(self) -> None:
         """Stop it, if it has not ended, and wait until the conversation can go on. Raises what it raised."""

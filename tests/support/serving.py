@@ -65,7 +65,9 @@ def serving(
     model, ready = service.model(), threading.Event()
     app = application(service, Card.of(model.bundle, model.context), limits, guard)
     with listening("127.0.0.1", port) as listener:
-        server = Server(app, service, listener, grace_s=grace_s, certificate=certificate, on_ready=ready.set)
+        server = Server(
+            app, service, listener, grace_s=grace_s, certificate=certificate, most_bytes=limits.body, on_ready=ready.set
+        )
         thread = threading.Thread(target=server.run, daemon=True)
         thread.start()
         assert ready.wait(60)

@@ -61,6 +61,7 @@ def main() -> None:
             reveal_type(model.evaluate("Hi").logits)
             reveal_type(model.template)
             chat: g.Conversation = model.conversation(system="Be brief.", tools=[weather], on_full="drop")
+            chat = model.conversation(messages=chat.messages)
             reveal_type(chat.say("What?", images="cat.jpg", temperature=0))
             reveal_type(chat.stream("What?", max_tokens=3))
             reveal_type(chat.messages)
