@@ -263,6 +263,22 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
 
 
+def test_help_loads_no_command_and_a_command_no_other() -> None:
+    code = (
+        "import sys; from gemma4gguf.cli import cli, run; run(cli, sys.argv[1:]); "
+        "print(sorted(n for n in sys.modules if n.startswith('gemma4gguf.cli.')), file=sys.stderr)"
+    )
+
+    def loaded(*arguments: str) -> str:
+        command = [sys.executable, "-c", code, *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stderr.strip()
+
+    assert loaded("--help") == "['gemma4gguf.cli.signals']"
+    of_one = loaded("inspect", "--help")
+    assert "gemma4gguf.cli.examine" in of_one
+    assert "gemma4gguf.cli.batch" not in of_one
+
+
 @pytest.mark.parametrize("library", ["torch", "transformers"])
 def test_neither_torch_nor_transformers(library: str) -> None:
     used = {n: imports(n, p) for n, p in modules(ROOT).items() if not n.startswith("training")}

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..batch.run import Answerer
 
 
-@click.command(short_help="Answer a file or a folder of questions.")
+@click.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.argument("questions", metavar="IN", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 BAR = 32  # columns of the longest bar
 
 
-@click.command(short_help="Measure a model on this machine.")
+@click.command()
 @click.argument("file", required=False, type=click.Path(path_type=Path))
 @click.option("--compare", type=click.Path(path_type=Path), metavar="JSON", help="What bench --json wrote before.")
 @model_options

@@ -76,16 +76,16 @@ def _run(file: Path, **options: Any) -> int:
     return found("file")(_chat)(file=file, **options)  # type: ignore[no-any-return]
 
 
-def _command(name: str, function: Function, short_help: str) -> click.Command:
+def _command(name: str, function: Function) -> click.Command:
     for decorate in (one_line_errors, debug_option, answer_options, model_options):
         function = decorate(function)
     function = click.option("--thinking", is_flag=True, help="Let it think before each answer.")(function)
     function = click.option("--system", metavar="TEXT", help="What the model is told first.")(function)
     function = click.argument("file", type=click.Path(path_type=Path))(function)
-    return click.command(name, short_help=short_help)(function)
+    return click.command(name)(function)
 
 
 COMMANDS = (
-    _command("chat", found("file")(_chat), "Chat with a model."),
-    _command("run", _run, "Chat with a model; pull it first where need be."),
+    _command("chat", found("file")(_chat)),
+    _command("run", _run),
 )

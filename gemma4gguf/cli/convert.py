@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from converters.grid import Count
 
 
-@click.command(short_help="Turn a checkpoint into one GGUF file.")
+@click.command()
 @click.argument("source")
 @click.argument("out", required=False, type=click.Path(path_type=Path))
 @click.option("--quant", metavar="TYPE", help="Type of the text model's matrices, such as Q4_K_M, Q8_0, BF16.")

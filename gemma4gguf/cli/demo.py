@@ -53,7 +53,7 @@ QUESTIONS = (
 )
 
 
-@click.command(short_help="Convert and question the bundled model.")
+@click.command()
 @click.argument("checkpoint", required=False, type=click.Path(path_type=Path))
 @common
 @debug_option

@@ -11,7 +11,7 @@ from .common import common, found, print_json
 from .show import Table, number, size, warn
 
 
-@click.command(short_help="Show what a bundle holds.")
+@click.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @common
 @found("file")
@@ -58,7 +58,7 @@ def _told(value: object) -> str:
     return number(value) if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
-@click.command(short_help="Show what this machine offers.")
+@click.command()
 @click.argument("file", required=False, type=click.Path(path_type=Path))
 @common
 @found("file")

@@ -11,7 +11,7 @@ from .common import common, found, print_json
 from .show import Progress, Table, size, warn
 
 
-@click.command(short_help="Lay out a bundle for other runtimes.")
+@click.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("--for", "target", required=True, metavar="llama.cpp|lmstudio|ollama", help="Who will read it.")

@@ -19,7 +19,7 @@ from .show import StatusLine, note, warn
 from .signals import ending_at_once
 
 
-@click.command(short_help="Answer a question about text, pictures, sound.")
+@click.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.argument("text", required=False, metavar="[QUESTION]")
 @click.option("-p", "--prompt", metavar="TEXT", help="The question; @FILE reads a file, - standard input.")

@@ -20,7 +20,7 @@ def _shares(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> di
         raise click.BadParameter("expected KIND=NUMBER, such as picture=2") from None
 
 
-@click.command(short_help="Measure which weights matter, for --imatrix.")
+@click.command()
 @click.argument("source", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--text", type=click.Path(path_type=Path), metavar="FILE", help="A text to evaluate.")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..listening import Ear
 
 
-@click.command(short_help="Listen and answer, while it is spoken.")
+@click.command()
 @click.argument("file", metavar="NAME", type=click.Path(path_type=Path))
 @click.option("--file", "sound", metavar="SOUND", help="A sound file, at the pace of a microphone [the microphone].")
 @click.option("--fast", is_flag=True, help="The sound file as fast as it can be read; no answer is spoken into.")

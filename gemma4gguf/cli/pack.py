@@ -11,7 +11,7 @@ from .common import common, found, in_options, option_names, print_json
 from .show import Progress, Table, size, warn
 
 
-@click.command(short_help="Join GGUF files from anyone to one bundle.")
+@click.command()
 @click.argument("text", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--embedder", type=click.Path(path_type=Path), metavar="FILE", help="Its mmproj file.")

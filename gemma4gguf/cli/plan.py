@@ -25,7 +25,7 @@ def _bytes(ctx: click.Context, param: click.Parameter, value: str | None) -> int
     return int(float(found[1]) * UNITS[found[2]])
 
 
-@click.command(short_help="Tell what fits into this machine's memory.")
+@click.command()
 @click.argument("source")
 @click.option(
     "--memory", "limit", callback=_bytes, metavar="SIZE", help="Memory to plan for, such as 16GB [this machine's]."

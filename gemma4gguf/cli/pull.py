@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..tools.offer import Offer, Verdict
 
 
-@click.command(short_help="Fetch a published model into one bundle.")
+@click.command()
 @click.argument("repo", metavar="REPO[:TYPE]")
 @click.option("--drafter", metavar="REPO", help="Where its MTP drafter is [the same repository, if it is there].")
 @click.option("--embedder", metavar="REPO", help="Where its mmproj is [the same repository].")
@@ -100,7 +100,7 @@ def _for_json(offer: Offer) -> dict[str, Any]:
     return shown | {"record": asdict(offer.record), "parts": parts, "missing": offer.missing}
 
 
-@click.command("list", short_help="Show the models in the models folder.")
+@click.command("list")
 @common
 def list_models(as_json: bool) -> None:
     """Show the models in the models folder (GEMMA4GGUF_MODELS): names, sizes, where they come from."""
@@ -122,7 +122,7 @@ def list_models(as_json: bool) -> None:
     table.print()
 
 
-@click.command(short_help="Delete models from the models folder.")
+@click.command()
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @common
 def rm(names: tuple[str, ...], as_json: bool) -> None:

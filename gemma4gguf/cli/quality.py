@@ -16,7 +16,7 @@ def _positions(n: float) -> str:
     return f"{number(int(n))} positions"
 
 
-@click.command(short_help="Measure what quantising has cost.")
+@click.command()
 @click.argument("files", nargs=-1, required=True, metavar="FILE...", type=click.Path(path_type=Path))
 @click.option(
     "--reference", required=True, type=click.Path(path_type=Path), help="The same model: its checkpoint, BF16 or Q8_0."

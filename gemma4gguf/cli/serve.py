@@ -36,7 +36,7 @@ def limit_options(function: Function) -> Function:
     return function
 
 
-@click.command(short_help="Serve a model to OpenAI's, Anthropic's and Ollama's clients.")
+@click.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--host", default="127.0.0.1", show_default=True, metavar="ADDRESS", help="Where to listen.")
 @click.option("--port", type=click.IntRange(0, 65_535), default=8080, show_default=True, metavar="N", help="0: any.")

@@ -19,7 +19,7 @@ from .show import StatusLine, printable
 from .signals import ending_at_once
 
 
-@click.command(short_help="Write down speech of any length.")
+@click.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.argument("sounds", nargs=-1, required=True, metavar="SOUND...")
 @click.option(

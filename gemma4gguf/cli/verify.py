@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..proof.report import Report
 
 
-@click.command(short_help="Check every byte of a bundle, and hold it against its source.")
+@click.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--against", metavar="SOURCE", help="The checkpoint (folder, Hub id or GGUF) that it was made of.")
 @click.option("--drafter", metavar="SOURCE", help="The drafter's checkpoint, to be compared too.")
