@@ -8,7 +8,7 @@ export class Refused extends Error {
   }
 }
 
-const WORDS = {
+export const WORDS = {
   0: "The server does not answer. Start it again with `gemma4gguf serve`; the page goes on by itself.",
   401: "The server wants its API key.",
   413: "This is more than the server takes at once. Leave something out.",
@@ -36,21 +36,26 @@ export async function answer(body, key, signal, on) {
       if (event === "[DONE]") return;
       const data = JSON.parse(event);
       if (data.error) throw new Refused(response.status, data.error.message);
-      const [choice] = data.choices ?? [];
-      const delta = choice?.delta ?? {};
-      if (delta.content) on({ text: delta.content });
-      if (delta.reasoning_content) on({ thought: delta.reasoning_content });
-      for (const call of delta.tool_calls ?? []) gather(calls, call);
-      if (delta.tool_calls) on({ calls: calls.map((call) => ({ ...call })) });
-      if (choice?.finish_reason) on({ reason: choice.finish_reason });
-      if (data.usage) on({ usage: data.usage });
-      if (data.timings) on({ timings: data.timings });
+      tell(data, calls, on);
     }
     throw new Refused(0, "The answer broke off: the server went away.");
   } catch (error) {
     if (signal.aborted) return;
     throw error instanceof Refused ? error : new Refused(0, WORDS[0]);
   }
+}
+
+/** Call `on` with what is new in a chunk of a stream. `calls`: those that the chunks before it began. */
+export function tell(data, calls, on) {
+  const [choice] = data.choices ?? [];
+  const delta = choice?.delta ?? {};
+  if (delta.content) on({ text: delta.content });
+  if (delta.reasoning_content) on({ thought: delta.reasoning_content });
+  for (const call of delta.tool_calls ?? []) gather(calls, call);
+  if (delta.tool_calls) on({ calls: calls.map((call) => ({ ...call })) });
+  if (choice?.finish_reason) on({ reason: choice.finish_reason });
+  if (data.usage) on({ usage: data.usage });
+  if (data.timings) on({ timings: data.timings });
 }
 
 function headers(key) {

@@ -4,7 +4,8 @@ import { Refused, answer, servedModel } from "./api.js";
 import { element } from "./markdown.js";
 import { medium, record } from "./media.js";
 import { Store, newChat, openCalls, request } from "./store.js";
-import { MessageView, copy, mediaView } from "./view.js";
+import { talk } from "./talk.js";
+import { MessageView, copy, mediaView, room, stats } from "./view.js";
 
 const byId = (id) => document.getElementById(id);
 const KEY = "gemma4gguf-key"; // the API key, for as long as the tab is open
@@ -15,6 +16,7 @@ let chat = store.all()[0] ?? newChat();
 let attached = [];
 let asking = null; // an AbortController while an answer comes
 let recording = null;
+let talking = null; // a spoken conversation, while there is one
 let model = null; // {id, context}, or null while no server answers
 
 // ── the server ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -50,6 +52,7 @@ function say(text) {
 
 function openChat(other) {
   asking?.abort();
+  talking?.close();
   chat = other;
   attached = [];
   showMenu(false);
@@ -128,6 +131,7 @@ async function keep(one) {
 function send() {
   const text = byId("text").value.trim();
   if ((!text && !attached.length) || asking) return;
+  talking?.close();
   if (!chat.messages.length) chat.title = text.slice(0, 60) || attached[0].name;
   chat.messages.push({ role: "user", text, media: attached });
   attached = [];
@@ -158,59 +162,98 @@ function edit(message) {
 async function ask(started = null) {
   const mine = chat;
   const body = request(mine, model?.id ?? "", started !== null);
-  const message = started ?? { role: "assistant", text: "", thought: "", calls: [] };
-  Object.assign(message, { stats: "", note: "", cut: false });
-  if (!started) mine.messages.push(message);
   asking = new AbortController();
   const { signal } = asking;
+  const coming = begin(mine, started ?? newAnswer());
+  let note = "";
+  try {
+    await answer(body, sessionStorage.getItem(KEY), signal, coming.take);
+    note = signal.aborted ? "Stopped." : "";
+  } catch (error) {
+    if (!(error instanceof Refused)) throw error;
+    note = error.message;
+    if (error.status === 0 || error.status === 401) look();
+  } finally {
+    await coming.end(note);
+  }
+}
+
+const newAnswer = () => ({ role: "assistant", text: "", thought: "", calls: [] });
+
+/** Show an answer that comes: `take` is told its pieces, `end` a note. */
+function begin(mine, message) {
+  Object.assign(message, { stats: "", note: "", cut: false });
+  if (!mine.messages.includes(message)) mine.messages.push(message);
   busy(true);
   show();
   toEnd();
   const view = views.get(message);
   view.item.classList.add("working");
   const last = {}; // what comes at the end: why it ended, and counts
-  const on = ({ text = "", thought = "", calls, ...rest }) => {
+  const take = ({ text = "", thought = "", calls, ...rest }) => {
     message.text += text;
     message.thought += thought;
     if (calls) message.calls = calls;
     Object.assign(last, rest);
     view.draw();
   };
-  try {
-    await answer(body, sessionStorage.getItem(KEY), signal, on);
-    message.note = signal.aborted ? "Stopped." : "";
-  } catch (error) {
-    if (!(error instanceof Refused)) throw error;
-    message.note = error.message;
-    if (error.status === 0 || error.status === 401) look();
-  } finally {
+  const end = async (note) => {
+    message.note = note;
     message.cut = Boolean(message.text) && last.reason !== "stop" && last.reason !== "tool_calls";
     message.stats = stats(last);
-    mine.room = room(last.usage);
+    mine.room = room(last.usage, model?.context);
     asking = null;
     busy(false);
     view.item.classList.remove("working");
     view.draw(true);
     await keep(mine);
     show();
+  };
+  return { take, end };
+}
+
+// ── talking ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+const PAUSE = { silence: "Pause to be answered.", message: "Press Talk again to be answered." };
+
+async function toggleTalk() {
+  if (talking) return talking.end();
+  asking?.abort();
+  const mine = chat;
+  const body = { ...request(mine, model?.id ?? ""), text: byId("text").value.trim() };
+  let coming = null; // the answer under way
+  let listening = ""; // what is said of that
+  const over = async (note) => {
+    const ended = coming;
+    coming = null;
+    await ended?.end(note);
+  };
+  const on = async (event) => {
+    if (event.listening) say((listening = `Listening. ${PAUSE[event.listening]}`));
+    else if (event.speech) say("Hearing you.");
+    else if (event.turn) {
+      say(listening);
+      if (!mine.messages.length) mine.title = body.text.slice(0, 60) || "Spoken chat";
+      mine.messages.push({ role: "user", text: body.text, media: [event.turn] });
+      asking = { abort: () => talking?.close() };
+      coming = begin(mine, newAnswer());
+    } else if (event.over) await over(event.over === "done" ? "" : "Stopped.");
+    else if ("closed" in event) {
+      talking = null;
+      byId("talk").setAttribute("aria-pressed", "false");
+      say(event.closed?.message ?? "");
+      await over(event.closed?.message ?? "Stopped.");
+    } else coming?.take(event);
+  };
+  byId("talk").disabled = true; // while the browser asks for the microphone
+  try {
+    talking = await talk(body, sessionStorage.getItem(KEY), on);
+    byId("talk").setAttribute("aria-pressed", "true");
+    byId("text").value = "";
+  } catch (error) {
+    say(error.message);
   }
-}
-
-function stats({ usage, timings }) {
-  const speed = timings?.predicted_per_second;
-  const drafted = timings?.draft_n;
-  return [
-    usage && `${usage.completion_tokens} tokens`,
-    speed && `${speed.toFixed(1)} tokens/s`,
-    drafted && `${Math.round((100 * timings.draft_n_accepted) / drafted)} % of ${drafted} drafted tokens accepted`,
-  ]
-    .filter(Boolean)
-    .join(" · ");
-}
-
-function room(usage) {
-  if (!usage || !model?.context) return "";
-  return `${Math.max(0, model.context - usage.total_tokens).toLocaleString()} of ${model.context.toLocaleString()} positions left`;
+  byId("talk").disabled = false;
 }
 
 function busy(now) {
@@ -323,6 +366,7 @@ byId("files").onchange = async () => {
   byId("files").value = "";
 };
 byId("microphone").onclick = toggleRecording;
+byId("talk").onclick = toggleTalk;
 byId("messages").onscroll = ({ target: box }) => {
   atEnd = box.scrollHeight - box.scrollTop - box.clientHeight < 40;
 };
@@ -337,7 +381,9 @@ byId("text").onkeydown = (event) => {
   send();
 };
 document.onkeydown = (event) => {
-  if (event.key === "Escape" && !document.querySelector("dialog[open]")) asking?.abort();
+  if (event.key !== "Escape" || document.querySelector("dialog[open]")) return;
+  asking?.abort();
+  talking?.close();
 };
 document.onpaste = (event) => {
   const files = media(event.clipboardData);

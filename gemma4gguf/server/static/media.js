@@ -1,7 +1,7 @@
 // Files and the microphone to media: `{kind: "image" | "audio", url, name}`, the url a data: URL.
 
 const MOST_BYTES = 64 << 20;
-const RATE = 16_000; // samples a second: what the model hears
+export const RATE = 16_000; // samples a second: what the model hears
 const LONGEST = 30; // seconds of sound the model hears at once
 
 /** A file as a medium. Throws an Error in words for people. */
@@ -12,8 +12,8 @@ export async function medium(file) {
   return { kind, name: file.name || kind, url: await dataUrl(file) };
 }
 
-/** Record from the microphone until `stop()`, at most 30 seconds; `done` resolves to a medium. */
-export async function record() {
+/** Hand the microphone's samples to `on`, RATE a second, until the function that it returns is called. */
+export async function microphone(on) {
   if (!navigator.mediaDevices) throw new Error("The browser gives the microphone to localhost and https pages only.");
   let stream;
   try {
@@ -26,20 +26,35 @@ export async function record() {
   await context.audioWorklet.addModule("recorder.js");
   const source = context.createMediaStreamSource(stream);
   const node = new AudioWorkletNode(context, "recorder");
-  const pieces = [];
-  node.port.onmessage = ({ data }) => pieces.push(data);
+  node.port.onmessage = ({ data }) => on(data);
   source.connect(node);
+  let off = null; // a context can be closed but once
+  return () => {
+    node.port.onmessage = null;
+    for (const track of stream.getTracks()) track.stop();
+    return (off ??= context.close());
+  };
+}
+
+/** Record from the microphone until `stop()`, at most 30 seconds; `done` resolves to a medium. */
+export async function record() {
+  const pieces = [];
+  const off = await microphone((piece) => pieces.push(piece));
   let stop;
   const stopped = new Promise((resolve) => (stop = resolve));
   const late = setTimeout(stop, LONGEST * 1000);
   const done = stopped.then(async () => {
     clearTimeout(late);
-    for (const track of stream.getTracks()) track.stop();
-    await context.close();
-    const name = `recording-${new Date().toTimeString().slice(0, 8).replaceAll(":", "")}.wav`;
-    return { kind: "audio", name, url: await dataUrl(new Blob([wav(pieces)], { type: "audio/wav" })) };
+    await off();
+    return clip(pieces);
   });
   return { stop, done };
+}
+
+/** Recorded samples as a medium. */
+export async function clip(pieces) {
+  const name = `recording-${new Date().toTimeString().slice(0, 8).replaceAll(":", "")}.wav`;
+  return { kind: "audio", name, url: await dataUrl(new Blob([wav(pieces)], { type: "audio/wav" })) };
 }
 
 /** 16-bit mono WAV of float samples, -1 to 1. */

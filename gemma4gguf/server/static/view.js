@@ -166,3 +166,22 @@ export async function copy(text, button) {
   }
   setTimeout(() => (button.textContent = label), 1500);
 }
+
+/** What an answer has cost, in words. */
+export function stats({ usage, timings }) {
+  const speed = timings?.predicted_per_second;
+  const drafted = timings?.draft_n;
+  return [
+    usage && `${usage.completion_tokens} tokens`,
+    speed && `${speed.toFixed(1)} tokens/s`,
+    drafted && `${Math.round((100 * timings.draft_n_accepted) / drafted)} % of ${drafted} drafted tokens accepted`,
+  ]
+    .filter(Boolean)
+    .join(" · ");
+}
+
+/** How much of a context is left, in words. */
+export function room(usage, context) {
+  if (!usage || !context) return "";
+  return `${Math.max(0, context - usage.total_tokens).toLocaleString()} of ${context.toLocaleString()} positions left`;
+}
