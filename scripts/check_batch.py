@@ -100,7 +100,7 @@ def killed(bundle: Path, work: Path, args: argparse.Namespace) -> bool:
     for point in sorted(random.Random(args.seed).sample(range(1, args.lines), args.kills)):
         process = subprocess.Popen(arguments, stderr=subprocess.DEVNULL)
         while process.poll() is None and many.count(out) < point:
-            time.sleep(0.002)
+            time.sleep(0.02)
         process.kill()
         process.wait()
         there.append(many.count(out))

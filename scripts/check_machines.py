@@ -176,15 +176,7 @@ def rpc(bundle: Path, work: Path, args: argparse.Namespace) -> bool:
     with ExitStack() as stack:
         machines = stack.enter_context(hosts(2))
         for host in machines:
-            worker: list[str | Path] = [
-                programs / "ggml-rpc-server",
-                "-H",
-                host.address,
-                "-p",
-                str(RPC_PORT),
-                "-t",
-                "1",
-            ]
+            worker = [str(programs / "ggml-rpc-server"), "-H", host.address, "-p", str(RPC_PORT), "-t", "1"]
             subprocess.Popen([*host.inside, *worker], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             many.until(lambda host=host: _listens(host.address))  # type: ignore[misc]
         half = Bundle.open(bundle).text.metadata["gemma4.block_count"] // 2

@@ -120,13 +120,21 @@ def same(
 
 
 def gap_where_they_part(said: Sequence[Logprob], *texts: str) -> float:
-    """How far apart the two likeliest tokens are at the first place of an answer that not all of the texts have."""
-    wanted, so_far = [text.encode() for text in texts], b""
+    """How far apart the two likeliest tokens are where an answer and one of the texts may have parted.
+
+    That is the first place that a text lacks, or one before it whose second token begins a text's rest as well: " " and
+    " follows" both do.
+    """
+    wanted, so_far, gaps = [text.encode() for text in texts], b"", []
     for token in said:
-        so_far += token.piece
-        if not all(text.startswith(so_far) for text in wanted):
+        first, second = token.top
+        whole = all(text.startswith(so_far + token.piece) for text in wanted)
+        if not whole or any(text.startswith(so_far + second.piece) for text in wanted):
+            gaps.append(first.logprob - second.logprob)
+        if not whole:
             break
-    return token.top[0].logprob - token.top[1].logprob
+        so_far += token.piece
+    return min(gaps)
 
 
 def count(out: Path) -> int:
