@@ -16,7 +16,7 @@ from gemma4gguf.limits import limited
 from gemma4gguf.native.context import ContextOptions
 from gemma4gguf.native.library import repacked_types, supports_gpu
 from gemma4gguf.runtime.engine import EngineOptions
-from gemma4gguf.runtime.memory import Facts, Memory, memory
+from gemma4gguf.runtime.memory import KEEP, Facts, Memory, memory
 from gemma4gguf.runtime.room import CONTEXTS, check_room, contexts, first_that_fits, settled, usable
 
 AVX2 = frozenset({"Q4_0", "Q4_K", "IQ4_NL"})
@@ -58,7 +58,7 @@ def test_what_a_bundle_is_opened_with(tiny_bundle: Path, facts: Facts) -> None:
     bundle = Bundle.open(tiny_bundle)
 
     def opened(limit: int, *, force: bool = False, **how: Any) -> int:
-        options = EngineOptions(ContextOptions(how.pop("context", 0), **how), image_tokens=280)
+        options = EngineOptions(ContextOptions(how.pop("context", 0), **how), image_tokens=280, cache_memory=KEEP)
         return settled(bundle, options, limit=limit, force=force).context.context
 
     least = memory(facts, ContextOptions(CONTEXTS[-1]), repacked=repacked_types())
@@ -73,9 +73,23 @@ def test_what_a_bundle_is_opened_with(tiny_bundle: Path, facts: Facts) -> None:
         opened(least.private, context=8192, kv_type="f32")
 
 
+def test_no_more_is_kept_than_what_is_left(tiny_bundle: Path, facts: Facts) -> None:
+    bundle = Bundle.open(tiny_bundle)
+    needed = memory(facts, ContextOptions(8192), repacked=repacked_types())
+
+    def kept(limit: int) -> int:
+        options = EngineOptions(ContextOptions(8192), image_tokens=280, cache_memory=KEEP)
+        return settled(bundle, options, limit=limit).cache_memory
+
+    assert kept(10**12) == KEEP
+    least = -(-needed.total * 8 // 7)
+    assert kept(least) == pytest.approx(needed.kept.private, abs=2)
+    assert kept(least + 8000) == pytest.approx(needed.kept.private + 7000, abs=2)
+
+
 def test_a_cache_that_only_a_hostile_header_asks_for(tiny_bundle: Path, facts: Facts) -> None:
     bundle, size = Bundle.open(tiny_bundle), memory(facts, ContextOptions(8192), repacked=AVX2).cache.total
-    options = EngineOptions(ContextOptions(0), image_tokens=280)
+    options = EngineOptions(ContextOptions(0), image_tokens=280, cache_memory=KEEP)
     with limited(cache_bytes=size):
         assert settled(bundle, options, limit=10**12).context.context == 8192
     with (

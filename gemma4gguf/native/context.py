@@ -219,19 +219,21 @@ class Context(Handle):
         self.remove(-1, target)
         C.llama_memory_seq_cp(self._memory, source, target, -1, -1)
 
-    def state(self, sequence: int, *, window: bool) -> bytes:
+    def state(self, sequence: int, *, window: bool) -> bytearray:
         """A sequence's cache, to be restored later: only its sliding layers (`window`), or all of it."""
         flags = C.LLAMA_STATE_SEQ_FLAGS_SWA_ONLY if window else 0
         size = int(C.llama_state_seq_get_size_ext(self.handle, sequence, flags))
-        buffer = (ctypes.c_uint8 * size)()
-        written = int(C.llama_state_seq_get_data_ext(self.handle, buffer, size, sequence, flags))
-        return bytes(memoryview(buffer)[:written])
+        state = bytearray(size)  # filled where it lies: a copy may take gigabytes
+        written = int(C.llama_state_seq_get_data_ext(self.handle, _bytes_of(state), size, sequence, flags))
+        del state[written:]
+        return state
 
-    def restore(self, sequence: int, state: bytes, *, window: bool) -> bool:
+    def restore(self, sequence: int, state: bytes | bytearray, *, window: bool) -> bool:
         """Put a state back; False where the cache has no room for it."""
         flags = C.LLAMA_STATE_SEQ_FLAGS_SWA_ONLY if window else 0
-        buffer = (ctypes.c_uint8 * len(state)).from_buffer_copy(state)
-        return bool(C.llama_state_seq_set_data_ext(self.handle, buffer, len(state), sequence, flags))
+        if not state:
+            return False
+        return bool(C.llama_state_seq_set_data_ext(self.handle, _bytes_of(state), len(state), sequence, flags))
 
 
 class _Batch:
@@ -294,6 +296,11 @@ class _Batch:
         batch = self._batch
         batch.n_tokens, batch.token, batch.embd = n, self._token_pointer, None
         return batch
+
+
+def _bytes_of(data: bytes | bytearray) -> Any:
+    """A pointer to them, valid for one call."""
+    return _pointer(np.frombuffer(data, np.uint8), ctypes.c_uint8)
 
 
 def _pointer(array: NDArray[Any], kind: Any) -> Any:

@@ -90,7 +90,7 @@ class Disk:
         _remove(stored.path)
         return None
 
-    def write(self, held: Sequence[Key], state: bytes) -> None:
+    def write(self, held: Sequence[Key], state: bytes | bytearray) -> None:
         """Write a state, soon. A warning where it cannot be written."""
         runs = _runs(held)
         path = self._folder / (hashlib.sha256(json.dumps(runs).encode()).hexdigest()[:32] + SUFFIX)
@@ -99,7 +99,7 @@ class Disk:
                 return
         self._writer.submit(self._write, Stored(path, tuple(held)), runs, state)
 
-    def _write(self, stored: Stored, runs: list[Any], state: bytes) -> None:
+    def _write(self, stored: Stored, runs: list[Any], state: bytes | bytearray) -> None:
         header = {"form": FORM, "held": runs, "sha256": hashlib.sha256(state).hexdigest()}
         first = json.dumps(header).encode() + b"\n"
         try:

@@ -15,7 +15,7 @@ from weakref import WeakValueDictionary
 class Kept:
     """One state. `data` is None once it was given up."""
 
-    data: bytes | None
+    data: bytes | bytearray | None
 
 
 class Keeper:
@@ -35,7 +35,7 @@ class Keeper:
         """Whether a state of this size can be kept at all."""
         return size <= self.budget
 
-    def keep(self, data: bytes, last: Collection[Kept] = ()) -> Kept:
+    def keep(self, data: bytes | bytearray, last: Collection[Kept] = ()) -> Kept:
         """Keep a state that fits, and give up others for it; those in `last` only when no more are left."""
         others, kept = list(self._states.values()), Kept(data)
         self._states[id(kept)] = kept
@@ -45,7 +45,7 @@ class Keeper:
             self.drop(other)
         return kept
 
-    def use(self, kept: Kept) -> bytes | None:
+    def use(self, kept: Kept) -> bytes | bytearray | None:
         """A state's bytes, or None if it was given up. It is now the most recently used."""
         if self._states.pop(id(kept), None):
             self._states[id(kept)] = kept

@@ -16,7 +16,7 @@ from gguf import GGMLQuantizationType
 from ..bundle.container import LazyStrings, TensorInfo, padded, tensor_nbytes
 from ..bundle.projector import PATCH_VALUES
 from ..bundle.reading import DRAFTER, EMBEDDER, TEXT, Section
-from ..bundle.schema import Model
+from ..bundle.schema import Layer, Model
 from ..bundle.settings import DEFAULT_BUDGET
 from ..bundle.validation import numbers
 from ..media.embedder import BLOCK_ROWS
@@ -33,11 +33,15 @@ FFN_ROWS, HIDDEN_ROWS = 3, 5
 BLOCK_WIDTHS = 5  # float32 rows of the model's width for each soft token that the embedder is computing
 ACTIVATION = 2  # bytes: a row that is multiplied is converted first, to half precision at most
 
+KEEP = 1 << 30  # bytes of caches that are kept, where nobody asks for more or less
+
 # Private bytes that were measured (Linux, CPython 3.11, glibc): what is there before a model, and for each entry.
-PYTHON = 37_000_000  # the interpreter, numpy, llama.cpp and what a question imports
+PYTHON = 41_000_000  # the interpreter, numpy, llama.cpp and what a question imports
+DRAFTER_CONTEXT = 4_000_000  # llama.cpp's graphs for it
 HEADER_COPIES = 2  # a header's bytes are kept for rewriting, and once more as values
-TOKEN_IN_PYTHON = 48  # its kind and its score
+TOKEN_IN_PYTHON = 80  # its kind and its score, and what reading them leaves
 TOKEN, MERGE = 160, 130  # in llama.cpp's vocabulary
+CELL, POSITION = 40, 150  # what is noted of each cell of a cache, and of each position that is in use
 
 
 # ── what the headers tell ────────────────────────────────────────────────────────────────────────────────────────
@@ -114,13 +118,15 @@ class Memory:
     """Bytes by kind.
 
     `weights`: mapped where they are used as they lie, private where llama.cpp rearranges a copy for this processor.
-    `cache`: keys and values. `compute`: llama.cpp's buffers. `outputs`: rows of logits. `vocabulary`: as llama.cpp
+    `cache`: keys and values. `kept`: the sliding layers of each sequence, as they were where its last prompt ended.
+    `compute`: llama.cpp's buffers. `outputs`: rows of logits. `vocabulary`: as llama.cpp
     holds it. `embedder`: its matrices, and the work on one picture. `drafter`: everything of it. `python`: the
     interpreter, libraries and the file's headers.
     """
 
     weights: Bytes
     cache: Bytes
+    kept: Bytes
     compute: Bytes
     outputs: Bytes
     vocabulary: Bytes
@@ -149,13 +155,17 @@ def memory(
     media: bool = True,
     drafts: bool = True,
     image_tokens: int = DEFAULT_BUDGET,
+    keep: int = KEEP,
+    used: int | None = None,
 ) -> Memory:
     """What a model takes once it is loaded and has read a long prompt.
 
     `options.context` positions for each of `options.sequences`. `repacked`: types that this processor has copied
     (`library.repacked_types`). `media`: the embedder is used, for pictures of up to `image_tokens`. `drafts`: the
-    drafter is loaded, where there is one.
+    drafter is loaded, where there is one. `keep`: bytes that may be kept of caches. `used`: positions of each sequence
+    that are in use, for measurements; None: all.
     """
+    used = options.context if used is None else used
     drafter = facts.drafter if drafts else None
     embedder = facts.embedder if media else None
     parts = [part for part in (facts.text, facts.embedder, facts.drafter) if part]
@@ -164,7 +174,8 @@ def memory(
     return Memory(
         weights=_weights(facts.text, repacked),
         cache=Bytes(options.sequences * _cache(facts, options)),
-        compute=Bytes(_compute(facts, options)),
+        kept=Bytes(min(keep, options.sequences * _window(facts, options, used))),
+        compute=Bytes(_compute(facts, options, used)),
         outputs=Bytes(outputs * rows_of_logits),
         vocabulary=Bytes(_vocabulary(facts.text)),
         embedder=_embedder(embedder, facts.model.width, image_tokens) if embedder else Bytes(),
@@ -198,19 +209,30 @@ def _cells(facts: Facts, options: ContextOptions) -> tuple[int, int]:
 
 def _cache(facts: Facts, options: ContextOptions) -> int:
     full, sliding = _cells(facts, options)
+    return sum((sliding if layer.sliding else full) * row for layer, row in _rows(facts, options))
+
+
+def _window(facts: Facts, options: ContextOptions, used: int) -> int:
+    """What `session` keeps of the sliding layers at a prompt's end, where they will not hold all of the context."""
+    if used <= facts.window or options.context <= facts.window + options.micro_batch:
+        return 0
+    return facts.window * sum(row for layer, row in _rows(facts, options) if layer.sliding)
+
+
+def _rows(facts: Facts, options: ContextOptions) -> list[tuple[Layer, int]]:
+    """Each layer, and the bytes of a key and a value in it."""
     kind = GGMLQuantizationType[options.kv_type.upper()]
     flash = options.flash_attention != "off"
     widths = [layer.kv_heads * layer.head for layer in facts.model.layers]
     widest = max(widths)  # without flash attention, values lie in rows of one width
-    return sum(
-        (sliding if layer.sliding else full)
-        * (tensor_nbytes((width,), kind) + tensor_nbytes((width if flash else widest,), kind))
+    return [
+        (layer, tensor_nbytes((width,), kind) + tensor_nbytes((width if flash else widest,), kind))
         for layer, width in zip(facts.model.layers, widths, strict=True)
-    )
+    ]
 
 
-def _compute(facts: Facts, options: ContextOptions) -> int:
-    full, sliding = _cells(facts, options)
+def _compute(facts: Facts, options: ContextOptions, used: int) -> int:
+    full, sliding = (min(cells, padded(used, CELLS)) for cells in _cells(facts, options))
     hidden = FLOAT * HIDDEN_ROWS * facts.model.width
     ffn = max(layer.ffn for layer in facts.model.layers)
     row = hidden + FLOAT * FFN_ROWS * ffn
@@ -218,7 +240,8 @@ def _compute(facts: Facts, options: ContextOptions) -> int:
     if options.flash_attention == "off":  # every head's scores of a whole row at once
         row = max(row, hidden + FLOAT * full * max(layer.heads for layer in facts.model.layers))
         mask *= FLOAT // MASK
-    return options.micro_batch * int(row + mask + ACTIVATION * ffn)
+    notes = options.sequences * (CELL * sum(_cells(facts, options)) + POSITION * used)
+    return options.micro_batch * int(row + mask + ACTIVATION * ffn) + notes
 
 
 def _vocabulary(part: Part) -> int:
@@ -239,4 +262,4 @@ def _drafter(part: Part, facts: Facts, options: ContextOptions, repacked: Collec
     """Its weights, loaded without a vocabulary, and a context that computes a row at a time on the target's cache."""
     weights = _weights(part, repacked)
     row = FLOAT * (2 * part.tokens + facts.model.width) + MASK * sum(_cells(facts, options))
-    return Bytes(weights.private + row, weights.mapped)
+    return Bytes(weights.private + DRAFTER_CONTEXT + row, weights.mapped)

@@ -16,6 +16,7 @@ from ..errors import InputError
 from ..media.image import check_budget
 from ..native.context import FLASH_ATTENTION, KV_TYPES, ContextOptions
 from .engine import EngineOptions
+from .memory import KEEP
 
 MOST_PARALLEL = 16
 MIN_MICRO_BATCH = 512  # rows that are computed together
@@ -55,7 +56,7 @@ class Opening:
     image_tokens: int | None = None
     draft: int | Literal["auto", "off"] = "auto"
     parallel: int = 1
-    cache_memory: int = 1 << 30  # bytes
+    cache_memory: int = KEEP  # bytes
     cache_dir: str | os.PathLike[str] | None = None
     cache_disk: int = 4 << 30  # bytes
     debug: bool = False

@@ -152,7 +152,7 @@ class Places:
             kept = self._keeper.keep(state)
             self._parked.append(Parked(tuple(session.held), tuple(session.checkpoints), kept))
 
-    def _unpark(self, parked: Parked, length: int) -> bytes | None:
+    def _unpark(self, parked: Parked, length: int) -> bytes | bytearray | None:
         """A parked cache, for its first `length` positions. If it is not needed any more, others get its room."""
         state = self._keeper.use(parked.kept)
         if len(parked.held) - length <= WORTH_KEEPING:

@@ -23,7 +23,8 @@ SPARE = 8  # a plan leaves an eighth of the memory to the system and to other pr
 
 
 def settled(bundle: Bundle, options: EngineOptions, *, force: bool = False, limit: int | None = None) -> EngineOptions:
-    """The options with which a bundle can be opened: a context of 0 becomes the longest that fits.
+    """The options with which a bundle can be opened: a context of 0 becomes the longest that fits, and no
+    more is kept of caches than what is then left.
 
     `limit`: bytes of memory; None: what this machine lets this process use. Warns where there is no GPU for the layers
     that should be on one. Otherwise as `check_room`; what a GPU may hold is not looked at.
@@ -41,14 +42,27 @@ def settled(bundle: Bundle, options: EngineOptions, *, force: bool = False, limi
 
     def needs(context: int) -> Memory:
         asked = replace(options.context, context=context)
-        return memory(facts, asked, repacked=repacked, drafts=bool(options.draft), image_tokens=options.image_tokens)
+        return memory(
+            facts,
+            asked,
+            repacked=repacked,
+            drafts=bool(options.draft),
+            image_tokens=options.image_tokens,
+            keep=options.cache_memory,
+        )
 
     context = options.context.context
     if not context:
         context = first_that_fits(contexts(facts.limit), needs, limit and usable(limit))
         _check_cache(str(bundle.path), context, needs(context).cache.total // options.context.sequences)
-    check_room(str(bundle.path), needs(context), limit, force=force)
-    return replace(options, context=replace(options.context, context=context))
+    needed = needs(context)
+    check_room(str(bundle.path), needed, limit, force=force)
+    keep = options.cache_memory if limit is None else needed.kept.private + max(0, usable(limit) - needed.total)
+    return replace(
+        options,
+        context=replace(options.context, context=context),
+        cache_memory=min(options.cache_memory, keep),
+    )
 
 
 def contexts(longest: int) -> list[int]:

@@ -1,4 +1,6 @@
-"""A process's memory: its peak of private memory, without pages of files (Linux only), and what is resident now."""
+"""A process's memory: its peak of private memory and the pages of a file that its work touches (Linux only), and what
+is resident now.
+"""
 
 from __future__ import annotations
 
@@ -8,22 +10,45 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 SAMPLE_SECONDS = 0.01
 ANSWER = 4  # tokens
 ROOM = 400  # positions that are left for the template, a picture and the answer
+MEDIA = tuple(str(ROOT / "models" / "demo" / name) for name in ("cat.jpg", "number.wav"))
 CHILD = """
 import json, sys
+from concurrent.futures import ThreadPoolExecutor
 from gemma4gguf import Gemma4
+
 given = json.loads(sys.argv[1])
-with Gemma4(given["file"], context=given["context"], draft=given["draft"]) as model:
-    made = model.generate("a" + " a" * given["tokens"], max_tokens=given["answer"], temperature=0)
-    if given["image"]:
-        model.generate("What is this?", images=[given["image"]], max_tokens=given["answer"], temperature=0)
-    print(made.tokens.prompt)
+how = {"max_tokens": given["answer"], "temperature": 0}
+with Gemma4(given["file"], context=given["context"], draft=given["draft"], parallel=given["slots"], threads=1) as model:
+    model.load()
+    print("loaded", flush=True)
+    sys.stdin.readline()
+    made = model.generate("a" + " a" * given["tokens"], **how)
+    with ThreadPoolExecutor(given["slots"]) as pool:
+        list(pool.map(lambda slot: model.generate(f"{slot} a", **how), range(given["slots"])))
+    if given["media"]:
+        picture, clip = given["media"]
+        model.generate("What is this?", images=[picture], audio=[clip], **how)
+    print(made.tokens.prompt, flush=True)
+    sys.stdin.readline()
 """
+
+
+@dataclass(frozen=True)
+class Measured:
+    """`private`: the peak, in bytes. `mapped`: bytes of the bundle's pages that were used since it was loaded.
+    `prompt`: tokens that were read.
+    """
+
+    private: int
+    mapped: int
+    prompt: int
 
 
 def watch(pid: int, peak: list[int]) -> None:
@@ -39,30 +64,54 @@ def watch(pid: int, peak: list[int]) -> None:
         time.sleep(SAMPLE_SECONDS)
 
 
-def peak_of_answering(file: Path, context: int, tokens: int, *, drafts: bool, image: Path | None) -> tuple[int, int]:
-    """Open a bundle in a process of its own, have it read a prompt of about `tokens` tokens, perhaps look at a picture.
+def touched(pid: int, file: Path) -> int:
+    """Bytes of a file's pages that the process has used since its reference bits were cleared."""
+    used, ours = 0, False
+    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
+        first, *rest = line.split(maxsplit=5)
+        if not first.endswith(":"):  # a mapping's own line: range, rights, offset, device, inode, path
+            ours = len(rest) == 5 and rest[4] == str(file)
+        elif ours and first == "Referenced:":
+            used += int(rest[0]) * 1024
+    return used
 
-    Returns the peak in bytes, and how long the prompt was. Raises CalledProcessError.
+
+def measure(file: Path, context: int, tokens: int, *, drafts: bool, media: bool = False, slots: int = 1) -> Measured:
+    """Open a bundle in a process of its own, have it read about `tokens` tokens, then a few in each slot at once,
+    perhaps look at a picture and hear a clip. Raises CalledProcessError.
     """
     given = {
-        "file": str(file),
+        "file": str(file.resolve()),
         "context": context,
+        "slots": slots,
         "tokens": min(tokens, context - ROOM),
         "draft": "auto" if drafts else "off",
-        "image": str(image) if image else "",
+        "media": MEDIA if media else (),
         "answer": ANSWER,
     }
     command = [sys.executable, "-c", CHILD, json.dumps(given)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
-    peak = [0]
-    watcher = threading.Thread(target=watch, args=(process.pid, peak))
-    watcher.start()
-    printed = process.communicate()[0]
-    watcher.join()
+    with subprocess.Popen(
+        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        peak = [0]
+        watcher = threading.Thread(target=watch, args=(process.pid, peak))
+        watcher.start()
+        mapped, prompt = 0, ""
+        if process.stdout.readline():
+            Path(f"/proc/{process.pid}/clear_refs").write_text("1")
+            process.stdin.write("\n")
+            process.stdin.flush()
+            if prompt := process.stdout.readline():
+                mapped = touched(process.pid, file.resolve())
+        process.stdin.close()
+        process.wait()
+        watcher.join()
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, command)
-    return peak[0], int(printed)
+    return Measured(peak[0], mapped, int(prompt))
 
 
 def private_mb() -> float:
