@@ -17,6 +17,7 @@ from .errors import InputError
 
 Function = TypeVar("Function", bound=Callable[..., object])
 
+LONGEST = "max"  # a context: as long as fits, or as the model was made for
 MOST_THREADS = 512  # ggml's own limit
 _BRIEF = reprlib.Repr()  # looks at a few items of what it shows: the whole may be huge
 _BRIEF.maxstring = _BRIEF.maxother = _BRIEF.maxlong = 80

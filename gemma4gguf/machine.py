@@ -10,9 +10,17 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+MEMINFO = "proc/meminfo"
 # Of a control group, version 2 and version 1: (controller, file of version 2, files of version 1).
-_MEMORY = ("memory", "memory.max", ("memory.limit_in_bytes",))
-_CPU = ("cpu", "cpu.max", ("cpu.cfs_quota_us", "cpu.cfs_period_us"))
+_MEMORY = ("memory", ("memory.max",), ("memory.limit_in_bytes",))
+_USED = (
+    "memory",
+    ("memory.max", "memory.current", "memory.stat"),
+    ("memory.limit_in_bytes", "memory.usage_in_bytes", "memory.stat"),
+)
+_CPU = ("cpu", ("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us"))
+# Pages of files, which the system takes back when memory is needed.
+_CACHED = {"active_file", "inactive_file"}, {"total_active_file", "total_inactive_file"}
 
 
 def memory_limit(root: Path = Path("/")) -> int | None:
@@ -22,6 +30,31 @@ def memory_limit(root: Path = Path("/")) -> int | None:
     """
     known = [value for value in (_physical(root), *_limits(root)) if value is not None]
     return min(known, default=None)
+
+
+def memory_free(root: Path = Path("/")) -> int | None:
+    """Bytes of that memory that nobody uses now, pages of files not counted: the system takes those back.
+
+    None where the system does not tell.
+    """
+    known = [value for value in (_told(root / MEMINFO, "MemAvailable"), *_left(root)) if value is not None]
+    return min(known, default=None)
+
+
+def data_limit(root: Path = Path("/")) -> int | None:
+    """Bytes of private memory that this process may use (`ulimit -d`); None without a limit.
+
+    The limit counts what is reserved, used or not. What this process has reserved and does not use is taken off.
+    """
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    soft, _ = resource.getrlimit(resource.RLIMIT_DATA)
+    if soft == resource.RLIM_INFINITY:
+        return None
+    reserved, used = (_told(root / "proc/self/status", name) or 0 for name in ("VmData", "RssAnon"))
+    return int(max(0, soft - max(0, reserved - used)))
 
 
 def cpu_quota(root: Path = Path("/")) -> float | None:
@@ -52,14 +85,29 @@ def _cores(root: Path) -> int:
 
 def _physical(root: Path) -> int | None:
     """The machine's memory. Linux's own figure leaves out what the kernel has reserved."""
-    with suppress(OSError):
-        for line in (root / "proc/meminfo").read_text().splitlines():
-            if line.startswith("MemTotal:"):
-                return int(line.split()[1]) * 1024
+    if (told := _told(root / MEMINFO, "MemTotal")) is not None:
+        return told
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
         return None
+
+
+def _told(file: Path, name: str) -> int | None:
+    """Bytes that one of the kernel's lists gives."""
+    with suppress(OSError):
+        for line in file.read_text().splitlines():
+            if line.startswith(f"{name}:"):
+                return int(line.split()[1]) * 1024
+    return None
+
+
+def _left(root: Path) -> Iterator[int | None]:
+    """What every group leaves of its limit."""
+    for limit, used, stat in _values(root, _USED):
+        counts = dict(line.split() for line in stat.splitlines())
+        cached = max(sum(int(counts.get(name, 0)) for name in names) for names in _CACHED)
+        yield max(0, int(limit) - int(used) + cached) if limit.isdecimal() else None
 
 
 def _limits(root: Path) -> Iterator[int | None]:
@@ -72,7 +120,7 @@ def _quota(texts: tuple[str, ...]) -> float | None:
     return int(quota) / int(period) if quota.isdecimal() else None  # "max" and -1: no quota
 
 
-def _values(root: Path, what: tuple[str, str, tuple[str, ...]]) -> Iterator[tuple[str, ...]]:
+def _values(root: Path, what: tuple[str, tuple[str, ...], tuple[str, ...]]) -> Iterator[tuple[str, ...]]:
     """The texts of a group's files, of the group that this process is in and of every group around it."""
     controller, current, former = what
     try:
@@ -84,7 +132,7 @@ def _values(root: Path, what: tuple[str, str, tuple[str, ...]]) -> Iterator[tupl
         if controllers and controller not in controllers.split(","):
             continue
         top = root / "sys/fs/cgroup" / controllers
-        names = former if controllers else (current,)
+        names = former if controllers else current
         group = top / path.lstrip("/")
         for folder in (group, *group.parents):
             with suppress(OSError):  # inside a container the path may be the host's, and the group is the top

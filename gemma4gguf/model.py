@@ -15,7 +15,7 @@ from typing import NoReturn
 from typing_extensions import Unpack
 
 from .answers import SeveralAnswers
-from .arguments import several, showing
+from .arguments import LONGEST, several, showing
 from .bundle.finding import find_model
 from .bundle.reading import EMBEDDER, Bundle
 from .bundle.validation import check_text
@@ -44,13 +44,14 @@ class Gemma4(Coroutines, SeveralAnswers):
     """A bundle, ready to answer from any thread. Close it, or use it in a `with` block.
 
     `path`: a file, or a name in the models folder. `context`: positions that prompt and answer may have together;
-    None: as many as fit this machine's memory, up to 32,768. `parallel`: answers that may be made at once; further
-    ones wait in a queue. `cache_memory`: bytes for what is kept of conversations that had to make room. `cache_dir`: a
-    folder in which long beginnings of prompts outlive the process, of at most `cache_disk` bytes. `threads`:
-    one per physical core. `gpu_layers`: a number, or auto (the default), all of them where there is a GPU.
-    `kv_type`: f32, f16, bf16, q8_0, q4_0. `flash_attention`: auto, on, off. `image_tokens`: soft tokens a picture
-    may take (70, 140, 280, 560, 1120). `draft`: tokens that a bundle's drafter proposes at a time, auto (as many as
-    pay), off, or a number; it changes the speed, not the answer. `force`: open a bundle whose memory cannot fit.
+    None: as many as fit this machine's memory, up to 32,768; "max": as many as fit what is free of it now. `parallel`:
+    answers that may be made at once; further ones wait in a queue. `cache_memory`: bytes for what is kept of
+    conversations that had to make room. `cache_dir`: a folder in which long beginnings of prompts outlive the process,
+    of at most `cache_disk` bytes. `threads`: one per physical core. `gpu_layers`: a number, or auto (the default), all
+    of them where there is a GPU. `kv_type`: f32, f16, bf16, q8_0, q4_0. `flash_attention`: auto, on, off.
+    `image_tokens`: soft tokens a picture may take (70, 140, 280, 560, 1120). `draft`: tokens that a bundle's drafter
+    proposes at a time, auto (as many as pay), off, or a number; it changes the speed, not the answer. `force`: open a
+    bundle whose memory cannot fit.
     `isolate`: llama.cpp runs in a process of its own; where that ends, open answers raise NativeError, and the next
     question starts it again.
     Raises InputError, FormatError and MemoryLimitError at once, NativeError when the weights load.
@@ -64,7 +65,8 @@ class Gemma4(Coroutines, SeveralAnswers):
         asked = opening.engine_options(self.bundle)
         self.image_tokens = asked.image_tokens
         make = IsolatedEngine if opening.isolate else Engine
-        self._parts = Parts(self.bundle, settled(self.bundle, asked, force=opening.force), make)
+        longest = opening.context == LONGEST
+        self._parts = Parts(self.bundle, settled(self.bundle, asked, longest=longest, force=opening.force), make)
         self._composer = Composer(self._parts)
 
     # ── lifetime ─────────────────────────────────────────────────────────────────────────────────────────────────

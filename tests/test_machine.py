@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-from gemma4gguf.machine import cpu_quota, memory_limit, physical_cores
+from gemma4gguf.machine import cpu_quota, data_limit, memory_free, memory_limit, physical_cores
 
 GB = 10**9
 MEMORY = {"proc/meminfo": "MemTotal:       16000000 kB\nMemFree:  1 kB\n"}
@@ -62,6 +64,49 @@ def test_limits(tmp_path: Path, files: Mapping[str, str], memory: int, quota: fl
     root = laid_out(tmp_path, files)
     assert memory_limit(root) == memory
     assert cpu_quota(root) == quota
+
+
+AVAILABLE = {"proc/meminfo": "MemTotal:       16000000 kB\nMemAvailable:    7000000 kB\n"}
+USED = {
+    "sys/fs/cgroup/slice/memory.current": "5000000000\n",
+    "sys/fs/cgroup/slice/memory.stat": "anon 3000000000\nactive_file 400000000\ninactive_file 600000000\n",
+}
+USED_ONE = {
+    "sys/fs/cgroup/memory/memory.usage_in_bytes": "2900000000\n",
+    "sys/fs/cgroup/memory/memory.stat": "active_file 1\ntotal_active_file 0\ntotal_inactive_file 500000000\n",
+}
+
+
+@pytest.mark.parametrize(
+    ("files", "free"),
+    [
+        (AVAILABLE, 7_168_000_000),
+        (AVAILABLE | TWO, 7_168_000_000),  # a group that does not tell what it uses
+        (AVAILABLE | TWO | USED, 2 * GB),  # pages of files are given back
+        (AVAILABLE | ONE | USED_ONE, 600_000_000),
+        (AVAILABLE | FREE, 7_168_000_000),
+        ({}, None),
+    ],
+)
+def test_what_is_free_now(tmp_path: Path, files: Mapping[str, str], free: int | None) -> None:
+    assert memory_free(laid_out(tmp_path, files)) == free
+
+
+def test_this_machine_has_something_free() -> None:
+    free, limit = memory_free(), memory_limit()
+    assert free is not None
+    assert limit is not None
+    assert 10**8 < free <= limit
+
+
+def test_a_limit_on_private_memory() -> None:
+    assert data_limit() is None
+    code = "import mmap; from gemma4gguf.machine import data_limit; print(data_limit()); "
+    code += "held = mmap.mmap(-1, 10**8, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS); print(data_limit())"
+    shell = f"ulimit -d 1000000; exec {sys.executable} -c '{code}'"
+    before, after = map(int, subprocess.check_output(["sh", "-c", shell], text=True).split())
+    assert 0 < 1000000 * 1024 - before < 10**8
+    assert before - after == pytest.approx(10**8, rel=0.01)  # reserved, and never used
 
 
 def test_this_machine() -> None:

@@ -20,7 +20,7 @@ from gemma4gguf.errors import ConversionError, InputError
 from gemma4gguf.native.library import repacked_types
 from gemma4gguf.runtime.memory import memory
 from gemma4gguf.tools.offer import look
-from gemma4gguf.tools.plan import plan
+from gemma4gguf.tools.plan import Choice, plan
 from gemma4gguf.tools.pull import pull
 from tests.support.hub import Hub, Repository, serving
 from tests.support.published import Layout
@@ -119,6 +119,27 @@ def test_a_context_that_is_asked_for(real: tuple[Path, Path]) -> None:
     assert small.memory.cache.private * 32 == short.memory.cache.private * 17  # 34 bytes for 32 values, not 64
 
 
+def test_the_longest_context_that_fits(real: tuple[Path, Path]) -> None:
+    gemma, assistant = real
+
+    def longest(limit: int, kv_type: str = "f16") -> Choice:
+        how: dict[str, Any] = {"drafter": assistant, "repacked": AVX2, "kv_type": kv_type}
+        found = plan(f"{gemma}:Q4_K_M", limit=limit * GB, context="max", **how)
+        (choice,) = found.choices
+        if choice.fits and choice.context < 262_144:
+            (more,) = plan(f"{gemma}:Q4_K_M", limit=limit * GB, context=choice.context + 256, **how).choices
+            assert not more.fits
+        return choice
+
+    assert longest(16).context == 262_144  # the model's own
+    at_12 = longest(12)
+    assert at_12.fits
+    assert (at_12.context, longest(12, "q8_0").context) == (72_192, 167_680)  # as docs/memory.md has it
+    at_8 = longest(8)
+    assert not at_8.fits
+    assert at_8.context == 2048
+
+
 def test_the_page_about_memory(real: tuple[Path, Path]) -> None:
     """Every row of its tables, as it stands there."""
     gemma, assistant = real
@@ -165,6 +186,9 @@ def test_what_it_prints(tiny_bundle: Path, run: Callable[..., tuple[int, str]]) 
     assert best["total"] == best["private"] + best["mapped"] == sum(sum(k.values()) for k in best["memory"].values())
     assert found["get"] is None
     assert run(tiny_bundle)[0] == 0  # this machine's own memory
+    assert "8,192 (best)" in run(tiny_bundle, "--memory", "1GB", "--context", "max")[1]
+    for wrong in ("most", "0", "-5"):
+        assert run(tiny_bundle, "--context", wrong)[0] == 2
 
 
 @pytest.mark.parametrize(

@@ -11,13 +11,13 @@ import pytest
 
 from gemma4gguf import Gemma4
 from gemma4gguf.bundle.reading import Bundle
-from gemma4gguf.errors import MemoryLimitError
+from gemma4gguf.errors import InputError, MemoryLimitError
 from gemma4gguf.limits import limited
 from gemma4gguf.native.context import ContextOptions
 from gemma4gguf.native.library import repacked_types, supports_gpu
 from gemma4gguf.runtime.engine import EngineOptions
 from gemma4gguf.runtime.memory import KEEP, Facts, Memory, memory
-from gemma4gguf.runtime.room import CONTEXTS, check_room, contexts, first_that_fits, settled, usable
+from gemma4gguf.runtime.room import CONTEXTS, check_room, contexts, every_context, first_that_fits, settled, usable
 
 AVX2 = frozenset({"Q4_0", "Q4_K", "IQ4_NL"})
 
@@ -40,6 +40,21 @@ def test_the_longest_context_that_fits(facts: Facts) -> None:
     assert usable(16) == 14
 
 
+def test_the_longest_context_of_all(facts: Facts) -> None:
+    def needs(context: int) -> Memory:
+        return memory(facts, ContextOptions(context), repacked=AVX2)
+
+    lengths = every_context(8192)
+    assert lengths == sorted({8192, *range(2048, 8192, 256)}, reverse=True)
+    assert every_context(1000) == [1000]
+    for context in lengths:  # what fits by a byte, and not without it
+        taken = needs(context)
+        assert first_that_fits(lengths, needs, taken.total) == context
+        assert first_that_fits(lengths, needs, None, taken.private) == context
+        assert first_that_fits(lengths, needs, taken.total - 1) == max(2048, context - 256)
+        assert first_that_fits(lengths, needs, taken.total, taken.private - 1) == max(2048, context - 256)
+
+
 def test_opening_refuses_only_what_cannot_fit(facts: Facts) -> None:
     needed = memory(facts, ContextOptions(4096), repacked=AVX2)
     with warnings.catch_warnings():
@@ -52,6 +67,11 @@ def test_opening_refuses_only_what_cannot_fit(facts: Facts) -> None:
         check_room("x", needed, needed.private - 1)
     with pytest.warns(UserWarning, match="memory of its own"):
         check_room("x", needed, needed.private - 1, force=True)
+    with pytest.raises(MemoryLimitError, match="of memory of its own"):
+        check_room("x", needed, needed.total, needed.private - 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_room("x", needed, None, needed.private)  # pages of files do not count there
 
 
 def test_what_a_bundle_is_opened_with(tiny_bundle: Path, facts: Facts) -> None:
@@ -71,6 +91,26 @@ def test_what_a_bundle_is_opened_with(tiny_bundle: Path, facts: Facts) -> None:
         assert opened(least.private - 1, force=True) == CONTEXTS[-1]
     with pytest.raises(MemoryLimitError, match="smaller context"):
         opened(least.private, context=8192, kv_type="f32")
+
+
+def test_the_longest_that_a_bundle_can_be_opened_with(tiny_bundle: Path, facts: Facts) -> None:
+    bundle = Bundle.open(tiny_bundle)
+
+    def opened(limit: int | None, own: int | None = None) -> int:
+        options = EngineOptions(ContextOptions(0), image_tokens=280, cache_memory=KEEP)
+        return settled(bundle, options, longest=True, limit=limit, own=own).context.context
+
+    for context in (8192, 5120, 2304):
+        needed = memory(facts, ContextOptions(context), repacked=repacked_types())
+        assert opened(needed.total * 8 // 7 + 2) == context
+        assert opened(10**12, needed.private * 8 // 7 + 2) == context
+    least = memory(facts, ContextOptions(2048), repacked=repacked_types())
+    with pytest.raises(MemoryLimitError, match=r"takes 0\.0\d GB of memory of its own .* may use 0\.0\d GB"):
+        opened(least.private - 1)
+    with Gemma4(tiny_bundle, context="max", draft="off") as model:  # all of it fits any machine
+        assert model.context == facts.limit
+    with pytest.raises(InputError, match="context is 'most', expected max or a whole number"):
+        Gemma4(tiny_bundle, context="most")  # type: ignore[arg-type]
 
 
 def test_no_more_is_kept_than_what_is_left(tiny_bundle: Path, facts: Facts) -> None:

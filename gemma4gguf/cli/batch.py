@@ -14,6 +14,7 @@ import click
 from ..errors import InputError
 from .answering import warnings_told
 from .common import debug_option, model_path, one_line_errors, require_extra
+from .opening import opened
 from .options import model_options, split
 from .show import Progress, note
 
@@ -180,10 +181,9 @@ async def _model(
     file: Path, parallel: int, files_from: Path | None, opening: dict[str, Any]
 ) -> AsyncIterator[list[Answerer]]:
     from ..batch.answerers import of_model
-    from ..model import Gemma4
     from ..runtime.opening import MOST_PARALLEL
 
-    with Gemma4(model_path(file), parallel=min(parallel, MOST_PARALLEL), isolate=True, **opening) as model:
+    with opened(model_path(file), parallel=min(parallel, MOST_PARALLEL), isolate=True, **opening) as model:
         model.load()
         yield of_model(model, parallel, files_from)
 

@@ -18,6 +18,7 @@ from .chat.background import AbandonedError
 from .chat.conversation import Conversation
 from .chat.echo import no_echo
 from .common import Function, debug_option, found, one_line_errors
+from .opening import opened
 from .options import answer_options, model_options, split
 from .pull import pull
 from .show import note, warn
@@ -31,13 +32,12 @@ def _chat(file: Path, system: str | None, thinking: bool, debug: bool, **given: 
       gemma4gguf chat gemma.gguf
       printf 'What is 47 + 38?\\nAnd 3 more?\\n' | gemma4gguf chat gemma.gguf
     """
-    from ..model import Gemma4
     from .chat.chat import Chat
     from .chat.loop import Lines, converse
 
     opening, answering = split(given)
     watched = sys.stdin is not None and sys.stdin.isatty() and sys.stdout is not None and sys.stdout.isatty()
-    with warnings_told(), Gemma4(file, debug=debug, **opening) as model:
+    with warnings_told(), opened(file, debug=debug, **opening) as model:
         for name in model.bundle.missing:
             warn(f"{file}: {model.bundle.absence(name)}")
         threading.Thread(target=_load, args=[model], daemon=True).start()

@@ -13,6 +13,7 @@ from ..records import Chunk
 from .answering import AnswerWriter, speed, warnings_told
 from .common import common, debug_option, found, print_json
 from .media import media_of, media_options, uses_standard_input
+from .opening import opened
 from .options import answer_options, model_options, split
 from .question import STDIN, question
 from .show import StatusLine, note, warn
@@ -60,8 +61,6 @@ def generate(
       gemma4gguf generate gemma.gguf "What is owed?" --image letter.pdf#2-4 --image-tokens 1120
       gemma4gguf generate gemma.gguf "Summarise" < letter.txt
     """
-    from ..model import Gemma4
-
     if [text, prompt, *given["images"], *given["audio"], *given["videos"]].count(STDIN) > 1:
         raise click.UsageError("standard input (-) can be read only once")
     asked = question(text, prompt, stdin_taken=uses_standard_input(given))
@@ -69,7 +68,7 @@ def generate(
     opening, answering = split(given)
     writer = AnswerWriter(None if quiet else sys.stderr)
     status = StatusLine(quiet=quiet or as_json or jsonl)
-    with warnings_told(), ending_at_once(), status as line, Gemma4(file, debug=debug, **opening) as model:
+    with warnings_told(), ending_at_once(), status as line, opened(file, debug=debug, **opening) as model:
         for name in model.bundle.missing:
             warn(f"{file}: {model.bundle.absence(name)}")
         line.tell("loading")

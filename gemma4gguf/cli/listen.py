@@ -14,6 +14,7 @@ from ..records import Chunk, Result
 from ..runtime.options import GenerateOptions
 from .answering import AnswerWriter, warnings_told
 from .common import common, debug_option, found, print_json
+from .opening import opened
 from .options import answer_options, model_options, split
 from .show import StatusLine, note, warn
 from .signals import ending_at_once
@@ -61,7 +62,6 @@ def listen(
       gemma4gguf listen gemma.gguf --file questions.wav
     """
     from ..media.speech import detector, spoken
-    from ..model import Gemma4
     from ..tools.listening import NEEDED, at_the_pace, by_key, microphone, reading_speed, recording, talk, verdict
 
     if fast and sound is None:
@@ -70,7 +70,7 @@ def listen(
     turns = by_key(blocks, _enter(as_json)) if key else spoken(blocks, detector())
     opening, answering = split(given)
     teller = _Teller(quiet=quiet or as_json, silent=as_json)
-    with warnings_told(), ending_at_once(), teller.line as line, Gemma4(file, debug=debug, **opening) as model:
+    with warnings_told(), ending_at_once(), teller.line as line, opened(file, debug=debug, **opening) as model:
         line.tell("loading")
         model.load()
         speed = reading_speed(model)

@@ -31,7 +31,9 @@ _FROM_FILES = {  # options of an answer that are too long to be typed
 }
 _MODEL = (
     click.option("--image-tokens", type=int, metavar="N", help="Soft tokens per picture: 70, 140, 280, 560, 1120."),
-    click.option("--context", type=int, metavar="N", help="Tokens of prompt and answer together [what fits]."),
+    click.option(
+        "--context", metavar="N|max", help="Tokens of prompt and answer together [what fits]; max: all that fits."
+    ),
     click.option("--threads", type=int, metavar="N", help="Processor threads [physical cores]."),
     click.option("--gpu-layers", metavar="N|auto", default="auto", show_default=True, help="Layers on the GPU."),
     click.option(
@@ -82,7 +84,7 @@ def _meant(name: str, value: Any) -> Any:
     if name in _FROM_FILES:
         text = _file(local_path(value))
         return text if name == "grammar" else {"type": "json_schema", "json_schema": {"schema": _json(text, value)}}
-    return int(value) if name in ("gpu_layers", "draft") and str(value).isdecimal() else value
+    return int(value) if name in ("context", "gpu_layers", "draft") and str(value).isdecimal() else value
 
 
 def _file(path: Path) -> str:

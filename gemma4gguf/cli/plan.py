@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from ..arguments import LONGEST
 from .common import common, print_json
 from .show import Progress, Table, number, printable, size, warn
 
@@ -25,12 +26,25 @@ def _bytes(ctx: click.Context, param: click.Parameter, value: str | None) -> int
     return int(float(found[1]) * UNITS[found[2]])
 
 
+def _tokens(ctx: click.Context, param: click.Parameter, value: str | None) -> int | str | None:
+    if value is None or value == LONGEST:
+        return value
+    if not value.isdecimal() or not int(value):
+        raise click.BadParameter(f"{value!r}: expected a number of tokens or {LONGEST}", ctx, param)
+    return int(value)
+
+
 @click.command()
 @click.argument("source")
 @click.option(
     "--memory", "limit", callback=_bytes, metavar="SIZE", help="Memory to plan for, such as 16GB [this machine's]."
 )
-@click.option("--context", type=click.IntRange(1), metavar="N", help="Tokens of a conversation [what fits, to 32768].")
+@click.option(
+    "--context",
+    callback=_tokens,
+    metavar="N|max",
+    help="Tokens of a conversation [what fits, to 32768]; max: what fits.",
+)
 @click.option("--parallel", type=click.IntRange(1), metavar="N", default=1, help="Conversations held at once [1].")
 @click.option("--kv-type", metavar="TYPE", default="f16", show_default=True, help="Cache: f16, bf16, q8_0, q4_0, f32.")
 @click.option("--drafter", metavar="SOURCE", help="The MTP assistant that goes into the bundle too.")

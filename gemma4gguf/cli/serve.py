@@ -15,6 +15,7 @@ from ..errors import InputError
 from ..server.settings import LIMITS, Limits
 from .answering import warnings_told
 from .common import Function, debug_option, found, one_line_errors, require_extra
+from .opening import opened
 from .options import model_options, split
 from .show import note, warn
 
@@ -91,7 +92,6 @@ def serve(
     """
     require_extra("server", "serve", "starlette", "uvicorn", "pydantic", "multipart", "websockets")
     from ..bundle.finding import hidden_folder
-    from ..model import Gemma4
     from ..server.app import application
     from ..server.card import Card
     from ..server.metrics import Metrics
@@ -110,8 +110,8 @@ def serve(
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(message)s", level=logging.WARNING)
     logging.getLogger("gemma4gguf.server").setLevel(logging.INFO)
     idle_s = KEEP_FOREVER if idle_unload is None else idle_unload * MINUTE_S
-    opened = partial(Gemma4, file, parallel=parallel, debug=debug, isolate=True, **opening)
-    service = Service(opened, limits, Metrics(), parallel=parallel, idle_s=idle_s)
+    open_model = partial(opened, file, parallel=parallel, debug=debug, isolate=True, **opening)
+    service = Service(open_model, limits, Metrics(), parallel=parallel, idle_s=idle_s)
     with warnings_told(), closing(service):
         model = service.model()
         for name in model.bundle.missing:

@@ -13,6 +13,7 @@ from ..errors import InputError
 from ..tools.subtitles import FORMATS, words
 from .answering import warnings_told
 from .common import common, debug_option, found, print_json, standard_input
+from .opening import opened
 from .options import model_options, split
 from .question import STDIN
 from .show import StatusLine, printable
@@ -69,7 +70,6 @@ def transcribe(
       gemma4gguf transcribe gemma.gguf memo.m4a
       gemma4gguf transcribe gemma.gguf meeting.mp4 --format srt --out subtitles
     """
-    from ..model import Gemma4
     from ..tools.transcripts import transcribe_file
 
     if form != "txt" and len(sounds) > 1 and out is None:
@@ -85,7 +85,7 @@ def transcribe(
         warnings_told(),
         ending_at_once(),
         StatusLine(quiet=quiet) as line,
-        Gemma4(file, debug=debug, **opening) as model,
+        opened(file, debug=debug, **opening) as model,
     ):
         line.tell("loading")
         model.load()

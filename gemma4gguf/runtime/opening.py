@@ -9,7 +9,7 @@ import os
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, TypedDict
 
-from ..arguments import MOST_THREADS, local_path, one_of, whole
+from ..arguments import LONGEST, MOST_THREADS, local_path, one_of, whole
 from ..bundle.reading import DRAFTER, Bundle
 from ..bundle.settings import image_budget
 from ..errors import InputError
@@ -28,7 +28,7 @@ KVType: TypeAlias = Literal["f32", "f16", "bf16", "q8_0", "q4_0"]
 class OpenOptions(TypedDict, total=False):
     """Keywords of `Gemma4`; `Opening` has the defaults."""
 
-    context: int | None
+    context: int | Literal["max"] | None
     threads: int | None
     gpu_layers: int | Literal["auto"] | None
     kv_type: KVType
@@ -48,7 +48,7 @@ class OpenOptions(TypedDict, total=False):
 class Opening:
     """Options of `Gemma4`, where they are explained. Raises InputError for what can be told without the file."""
 
-    context: int | None = None
+    context: int | Literal["max"] | None = None
     threads: int | None = None
     gpu_layers: int | Literal["auto"] | None = None
     kv_type: KVType = "f16"
@@ -70,8 +70,8 @@ class Opening:
             whole("gpu_layers", self.gpu_layers, lambda v: v >= -1, "auto or a whole number")
         one_of("kv_type", self.kv_type, tuple(KV_TYPES))
         one_of("flash_attention", self.flash_attention, tuple(FLASH_ATTENTION))
-        if self.context is not None:
-            whole("context", self.context, lambda v: v >= 1, "a whole number, at least 1")
+        if self.context not in (None, LONGEST):
+            whole("context", self.context, lambda v: v >= 1, f"{LONGEST} or a whole number, at least 1")
         if self.threads is not None:
             expected = f"a whole number, 1 to {MOST_THREADS}"
             whole("threads", self.threads, lambda v: 1 <= v <= MOST_THREADS, expected)
@@ -87,14 +87,15 @@ class Opening:
         image_tokens = image_budget(metadata) if self.image_tokens is None else self.image_tokens
         check_budget(image_tokens)
         limit = metadata["gemma4.context_length"]
-        if self.context is not None and self.context > limit:
-            raise InputError(f"context is {self.context:,}, the model was made for at most {limit:,}")
+        context = 0 if self.context in (None, LONGEST) else int(self.context)
+        if context > limit:
+            raise InputError(f"context is {context:,}, the model was made for at most {limit:,}")
         if self.draft not in ("auto", "off", 0):
             bundle.require(DRAFTER)
         micro_batch = max(MIN_MICRO_BATCH, image_tokens)  # a picture is one micro-batch, whatever the budget
         return EngineOptions(
             ContextOptions(
-                context=int(self.context or 0),
+                context=context,
                 sequences=int(self.parallel),
                 batch=micro_batch,
                 micro_batch=micro_batch,

@@ -7,27 +7,37 @@ MemoryLimitError before anything is loaded.
 from __future__ import annotations
 
 import warnings
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from ..bundle.reading import Bundle
 from ..errors import MemoryLimitError
 from ..limits import current
-from ..machine import memory_limit
+from ..machine import data_limit, memory_free, memory_limit
 from ..native.library import repacked_types, supports_gpu
 from .engine import EngineOptions
-from .memory import Facts, Memory, memory
+from .memory import CELLS, Facts, Memory, memory
 
 CONTEXTS = (32_768, 16_384, 8_192, 4_096, 2_048)  # positions; the choice where nobody asks for a number
 SPARE = 8  # a plan leaves an eighth of the memory to the system and to other programs
 
 
-def settled(bundle: Bundle, options: EngineOptions, *, force: bool = False, limit: int | None = None) -> EngineOptions:
-    """The options with which a bundle can be opened: a context of 0 becomes the longest that fits, and no
-    more is kept of caches than what is then left.
+def settled(
+    bundle: Bundle,
+    options: EngineOptions,
+    *,
+    longest: bool = False,
+    force: bool = False,
+    limit: int | None = None,
+    own: int | None = None,
+) -> EngineOptions:
+    """The options with which a bundle can be opened: a context of 0 becomes the longest of CONTEXTS that fits, or with
+    `longest` the longest of all that fits into what is free now; no more is kept of caches than what is then left.
 
-    `limit`: bytes of memory; None: what this machine lets this process use. Warns where there is no GPU for the layers
-    that should be on one. Otherwise as `check_room`; what a GPU may hold is not looked at.
+    `limit`: bytes of memory, and `own`: of private memory; None: what this machine lets this process use. Warns where
+    there is no GPU for the layers that should be on one. Otherwise as `check_room`; what a GPU may hold is not looked
+    at.
     """
     gpu = supports_gpu()
     if options.gpu_layers > 0 and not gpu:
@@ -38,7 +48,8 @@ def settled(bundle: Bundle, options: EngineOptions, *, force: bool = False, limi
         )
     on_gpu = gpu and options.gpu_layers != 0
     facts, repacked = Facts.of(bundle.sections), frozenset() if on_gpu else repacked_types()
-    limit = None if on_gpu else limit or memory_limit()
+    limit = None if on_gpu else limit or _least(memory_limit(), memory_free() if longest else None)
+    own = None if on_gpu else own or data_limit()
 
     def needs(context: int) -> Memory:
         asked = replace(options.context, context=context)
@@ -53,10 +64,11 @@ def settled(bundle: Bundle, options: EngineOptions, *, force: bool = False, limi
 
     context = options.context.context
     if not context:
-        context = first_that_fits(contexts(facts.limit), needs, limit and usable(limit))
+        lengths = every_context(facts.limit) if longest else contexts(facts.limit)
+        context = first_that_fits(lengths, needs, limit and usable(limit), own and usable(own))
         _check_cache(str(bundle.path), context, needs(context).cache.total // options.context.sequences)
     needed = needs(context)
-    check_room(str(bundle.path), needed, limit, force=force)
+    check_room(str(bundle.path), needed, limit, own, force=force)
     keep = options.cache_memory if limit is None else needed.kept.private + max(0, usable(limit) - needed.total)
     return replace(
         options,
@@ -70,9 +82,23 @@ def contexts(longest: int) -> list[int]:
     return [min(n, longest) for n in CONTEXTS]
 
 
-def first_that_fits(lengths: Sequence[int], needs: Callable[[int], Memory], room: int | None) -> int:
-    """The first length with which everything stays in `room` bytes, else the last. `room` None: anything fits."""
-    return next((n for n in lengths if room is None or needs(n).total <= room), lengths[-1])
+def every_context(longest: int) -> Sequence[int]:
+    """The same, where any length will do: whole steps of the cache, and nothing shorter than those of `contexts`."""
+    return [longest, *reversed(range(min(CONTEXTS[-1], longest), longest, CELLS))]
+
+
+def first_that_fits(
+    lengths: Sequence[int], needs: Callable[[int], Memory], room: int | None, own: int | None = None
+) -> int:
+    """The first of `lengths`, longest first, with which everything stays in `room` bytes and what is private in `own`,
+    else the last. None: no bound.
+    """
+
+    def fits(length: int) -> bool:
+        needed = needs(length)
+        return (room is None or needed.total <= room) and (own is None or needed.private <= own)
+
+    return lengths[min(bisect_left(lengths, True, key=fits), len(lengths) - 1)]
 
 
 def _check_cache(where: str, context: int, size: int) -> None:
@@ -89,27 +115,31 @@ def usable(limit: int) -> int:
     return limit - limit // SPARE
 
 
-def check_room(where: str, needed: Memory, limit: int | None, *, force: bool = False) -> None:
-    """Raise MemoryLimitError where the private part of `needed` cannot fit into `limit` bytes.
+def check_room(where: str, needed: Memory, limit: int | None, own: int | None = None, *, force: bool = False) -> None:
+    """Raise MemoryLimitError where the private part of `needed` cannot fit into `limit` bytes, or into `own`.
 
-    Warns where it fits and the mapped part does not, and where `force` makes a warning of the error.
+    Warns where it fits and the mapped part does not, and where `force` makes a warning of the error. None: no limit.
     """
-    if limit is None or needed.total <= limit:
-        return
-    if needed.private <= limit:
-        warnings.warn(
-            f"{where}: takes {_gb(needed.total)} of memory with the file's own pages, and this process may use "
-            f"{_gb(limit)}: pages will be read from the disk again and again, which is slow; choose a smaller type",
-            stacklevel=4,
-        )
+    most = _least(limit, own)
+    if most is None or needed.private <= most:
+        if limit is not None and needed.total > limit:
+            warnings.warn(
+                f"{where}: takes {_gb(needed.total)} of memory with the file's own pages, and this process may use "
+                f"{_gb(limit)}: pages will be read from the disk again and again, which is slow; choose a smaller type",
+                stacklevel=4,
+            )
         return
     reason = (
         f"{where}: takes {_gb(needed.private)} of memory of its own ({_gb(needed.weights.private)} of weights, "
-        f"{_gb(needed.cache.private)} of cache), and this process may use {_gb(limit)}"
+        f"{_gb(needed.cache.private)} of cache), and this process may use {_gb(most)}"
     )
     if not force:
         raise MemoryLimitError(f"{reason}; choose a smaller context, kv_type q8_0 or a smaller type, or force=True")
     warnings.warn(reason, stacklevel=4)
+
+
+def _least(*known: int | None) -> int | None:
+    return min((n for n in known if n is not None), default=None)
 
 
 def _gb(n: int) -> str:

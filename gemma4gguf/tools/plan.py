@@ -10,16 +10,18 @@ import shlex
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from converters import mixture
 from converters.mixture import MIXTURES, UNDER_FOUR_BITS
 
+from ..arguments import LONGEST
 from ..errors import InputError
 from ..machine import memory_limit
 from ..native.context import KV_TYPES, ContextOptions
 from ..native.library import repacked_types
 from ..runtime.memory import Facts, Memory, memory
-from ..runtime.room import contexts, first_that_fits, usable
+from ..runtime.room import contexts, every_context, first_that_fits, usable
 from .plan_source import QUANTISED, Progress, Source, read_source
 
 STEP = 10**6  # bytes: sizes of mixes are told in these
@@ -68,7 +70,7 @@ def plan(
     source: str | Path,
     *,
     limit: int | None = None,
-    context: int | None = None,
+    context: int | Literal["max"] | None = None,
     parallel: int = 1,
     kv_type: str = "f16",
     drafter: str | Path | None = None,
@@ -78,8 +80,9 @@ def plan(
     """Plan a bundle, a checkpoint folder or a Hub id; `NAME:TYPE` asks for one type.
 
     `limit`: bytes of memory; None: what this machine lets this process use. `context` positions for each of `parallel`
-    conversations; None: as many as fit, up to 32,768. `drafter` goes into the bundle of a checkpoint. `repacked`: types
-    that the processor has copied; None: those of this one. Raises InputError, FormatError and ConversionError.
+    conversations; None: as many as fit, up to 32,768; "max": as many as fit. `drafter` goes into the bundle of a
+    checkpoint. `repacked`: types that the processor has copied; None: those of this one. Raises InputError, FormatError
+    and ConversionError.
     """
     if kv_type not in KV_TYPES:
         raise InputError(f"kv_type is {kv_type!r}, expected one of {', '.join(KV_TYPES)}")
@@ -88,9 +91,9 @@ def plan(
         raise InputError("limit: this system does not tell how much memory it has; give it")
     model = read_source(source, drafter, progress)
     longest = model.facts.limit
-    if context is not None and context > longest:
+    if isinstance(context, int) and context > longest:
         raise InputError(f"context is {context:,}, the model was made for at most {longest:,}")
-    lengths = contexts(longest) if context is None else [context]
+    lengths = _lengths(context, longest)
     enough, room = min(ENOUGH, lengths[0]), usable(limit)
 
     copied = repacked_types() if repacked is None else repacked
@@ -117,6 +120,13 @@ def plan(
     get, run = _commands(model, chosen, kv_type)
     mix = None if chosen in (None, choices[0]) else _mix(model, chosen, room)
     return Plan(str(source), limit, room, parallel, kv_type, tuple(choices), best, instead, least, get, run, mix)
+
+
+def _lengths(context: int | str | None, longest: int) -> Sequence[int]:
+    """Contexts to choose from, the longest first."""
+    if isinstance(context, int):
+        return [context]
+    return every_context(longest) if context == LONGEST else contexts(longest)
 
 
 def _best(choices: Sequence[Choice], enough: int, first: str | None) -> Choice | None:
