@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
@@ -20,12 +21,13 @@ from converters.origin import Origin, locate
 from converters.safetensors import StoredTensor
 from converters.weights import read_folder
 
-from ..bundle.reading import DRAFTER, EMBEDDER, NAMES, Bundle, Section, digest
+from ..bundle.reading import DRAFTER, EMBEDDER, NAMES, TEXT, Bundle, Section, digest
+from ..bundle.validation import check, numbers
 from ..bundle.writing import Part, planned_section
 from ..machine import physical_cores
 from ..native.library import version as llama_version
 from ..reference.model import Model
-from ..reference.weights import Checkpoint, Sections, Weights
+from ..reference.weights import Checkpoint, Sections, Weights, from_config
 from ..version import __version__
 from . import keys, layers, tensors
 from .layers import Place, Seen
@@ -98,21 +100,24 @@ class Report:
 
 def prove(
     file: str | Path,
-    source: str | Path,
+    source: str | Path | Origin,
     *,
     drafter: str | Path | None = None,
     quick: bool = False,
+    partial: bool = False,
     threads: int | None = None,
     progress: Progress = lambda done, total, stage: None,
 ) -> Report:
     """Hold a bundle or a plain GGUF against the checkpoint folder, Hub id or GGUF that it was made of.
 
     `drafter`: the same for its drafter. `quick`: one sliding and one full layer, short prompts, and no predictions of
-    the source. `progress` is called with (done, in all, stage). Raises InputError, FormatError, ConversionError and
-    NativeError.
+    the source. `partial`: of the file, only what `needed` names is there. `progress` is called with (done, in all,
+    stage). Raises InputError, FormatError, ConversionError and NativeError.
     """
     bundle = Bundle.open(file)
-    origin = locate(source, lambda done, total: progress(done, total, "download"))
+    origin = source
+    if not isinstance(origin, Origin):
+        origin = locate(origin, lambda done, total: progress(done, total, "download"))
     expected = dict(_sections(origin, _contents(origin)))
     left_out = [f"the {NAMES[name]}: only the source has one" for name in expected if not bundle.section(name)]
     if drafter is not None:
@@ -126,6 +131,8 @@ def prove(
     chosen = _layers(weights, quick)
     if quick:
         left_out.append(f"layers but {', '.join(map(str, chosen))}, long prompts, and the source's predictions")
+    if partial:
+        left_out.append("the digests: only a part of the file is here")
     found = _tensors(pairs, chosen if quick else None, threads or physical_cores(), progress)
     said = [line for section, _, other in pairs for line in keys.differences(section, other)]
     progress(0, 1, "engine")
@@ -134,9 +141,9 @@ def prove(
     apart = [] if quick else list(_apart(weights, seen, lambda done, total: progress(done, total, "source")))
     return Report(
         bundle.path,
-        str(source),
+        source.repo or str(source.path) if isinstance(source, Origin) else str(source),
         {"gemma4gguf": __version__, "llama.cpp": llama_version(), "numpy": np.__version__},
-        {NAMES[s.architecture]: digest(s) for s in bundle.sections},
+        {} if partial else {NAMES[s.architecture]: digest(s) for s in bundle.sections},
         _facts(origin),
         tuple(found),
         tuple(said),
@@ -198,7 +205,44 @@ def _facts(origin: Origin) -> dict[str, int | str]:
 def _layers(weights: Weights, quick: bool) -> list[int]:
     """All, or the first of each kind."""
     sliding = weights.numbers.sliding
-    return sorted({sliding.index(kind) for kind in sliding}) if quick else list(range(len(sliding)))
+    return _first_of_each(sliding) if quick else list(range(len(sliding)))
+
+
+def _first_of_each(sliding: Sequence[bool]) -> list[int]:
+    return sorted({sliding.index(kind) for kind in sliding})
+
+
+def needed(bundle: Bundle, *, drafter: bool) -> list[tuple[int, int]]:
+    """The bytes of a file that a quick proof reads: (start, stop) each. Raises FormatError.
+
+    All vectors are among them: without its norms a layer that is not compared would hand on nothing.
+    """
+    check(bundle.text, bundle.text)
+    chosen = _first_of_each([layer.sliding for layer in numbers(bundle.text).layers])
+    found = []
+    for section in bundle.sections:
+        if section.architecture == DRAFTER and not drafter:
+            continue
+        start = section.header.data_start
+        found.append((section.offset, start))
+        for tensor in section.tensors.values():
+            if section.architecture != TEXT or len(tensor.shape) == 1 or _is_in(chosen, tensor.name):
+                found.append((start + tensor.offset, start + tensor.offset + tensor.nbytes))
+    return found
+
+
+def needed_of_source(source: Origin, names: Iterable[str]) -> list[str]:
+    """The tensors of a checkpoint, by plain name, that a quick proof reads."""
+    sliding = from_config(json.loads((source.path / "config.json").read_text(encoding="utf-8"))).sliding
+    chosen = _first_of_each(sliding)
+    found = [(name, re.search(r"(?:^|\.)layers\.(\d+)\.", name)) for name in names]
+    return [name for name, layer in found if layer is None or int(layer[1]) in chosen]
+
+
+def _is_in(layers: Sequence[int], name: str) -> bool:
+    """Whether a tensor of the text model belongs to one of these layers, or to none."""
+    layer = re.match(r"blk\.(\d+)\.", name)
+    return layer is None or int(layer[1]) in layers
 
 
 # ── the comparisons ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -210,14 +254,10 @@ def _tensors(
     threads: int,
     progress: Progress,
 ) -> list[TensorFinding]:
-    def wanted(name: str) -> bool:
-        layer = re.match(r"blk\.(\d+)\.", name)
-        return only is None or layer is None or int(layer[1]) in only
-
     work = [
         (
             section,
-            [t for t in source if section.architecture == DRAFTER or wanted(t.name)],
+            [t for t in source if only is None or section.architecture == DRAFTER or _is_in(only, t.name)],
             set(section.tensors) - {t.name for t in source},
         )
         for section, source, _ in pairs

@@ -67,7 +67,7 @@ class Checkpoint:
     def __init__(self, folder: Path) -> None:
         tensors, _ = read_folder(folder)
         self._tensors = {plain(name): stored for name, stored in tensors.items()}
-        self.numbers = _from_config(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+        self.numbers = from_config(json.loads((folder / "config.json").read_text(encoding="utf-8")))
 
     @property
     def names(self) -> list[str]:
@@ -96,7 +96,7 @@ def _half(found: re.Match[str]) -> str:
     return f"{found[1] or 'vision'}."
 
 
-def _from_config(config: Mapping[str, Any]) -> Numbers:
+def from_config(config: Mapping[str, Any]) -> Numbers:
     text = config.get("text_config", config)
     rope = text["rope_parameters"]
     full, sliding = rope["full_attention"], rope["sliding_attention"]

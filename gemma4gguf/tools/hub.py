@@ -50,7 +50,7 @@ class HubFile:
 
 @dataclass(frozen=True)
 class Repository:
-    """A model repository at a commit. `files` are its GGUF files; `is_checkpoint`: it has safetensors weights."""
+    """A model repository at a commit. `files`: those asked for. `is_checkpoint`: it has safetensors weights."""
 
     name: str
     commit: str
@@ -59,8 +59,10 @@ class Repository:
     is_checkpoint: bool
 
 
-def look_up(name: str, revision: str | None = None) -> Repository:
-    """Ask the Hub what a repository holds. Raises InputError (no such repository) and ConversionError."""
+def look_up(name: str, revision: str | None = None, ending: str = ".gguf") -> Repository:
+    """Ask the Hub what a repository holds, with the files whose names end like this. Raises InputError (no such
+    repository) and ConversionError.
+    """
     import huggingface_hub as hub  # here, because it is slow to import
 
     with hub_errors(name, revision or "", looked_here=False):
@@ -70,16 +72,16 @@ def look_up(name: str, revision: str | None = None) -> Repository:
     files = tuple(
         HubFile(name, commit, file.rfilename, int(file.size or 0), str(file.lfs.sha256) if file.lfs else "")
         for file in siblings
-        if _is_plain(file.rfilename)
+        if _is_plain(file.rfilename, ending)
     )
     checkpoint = any(file.rfilename.endswith(".safetensors") for file in siblings)
     return Repository(name, commit, _licence(info), files, checkpoint)
 
 
-def _is_plain(path: str) -> bool:
-    """A GGUF with a name that can be a file's on this disk."""
+def _is_plain(path: str, ending: str) -> bool:
+    """A name with this ending that can be a file's on this disk."""
     parts = path.split("/")
-    return path.endswith(".gguf") and path.isprintable() and not {"", ".", ".."} & set(parts) and "\\" not in path
+    return path.endswith(ending) and path.isprintable() and not {"", ".", ".."} & set(parts) and "\\" not in path
 
 
 def _licence(info: Any) -> str:
@@ -101,7 +103,7 @@ def _errors(file: HubFile) -> AbstractContextManager[None]:
 def _answer(file: HubFile, start: int, stop: int | None = None) -> Iterator[Any]:
     """The Hub's answer to a request for the bytes from `start` to `stop`. From byte 0 where it knows no ranges.
 
-    The client tries again where a header does not come; of a download, `_append` knows how far it is.
+    The client itself does not try again where a connection breaks: who reads knows how far it is.
     """
     from huggingface_hub import hf_hub_url
     from huggingface_hub.utils import (  # type: ignore[attr-defined]
@@ -114,12 +116,40 @@ def _answer(file: HubFile, start: int, stop: int | None = None) -> Iterator[Any]
     if start or stop is not None:
         headers["Range"] = f"bytes={start}-{'' if stop is None else stop - 1}"
     url = hf_hub_url(file.repo, file.path, revision=file.commit)
-    how: dict[str, Any] = {"headers": headers, "timeout": TIMEOUT}
-    if stop is None:
-        how["retry_on_exceptions"] = ()
+    how: dict[str, Any] = {"headers": headers, "timeout": TIMEOUT, "retry_on_exceptions": ()}
     with http_stream_backoff("GET", url, **how) as response:
         hf_raise_for_status(response)
         yield response
+
+
+def ranged(file: HubFile, start: int, stop: int) -> Iterator[bytes]:
+    """The bytes from `start` to `stop`, as they come; where a connection breaks, it goes on there.
+
+    Raises ConversionError.
+    """
+    from huggingface_hub import errors
+
+    failed = 0
+    with _errors(file):
+        while start < stop:
+            before, reason = start, "the answer was too short"
+            try:
+                with _answer(file, start, stop) as response:
+                    if start and response.status_code != 206:
+                        raise ConversionError(f"{file.where}: the server sends no ranges of a file, so no part of it")
+                    for piece in response.iter_bytes():
+                        start += len(piece)
+                        yield piece[: len(piece) - max(0, start - stop)]
+                        if start >= stop:
+                            return
+            except errors.HfHubHTTPError:  # an answer, and a no
+                raise
+            except errors.HTTPError as error:  # type: ignore[attr-defined]  # of the connection
+                reason = str(error)
+            failed = 0 if start > before else failed + 1
+            if failed == TRIES:
+                raise ConversionError(f"{file.where}: {stop - start:,} bytes did not come ({reason}); try again")
+            time.sleep(0.5 * failed**2)
 
 
 class RemoteBytes:
@@ -134,22 +164,10 @@ class RemoteBytes:
     def __getitem__(self, where: slice) -> bytes:
         stop = min(self._file.size, where.stop)
         if stop > len(self._have):
-            self._read(max(stop, min(self._file.size, len(self._have) + self._step)))
+            end = max(stop, min(self._file.size, len(self._have) + self._step))
+            self._have += b"".join(ranged(self._file, len(self._have), end))
             self._step = min(MOST, 4 * self._step)
         return self._have[where]
-
-    def _read(self, stop: int) -> None:
-        start, read = len(self._have), bytearray()
-        with _errors(self._file), _answer(self._file, start, stop) as response:
-            if start and response.status_code != 206:
-                raise ConversionError(f"{self._file.where}: the server sends no ranges of a file, so no header alone")
-            for piece in response.iter_bytes():
-                read += piece
-                if len(read) >= stop - start:
-                    break
-        if len(read) < stop - start:
-            raise ConversionError(f"{self._file.where}: {stop - start - len(read):,} bytes did not come; try again")
-        self._have += bytes(read[: stop - start])
 
 
 # ── as a whole ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -197,7 +215,7 @@ def _append(file: HubFile, stream: IO[bytes], report: Callable[[int], None]) -> 
                 if response.status_code != 206:
                     _cut(stream, 0)
                 for piece in response.iter_bytes(PIECE):
-                    _write(stream, piece[: file.size - stream.tell()])
+                    write_whole(stream, piece[: file.size - stream.tell()])
                     report(stream.tell())
             reason: object = "the answer was too short"
         except errors.HfHubHTTPError:  # an answer, and a no
@@ -213,7 +231,8 @@ def _append(file: HubFile, stream: IO[bytes], report: Callable[[int], None]) -> 
         time.sleep(0.5 * failed**2)
 
 
-def _write(stream: IO[bytes], piece: bytes) -> None:
+def write_whole(stream: IO[bytes], piece: bytes) -> None:
+    """Write all of it. Raises ConversionError where the disk does not take it."""
     rest = memoryview(piece)
     try:
         while rest:
