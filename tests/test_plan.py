@@ -22,6 +22,7 @@ from gemma4gguf.runtime.memory import memory
 from gemma4gguf.tools.offer import look
 from gemma4gguf.tools.plan import Choice, plan
 from gemma4gguf.tools.pull import pull
+from scripts.make_memory_picture import bars, picture
 from tests.support.hub import Hub, Repository, serving
 from tests.support.published import Layout
 from tests.support.standin import write_checkpoint, write_drafter
@@ -155,6 +156,10 @@ def test_the_page_about_memory(real: tuple[Path, Path]) -> None:
     chosen = next(c.memory for c in every if c.type == "Q4_K_M")
     for name, held in vars(chosen).items():
         assert re.search(rf"\| {name} \| {held.private / 1e6:,.0f} \| {held.mapped / 1e6:,.0f} \|", text), name
+
+
+def test_the_picture_of_16_gb(tmp_path: Path) -> None:
+    assert PAGE.with_suffix(".svg").read_text(encoding="utf-8") == picture(bars(tmp_path))
 
 
 def test_no_is_an_answer(real: tuple[Path, Path], run: Callable[..., tuple[int, str]]) -> None:
