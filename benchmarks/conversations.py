@@ -19,7 +19,7 @@ thought      the same with a thought of 2,000 tokens in the tenth turn, which hi
 new process  ours: the turn after those ten, saved with `Conversation.save` and opened in a new process, with a
              `cache_dir` and without one.
 logits       ours: the largest difference of a logit between the warm and the cold cache, after steps of `thought` with
-             short answers and 700 tokens of thought, for caches of float32, f16 and q8_0.
+             short answers and 1,000 tokens of thought, for caches of float32, f16 and q8_0.
 
 --quick asks for less of everything: whether it works, not how fast. Prints each part's JSON in a line when it ends.
 """
@@ -340,7 +340,7 @@ def run(given: argparse.Namespace, how: dict[str, Any], plan: Plan, parts: Seque
                 yield part, turns(ready, steps_of(steps, question_of(ours.model, plan.question)), since)
     if "new process" in parts:
         yield "new process", new_process(given.bundle, how, plan)
-    brief = replace(thinking, thought=min(700, thinking.thought), reply=4)
+    brief = replace(thinking, thought=min(1000, thinking.thought), reply=4)
     for kind in KINDS if "logits" in parts else ():
         yield f"logits, {kind['kv_type']}", logits(given.bundle, {**how, **kind}, brief)
 
