@@ -16,6 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 SAMPLE_SECONDS = 0.01
 ANSWER = 4  # tokens
+DRAFT = 3  # at a time, always: "auto" may find that none pay, and then no page of the drafter is used
 ROOM = 400  # positions that are left for the template, a picture and the answer
 MEDIA = tuple(str(ROOT / "models" / "demo" / name) for name in ("cat.jpg", "number.wav"))
 CHILD = """
@@ -85,7 +86,7 @@ def measure(file: Path, context: int, tokens: int, *, drafts: bool, media: bool 
         "context": context,
         "slots": slots,
         "tokens": min(tokens, context - ROOM),
-        "draft": "auto" if drafts else "off",
+        "draft": DRAFT if drafts else "off",
         "media": MEDIA if media else (),
         "answer": ANSWER,
     }
