@@ -241,9 +241,10 @@ BAD_FILES: list[tuple[Contents, str]] = [
     ),
     (
         contents().holding("v.position_embd.weight", np.ones((TABLE, 2, WIDTH), np.float32)),
-        r"shape \(40, 2, 96\), expected \(2, 'any', 96\)",
+        r"shape \(80, 2, 96\), expected \(2, 'any', 96\)",
     ),
     (contents().holding("v.position_embd.weight", np.ones((2, WIDTH), np.float32)), "v.position_embd.weight"),
+    (contents().holding("v.position_embd.weight", np.ones((2, 69, WIDTH), np.float32)), "knows 69 places of a patch"),
     (contents().having("clip.vision.projector_type", Kind.STRING, "gemma4v"), "'gemma4v', expected 'gemma4uv'"),
     (contents().having("clip.projector_type", Kind.STRING, "gemma4uv"), "audio projector of type 'gemma4uv'"),
     (contents().without("clip.audio.projector_type"), "projector of type None"),
@@ -294,7 +295,7 @@ def test_damaged_weights_are_noticed(tmp_path: Path) -> None:
         (np.ones((1, PATCH_VALUES)), [[0, 0], [0, 1]], r"\(1, 2\) as \(x, y\), found int64 \(2, 2\)"),
         (np.ones((1, PATCH_VALUES)), [[0.0, 0.0]], "found float64"),
         (np.ones((1, PATCH_VALUES)), [[0, -1]], "position -1: rows that only pad"),
-        (np.ones((1, PATCH_VALUES)), [[TABLE - 1, TABLE]], "position 40: this checkpoint knows 0 to 39"),
+        (np.ones((1, PATCH_VALUES)), [[TABLE - 1, TABLE]], "position 80: this checkpoint knows 0 to 79"),
     ],
 )
 def test_bad_patches(embedder: Embedder, pixels: Any, positions: Any, message: str) -> None:
@@ -303,8 +304,10 @@ def test_bad_patches(embedder: Embedder, pixels: Any, positions: Any, message: s
 
 
 def test_a_picture_wider_than_the_position_table(embedder: Embedder) -> None:
-    with pytest.raises(InputError, match="position 69: this checkpoint knows 0 to 39; choose a smaller budget or crop"):
-        embedder.image(patchify(np.zeros((1, 5000), np.uint8), 70))
+    with pytest.raises(
+        InputError, match="position 139: this checkpoint knows 0 to 79; choose a smaller budget or crop"
+    ):
+        embedder.image(patchify(np.zeros((1, 20000), np.uint8), 140))
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ def plain(f: Files, content: bytes) -> Path:
 def wider(f: Files) -> Part:
     """An embedder for another model, whole in itself."""
     width = 512
-    shapes = {"v.patch_embd.weight": (width, 6912), "v.position_embd.weight": (2, 16, width)}
+    shapes = {"v.patch_embd.weight": (width, 6912), "v.position_embd.weight": (2, 70, width)}
     shapes |= {f"v.patch_norm.1.{k}": (6912,) for k in ("weight", "bias")}
     shapes |= {f"v.patch_norm.{i}.{k}": (width,) for i in (2, 3) for k in ("weight", "bias")}
     shapes |= {"v.patch_embd.bias": (width,), "mm.input_projection.weight": (width, width)}

@@ -19,6 +19,7 @@ from ..errors import FormatError
 from .reading import Section
 from .relatives import tower
 from .schema import MATRIX_TYPES
+from .settings import BUDGETS
 
 PATCH_SIDE = 48  # pixels; 16 of the checkpoint's patch_size times a pooling kernel of 3
 CHANNELS = 3  # RGB
@@ -113,6 +114,8 @@ def _half(section: Section, half: str, where: str) -> Half | None:
     shapes = _shapes(half, width, hidden)
     for name, shape in shapes.items():
         _check_tensor(section, name, shape, where)
+    if half == "vision" and (places := section.tensors["v.position_embd.weight"].shape[1]) < min(BUDGETS):
+        raise FormatError(f"{where} knows {places} places of a patch, expected at least {min(BUDGETS)}; convert again")
     return Half(section, hidden, epsilon, tuple(shapes))
 
 

@@ -16,7 +16,7 @@ from gemma4gguf.bundle.container import encode_array, encode_pair, padded, place
 from gemma4gguf.bundle.projector import PATCH_SIDE, PATCH_VALUES
 from gemma4gguf.bundle.writing import Part, write_bundle
 
-HIDDEN, WIDTH, TABLE, FRAME = 64, 96, 40, 640  # the embedder's width differs from the text model's on purpose
+HIDDEN, WIDTH, TABLE, FRAME = 64, 96, 80, 640  # the embedder's width differs from the text model's on purpose
 
 
 Arrays = Mapping[str, Any]
