@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,10 +15,8 @@ import uvicorn
 from werkzeug.serving import make_server
 
 from gemma4gguf.server.running import listening
-from tests.support.serving import eventually
+from tests.support.serving import HANDLERS, eventually
 
-ROOT = Path(__file__).parents[2]
-BLOCKS = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs/serve.md").read_text("utf-8"), re.MULTILINE | re.DOTALL)
 QUESTIONS = [f"What is {a} + {b}?" for a in (12, 25, 47, 33) for b in (9, 18, 33, 20, 14)]
 
 
@@ -45,7 +42,7 @@ def flask(app: Any) -> Iterator[str]:
     thread.join(60)
 
 
-@pytest.mark.parametrize(("code", "run"), [*zip(BLOCKS, (fastapi, flask), strict=True)], ids=["fastapi", "flask"])
+@pytest.mark.parametrize(("code", "run"), [*zip(HANDLERS, (fastapi, flask), strict=True)], ids=["fastapi", "flask"])
 def test_twenty_at_once(
     code: str, run: Callable[[Any], Any], tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import base64
 import json
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from gemma4gguf.server.security import KEY_PROTOCOL, Guard
 from gemma4gguf.server.settings import Limits
-from tests.support.serving import DEMO, Serving, encoded, endless, eventually, serving
+from tests.support.serving import CLIENT, DEMO, Serving, encoded, endless, eventually, serving
 from tests.support.spoken import RATE, clips
 
 ASK = "What is said?"
@@ -93,6 +94,19 @@ def alone(server: Serving) -> list[str]:
             ear.feed(clip, RATE)
             found.append(ear.answer(temperature=0, max_tokens=24).text)
     return found
+
+
+def test_the_page_s_client(
+    server: Serving, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "note.wav").symlink_to(DEMO / "number.wav")
+    monkeypatch.chdir(tmp_path)
+    code = CLIENT.replace("localhost:8080", server.url.removeprefix("http://"))
+    code = code.replace('"text": ', '"temperature": 0, "max_tokens": 24, "text": ')
+    exec(compile(code, "docs/serve.md", "exec"), {})
+    events = [ast.literal_eval(line) for line in capsys.readouterr().out.splitlines()]
+    assert text(events) == "I hear the digit 7."
+    assert events[-1] == {"type": "done"}
 
 
 @pytest.mark.parametrize("kind", ["f32", "s16"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import re
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
@@ -21,7 +22,10 @@ from gemma4gguf.server.security import Guard
 from gemma4gguf.server.service import Service
 from gemma4gguf.server.settings import Limits
 
-DEMO = Path(__file__).parents[2] / "models" / "demo"
+ROOT = Path(__file__).parents[2]
+DEMO = ROOT / "models" / "demo"
+PAGE = (ROOT / "docs" / "serve.md").read_text("utf-8")
+CLIENT, *HANDLERS = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)  # the page's code
 WEATHER = {
     "name": "get_weather",
     "description": "Get the weather in a city.",
