@@ -51,20 +51,9 @@ def servers(bundle: Path, work: Path, args: argparse.Namespace) -> bool:
         expected = {one["custom_id"]: many.alone(model, one, work).text for one in lines}
     source, out = written(work / "in.jsonl", lines), work / "out.jsonl"
     with hosts(3) as machines:
-        serve = [
-            sys.executable,
-            "-m",
-            "gemma4gguf",
-            "serve",
-            str(bundle),
-            "--parallel",
-            "2",
-            "--context",
-            str(many.CONTEXT),
-        ]
-        serve += ["--threads", "1", "--draft", "off", "--api-key", "secret", "--host"]
+        serve = many.program("serve", bundle, "--parallel", 2, "--api-key", "secret")
         quiet: dict[str, Any] = {"stderr": subprocess.DEVNULL, "start_new_session": True}
-        running = [subprocess.Popen([*host.inside, *serve, host.address], **quiet) for host in machines]
+        running = [subprocess.Popen([*host.inside, *serve, "--host", host.address], **quiet) for host in machines]
         addresses = [f"http://{host.address}:8080" for host in machines]
         for address in addresses:
             many.until(lambda url=f"{address}/health": httpx.get(url, timeout=1).is_success)  # type: ignore[misc]
@@ -182,7 +171,8 @@ def rpc(bundle: Path, work: Path, args: argparse.Namespace) -> bool:
         half = Bundle.open(bundle).text.metadata["gemma4.block_count"] // 2
         shares = f"{half},{half + 1}"  # the output counts as a layer
         workers = ",".join(f"{host.address}:{RPC_PORT}" for host in machines)
-        here = [programs / "llama-server", "-m", work / "parts" / bundle.name, "-c", many.CONTEXT, "-np", 1, "-t", 1]
+        here = [programs / "llama-server", "-m", work / "parts" / bundle.name, "-np", 1, "-t", 1]
+        here += ["-c", many.HOW["context"]]
         commands = {"here": here, "by RPC": [*here, "--rpc", workers, "-ngl", 99, "-ts", shares, "-lv", 4]}
         logs = {name: work / f"{name}.log" for name in commands}
         addresses = {name: stack.enter_context(serve(command, logs[name])) for name, command in commands.items()}
