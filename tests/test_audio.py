@@ -131,13 +131,14 @@ def test_channels_are_averaged_not_chosen() -> None:
 def test_a_file_that_is_read_ahead_can_be_left(tmp_path: Path, closed_after: int) -> None:
     path = tmp_path / "clip.wav"
     path.write_bytes(encoded(noise(4 * BLOCK_SAMPLES, channels=2), SAMPLE_RATE, "WAV"))
+    before = {*threading.enumerate()}
     with path.open("rb") as file:
         blocks = listen(file)
         assert isinstance(blocks, Generator)
         for _ in range(closed_after):
             next(blocks)
         blocks.close()
-        assert not [thread for thread in threading.enumerate() if "gemma4gguf-decode" in thread.name]
+        assert not [new for new in {*threading.enumerate()} - before if "gemma4gguf-decode" in new.name]
 
 
 # ── rates ────────────────────────────────────────────────────────────────────────────────────────────────────────
