@@ -17,6 +17,7 @@ from PIL import Image
 
 from gemma4gguf.cli import cli, run
 from gemma4gguf.cli.show import Table, width
+from gemma4gguf.tools import doctor
 
 COMMAND = [sys.executable, "-c", "from gemma4gguf.cli import main; main()"]
 ASK = ["--temperature", "0", "--max-tokens", "6", "--context", "1024", "--image-tokens", "70"]
@@ -131,7 +132,13 @@ def test_convert_inspect_verify(
 
 def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(cli, ["doctor"]) == 0
-    assert "llama.cpp" in capsys.readouterr().out
+    assert "llama.cpp" in (shown := capsys.readouterr().out)
+    assert "none in this build" in shown
+
+
+@pytest.mark.parametrize(("names", "word"), [(["A", "B"], "A, B"), ([], "none found")])
+def test_doctor_names_the_gpus(names: list[str], word: str) -> None:
+    assert doctor._gpu(True, names).startswith(word)
 
 
 def test_a_reader_that_goes_away_is_no_error(bundle: Path) -> None:

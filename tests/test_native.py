@@ -12,6 +12,7 @@ from gemma4gguf.bundle.reading import Bundle
 from gemma4gguf.errors import NativeError
 from gemma4gguf.native.context import Context, ContextOptions
 from gemma4gguf.native.handle import Closing, Handle
+from gemma4gguf.native.library import C, gpus
 from gemma4gguf.native.sampler import Sampler, SamplingOptions
 from gemma4gguf.native.weights import Weights
 from gemma4gguf.runtime.drafter import Drafter
@@ -90,3 +91,12 @@ def test_a_section_is_read_at_its_offset_or_not_at_all(bundle: Path) -> None:
         Weights(bundle.with_name("none.gguf"), offset=64)
     with pytest.raises(NativeError, match="cannot load this model"):
         Weights(bundle, offset=64)
+
+
+def test_devices_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The processor is a device that every build has; here it stands for a GPU."""
+    assert gpus() == []
+    monkeypatch.setattr("gemma4gguf.native.library._GPU_TYPES", {0})
+    assert len(gpus()) == 1
+    monkeypatch.setattr(C, "_lib", None)
+    assert gpus() == []

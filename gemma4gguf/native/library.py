@@ -19,9 +19,10 @@ except (ImportError, OSError, RuntimeError) as error:  # not installed, built fo
     reason = " ".join(str(error).split())
     raise NativeError(f"llama.cpp does not load ({reason}); `gemma4gguf doctor` looks at the installation") from error
 
-__all__ = ["C", "repacked_types", "started", "supports_gpu", "system_info", "version"]
+__all__ = ["C", "gpus", "repacked_types", "started", "supports_gpu", "system_info", "version"]
 
 _ERROR, _CONTINUED = 4, 5  # enum ggml_log_level; a warning is 3
+_GPU_TYPES = {1, 2}  # enum ggml_backend_dev_type: with memory of its own, with the processor's
 
 
 class _Log:
@@ -94,3 +95,17 @@ def version() -> str:
 def supports_gpu() -> bool:
     started()
     return bool(C.llama_supports_gpu_offload())
+
+
+def gpus() -> list[str]:
+    """The names of the GPUs that layers can be computed on. Empty where there are none, or the library cannot say."""
+    started()
+    count, get, kind, name = (
+        getattr(C._lib, f"ggml_backend_dev_{what}", None) for what in ("count", "get", "type", "description")
+    )
+    if count is None or get is None or kind is None or name is None:
+        return []
+    count.restype, get.argtypes, get.restype = ctypes.c_size_t, [ctypes.c_size_t], ctypes.c_void_p
+    kind.argtypes, name.argtypes, name.restype = [ctypes.c_void_p], [ctypes.c_void_p], ctypes.c_char_p
+    devices = [get(index) for index in range(count())]
+    return [name(device).decode("utf-8", "replace") for device in devices if kind(device) in _GPU_TYPES]

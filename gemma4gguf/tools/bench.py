@@ -27,7 +27,7 @@ from ..machine import cpu_quota, memory_limit, physical_cores
 from ..media.audio import frame
 from ..media.image import patchify
 from ..model import Gemma4
-from ..native.library import system_info
+from ..native.library import gpus, system_info
 from ..native.library import version as llama_version
 from ..runtime.session import Session, Span, Step, evaluate
 from ..version import __version__
@@ -256,12 +256,13 @@ _STAGES: Mapping[str, Callable[[Gemma4], Iterator[Figure]]] = {
 
 
 def machine() -> dict[str, object]:
-    """What a figure depends on: processor, its features, cores and quota, memory, versions."""
+    """What a figure depends on: processor, its features, cores and quota, GPUs, memory, versions."""
     features = [part.split("=")[0].replace("CPU :", "").strip() for part in system_info().split("|") if "= 1" in part]
     return {
         "processor": _processor(),
         "features": features,
         "cores": physical_cores(),
+        "gpus": gpus(),
         "quota": cpu_quota(),
         "memory": memory_limit(),
         "gemma4gguf": __version__,

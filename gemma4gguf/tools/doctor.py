@@ -91,14 +91,18 @@ def _llama() -> list[Finding]:
         return [
             Finding("llama.cpp", library.version()),
             Finding("processor", ", ".join(f.split(" = ")[0].replace("CPU : ", "") for f in features) or "no extras"),
-            Finding(
-                "gpu", "can be used" if library.supports_gpu() else "none in this build: decoding on the processor"
-            ),
+            Finding("gpu", _gpu(library.supports_gpu(), library.gpus())),
             Finding("threads", f"{physical_cores()} of {os.cpu_count()} logical processors"),
         ]
     except (Gemma4Error, ImportError, OSError, RuntimeError) as error:
         reason = " ".join(str(error.__cause__ or error).split())
         return [Finding("llama.cpp", "does not start", f"{reason}; {_again('llama-cpp-python')}")]
+
+
+def _gpu(supported: bool, names: list[str]) -> str:
+    if not supported:
+        return "none in this build: decoding on the processor"
+    return ", ".join(names) or "none found: decoding on the processor"
 
 
 def _memory() -> str:
