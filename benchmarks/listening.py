@@ -34,18 +34,25 @@ def whole(model: Gemma4, seconds: float) -> float:
     return time.perf_counter() - begun
 
 
-def heard(model: Gemma4, seconds: float) -> float:
-    """The same where it was read meanwhile: what was spoken is read when the clock starts."""
+def heard(model: Gemma4, seconds: float, *, pause: bool) -> float:
+    """The same where it was read meanwhile: what was spoken is read when the clock starts; in a pause, the end too."""
     model.engine.scheduler.places.forget()
     samples, frames = noise(seconds), int(seconds * 25)
     with model.conversation().hear("Answer.") as ear:
         for start in range(0, len(samples), SAMPLE_RATE // 10):
             ear.feed(samples[start : start + SAMPLE_RATE // 10], SAMPLE_RATE)
-        while sum(not isinstance(key, int) for key in model.engine.session.held) < frames - 3:
+        if pause:
+            ear.pause()
+        while not _is_read(model, frames if pause else frames - 3, to_the_end=pause):
             time.sleep(0.001)
         begun = time.perf_counter()
         ear.answer(max_tokens=1)
         return time.perf_counter() - begun
+
+
+def _is_read(model: Gemma4, frames: int, *, to_the_end: bool) -> bool:
+    held = list(model.engine.session.held)
+    return sum(not isinstance(key, int) for key in held) >= frames and isinstance(held[-1], int) >= to_the_end
 
 
 def main() -> None:
@@ -58,12 +65,18 @@ def main() -> None:
     with Gemma4(asked.bundle, context=2048, draft="off", threads=asked.threads) as model:
         model.load()
         print(verdict(reading_speed(model)))
-        print("| speech | whole clip, s | heard meanwhile, s | ratio |")
-        print("|---|---|---|---|")
+        print(
+            "| speech | whole clip, s | heard, and a pause ends it, s | ratio | heard, and a key ends it, s | ratio |"
+        )
+        print("|---|---|---|---|---|---|")
         for seconds in asked.seconds:
-            taken = [(whole(model, seconds), heard(model, seconds)) for _ in range(asked.rounds)]
-            slow, fast = (statistics.median(times) for times in zip(*taken, strict=True))
-            print(f"| {seconds:g} s | {slow:.2f} | {fast:.2f} | {fast / slow:.2f} |", flush=True)
+            taken = [
+                (whole(model, seconds), heard(model, seconds, pause=True), heard(model, seconds, pause=False))
+                for _ in range(asked.rounds)
+            ]
+            slow, paused, key = (statistics.median(times) for times in zip(*taken, strict=True))
+            row = f"{slow:.2f} | {paused:.2f} | {paused / slow:.2f} | {key:.2f} | {key / slow:.2f}"
+            print(f"| {seconds:g} s | {row} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -252,8 +252,11 @@ def test_it_listens(isolated: Gemma4, here: Gemma4) -> None:
         chat = model.conversation()
         for clip in (one, two, np.concatenate([one, np.zeros(RATE * 32, np.float32), two])):
             with chat.hear("What is said?", transcript_prompt="What is said?") as ear:
-                fed(ear, clip)
+                fed(ear, clip[: len(clip) // 2])
+                ear.pause()
+                fed(ear, clip[len(clip) // 2 :])
                 assert 0 <= ear.behind <= ear.seconds
+                ear.pause()
                 ear.answer(**HOW)
             with pytest.raises(InputError, match="this turn is over"):
                 fed(ear, clip)

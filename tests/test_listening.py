@@ -98,9 +98,40 @@ def test_only_the_end_is_left_to_read_when_the_turn_ends(model: Gemma4) -> None:
     assert result.tokens.prompt - result.tokens.reused < 16  # what ends the turn
 
 
-def wait_until_read(model: Gemma4, frames: int) -> None:
+@pytest.mark.parametrize("before", [1, 150], ids=["short", "beyond the window"])
+def test_pauses_change_nothing(bundle: Path, before: int) -> None:
+    """What ends the turn is read in each, and taken back; also where sliding layers have forgotten the beginning."""
+    samples = noise(24 if before > 1 else 2, RATE)
+    pauses = [len(samples) // 640 * part // 4 for part in (1, 2, 4)]  # in frames
+    asked = {"role": "user", "content": [{"type": "text", "text": ASK}, {"type": "audio", "audio": (samples, RATE)}]}
+    with Gemma4(bundle, context=2048, **EXACT) as model:
+        chat = model.conversation(system="x " * before)
+        with chat.hear(ASK) as ear:
+            for start, end in zip([0, *pauses], pauses, strict=False):
+                ear.pause()
+                ear.feed(samples[start * 640 : end * 640], RATE)
+                ear.pause()
+                ear.pause()
+                wait_until_read(model, end, to_the_end=True)
+            result = ear.answer(temperature=0, max_tokens=1)
+        heard = model.engine.session.context.logits().copy()
+        assert result.tokens.prompt - result.tokens.reused == 1
+        first = model.engine.session.context.first_position(0)
+        assert (first > 0) == (before > 1)
+        model.engine.scheduler.places.forget()
+        whole = model.chat([{"role": "system", "content": "x " * before}, asked], temperature=0, max_tokens=1)
+        assert (whole.tokens.reused, whole.tokens.prompt) == (0, result.tokens.prompt)
+        logits = model.engine.session.context.logits().copy()
+    possible = np.isfinite(heard)  # sampling has masked the others
+    assert np.abs(logits[possible] - heard[possible]).max() < 0.03
+
+
+def wait_until_read(model: Gemma4, frames: int, *, to_the_end: bool = False) -> None:
     """Wait for the engine, which says itself what it holds."""
-    while sum(not isinstance(key, int) for session in model.engine.sessions for key in session.held) < frames:
+    while True:
+        held = [key for session in model.engine.sessions for key in list(session.held)]
+        if sum(not isinstance(key, int) for key in held) >= frames and isinstance(held[-1], int) >= to_the_end:
+            return
         time.sleep(0.01)
 
 
@@ -207,6 +238,8 @@ def test_what_cannot_be_heard(model: Gemma4, tiny_bundle: Path) -> None:
         ear.end()
         with pytest.raises(InputError, match="this turn is over"):
             ear.feed(noise(1, RATE), RATE)
+        with pytest.raises(InputError, match="this turn is over"):
+            ear.pause()
     with Gemma4(tiny_bundle, context=32, **EXACT) as small, pytest.raises(ContextError, match="no room to listen"):
         small.conversation().hear()
 

@@ -44,6 +44,12 @@ class IsolatedHearing:
             raise self._over
         self.process.tell("frames", self.number, frames)
 
+    def pause(self) -> None:
+        """Have what ends the turn read, too, unless more is fed first. Raises what has ended the listening."""
+        if self._over:
+            raise self._over
+        self.process.tell("pause", self.number)
+
     def close(self) -> None:
         """Listen or answer no more."""
         self._over = self._over or InputError("this turn is over; listen anew")

@@ -1,8 +1,8 @@
 """Runs in a process of its own: one engine, and what it is asked through a pipe. `engine` is the other side.
 
-It is sent `open` once, then `ask`, `evaluate`, `hear` and `cancel`, and `frames` and `behind` of what it hears, then
-`close`. It sends items, and None or an error behind the last, each with the number of the question. Standard output
-belongs to the other side; nothing else may write there. It also ends when the other side does.
+It is sent `open` once, then `ask`, `evaluate`, `hear` and `cancel`, and `frames`, `pause` and `behind` of what it
+hears, then `close`. It sends items, and None or an error behind the last, each with the number of the question.
+Standard output belongs to the other side; nothing else may write there. It also ends when the other side does.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ class _Worker:
             "evaluate": self._evaluate,
             "hear": self._hear,
             "frames": self._frames,
+            "pause": self._pause,
             "behind": self._behind,
         }
         while True:
@@ -111,6 +112,9 @@ class _Worker:
 
     def _frames(self, put: Put, number: int, frames: NDArray[np.float32]) -> None:
         self._hearing(number).feed(frames)
+
+    def _pause(self, put: Put, number: int) -> None:
+        self._hearing(number).pause()
 
     def _behind(self, put: Put, number: int, heard: int) -> None:
         put(self._hearing(heard).behind)

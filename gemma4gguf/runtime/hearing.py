@@ -1,7 +1,8 @@
 """A place in which a prompt is read while its sound is still being made.
 
-In: the spans before the sound, then frames as they come, at last the answer's own work. Out: the answer's items. What
-was read is what the answer's prompt begins with, so that only the rest of that is left to read. Does not know messages.
+In: the spans before and after the sound, then frames as they come, at last the answer's own work. Out: the answer's
+items. What was read is what the answer's prompt begins with, so that only the rest of that is left to read. Where sound
+pauses, that is one position: what ends the turn is read too, and taken back if sound goes on. Does not know messages.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ class Hearing(Protocol):
 
     def feed(self, frames: NDArray[np.float32]) -> None: ...
 
+    def pause(self) -> None: ...
+
     def close(self) -> None: ...
 
 
@@ -49,20 +52,21 @@ class HearingPlace:
         self,
         scheduler: Scheduler,
         before: Sequence[Span],
+        after: Sequence[Span],
         heard: Callable[[NDArray[np.float32], bytes], Span],
         most: int,
         dropped: int = 0,
     ) -> None:
-        """`heard`: makes a span of frames and the digest of the one before them. `most`: frames there is room for.
-        `dropped`: turns that were left out of what comes before.
+        """`after`: what ends the turn. `heard`: makes a span of frames and the digest of the one before them. `most`:
+        frames there is room for. `dropped`: turns that were left out of what comes before.
         """
         self.most, self.dropped = most, dropped
-        self._before, self._heard = before, heard
+        self._before, self._after, self._heard = before, after, heard
         self._changing = threading.Lock()
         self._waiting: list[NDArray[np.float32]] = []
         self._answer: tuple[Begin, Put] | None = None
         self._failure: BaseException | None = None
-        self._ended = False
+        self._pausing = self._ended = False
         self._wake, self._leave = scheduler.hold(before, self._work, self._put)
 
     @property
@@ -76,6 +80,14 @@ class HearingPlace:
         with self._changing:
             self._check()
             self._waiting.append(frames)
+            self._pausing = False
+        self._wake()
+
+    def pause(self) -> None:
+        """Have what ends the turn read, too, unless more is fed first. Raises what has ended the listening."""
+        with self._changing:
+            self._check()
+            self._pausing = True
         self._wake()
 
     def submit(self, spans: Sequence[Span], begin: Begin, wait: bool | float, put: Put) -> Callable[[], None]:
@@ -105,22 +117,30 @@ class HearingPlace:
 
     def _work(self, session: Session) -> Iterator[Work | Rest | Any]:
         yield from session.feeding(self._before)
-        last = BEFORE_SOUND
+        last, read = BEFORE_SOUND, session.length
         while True:
             with self._changing:
                 answer, frames = self._answer, self._waiting
-                enough = sum(map(len, frames)) >= PIECE
+                enough = sum(map(len, frames)) >= (1 if self._pausing else PIECE)
+                end = self._pausing and not enough
                 if enough or answer:
                     self._waiting = []
+                if end:
+                    self._pausing = False
             if answer:  # its prompt holds the frames that waited
                 yield from answer[0](session)
                 return
-            if not enough:
+            if not (enough or end):
                 yield Rest()
                 continue
+            session.rewind(read)  # what a pause took for the end
+            if end:
+                for span in self._after:
+                    yield from session.appending(span)
+                continue
             span = self._heard(np.concatenate(frames), last)
-            last = span.each[-1]
             yield from session.appending(span)
+            last, read = span.each[-1], session.length
 
     def _put(self, item: Any) -> None:
         """Hand on what the answer makes. What ends the listening before that is kept for whoever feeds it."""

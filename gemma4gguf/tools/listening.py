@@ -138,7 +138,7 @@ def talk(
     transcript_prompt: str | None = None,
     patient: bool = False,
 ) -> None:
-    """Answer turn after turn: sound as it comes, and None where a turn ends (see `speech.spoken`).
+    """Answer turn after turn: sound as it comes, empty where it pauses, None where a turn ends (see `speech.spoken`).
 
     `text`: told before the sound of each. Sound that comes during an answer stops it; `patient`: it is not looked at
     before the answer has ended, as where a file is read faster than it was spoken. `said` is called in another thread.
@@ -158,7 +158,10 @@ def talk(
                     if answer:
                         answer.stop()
                     ear = chat.hear(text, transcript_prompt=transcript_prompt)
-                ear.feed(sound, SAMPLE_RATE)
+                if len(sound):
+                    ear.feed(sound, SAMPLE_RATE)
+                else:
+                    ear.pause()
                 heard(ear)
             if answer:
                 answer.wait()

@@ -70,6 +70,7 @@ def main() -> None:
             with chat.hear("Answer:", images="cat.jpg", transcript_prompt="What is said?") as ear:
                 listener: g.Ear = ear
                 listener.feed([0.0], 16_000)
+                listener.pause()
                 reveal_type(listener.behind)
                 reveal_type(listener.answer(temperature=0))
                 reveal_type(listener.stream())
