@@ -275,13 +275,16 @@ def main() -> None:
         costs = ours.costs_ms()
         rounds = []
         for number in range(given.rounds):
-            speeds = {}
+            speeds: dict[str, float] = {}
+            before = None
             for name, measure in contestants.items():
                 paired = name not in ("plain", "prefill", "llama-bench prefill") and not given.processor
-                before = ours.decode(None) if paired else None
+                before = (before or ours.decode(None)) if paired else None
                 speeds[name] = measure()
                 if before:
-                    speeds[f"plain beside {name}"] = 2 / (1 / before + 1 / ours.decode(None))
+                    after = ours.decode(None)  # the next one has it before it
+                    speeds[f"plain beside {name}"] = beside = 2 / (1 / before + 1 / after)
+                    speeds[f"{name} / plain"], before = speeds[name] / beside, after
                 print(f"round {number + 1}: {name} {speeds[name]:.2f}", file=sys.stderr, flush=True)
             rounds.append(speeds)
 
@@ -289,11 +292,11 @@ def main() -> None:
         ratios = [r[one] / r[other] for r in rounds if {one, other} <= set(r)]
         return statistics.median(ratios) if ratios else None
 
-    def beside(name: str) -> float | None:
+    def over_plain(name: str) -> float | None:
         return ratio(name, "plain" if given.processor else f"plain beside {name}")
 
     servers = [name for name in contestants if name.startswith("llama-server")]
-    best = max(((beside(name) or 0, name) for name in servers), default=(None, None))
+    best = max(((over_plain(name) or 0, name) for name in servers), default=(None, None))
     print(
         json.dumps(
             {
@@ -303,13 +306,13 @@ def main() -> None:
                 "accept": given.accept,
                 "ms": costs,
                 "ratios": {
-                    "auto / plain": beside("auto"),
-                    "useless / plain": beside("useless"),
-                    **{f"fixed {n} / plain": beside(f"fixed {n}") for n in lengths},
-                    **{f"{name} / plain": beside(name) for name in servers},
-                    "plain / llama-bench": 1 / value if (value := beside("llama-bench plain")) else None,
+                    "auto / plain": over_plain("auto"),
+                    "useless / plain": over_plain("useless"),
+                    **{f"fixed {n} / plain": over_plain(f"fixed {n}") for n in lengths},
+                    **{f"{name} / plain": over_plain(name) for name in servers},
+                    "plain / llama-bench": 1 / value if (value := over_plain("llama-bench plain")) else None,
                     "prefill / llama-bench": ratio("prefill", "llama-bench prefill"),
-                    "auto / best of llama-server": (beside("auto") or 0) / best[0] if best[0] else None,
+                    "auto / best of llama-server": (over_plain("auto") or 0) / best[0] if best[0] else None,
                 },
                 "best of llama-server": best[1],
                 "rounds": rounds,

@@ -3,20 +3,19 @@
 
     benchmarks/sound.py [--rounds 5]
 
-A WAV of 30 s and a FLAC of ten minutes, both stereo at 44.1 kHz. The two take turns. Prints JSON: the median of the
-rounds in milliseconds, and of their ratios; less is better. Needs the extra `reference`.
+A WAV of 30 s and a FLAC of ten minutes, both stereo at 44.1 kHz. The two take turns. Prints JSON: milliseconds by
+round, and the median of their ratios; less is better. Needs the extra `reference`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import sys
 import tempfile
-import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ import soundfile
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from gemma4gguf.media.audio import frame
+from tests.support.turns import in_turns, ratio
 
 RATE = 44_100
 FILES = {"30 s.wav": 30, "10 min.flac": 600}  # seconds
@@ -52,22 +52,13 @@ def main() -> None:
         "transformers": lambda path: extract(load_audio(str(path), backend="soundfile"), return_tensors="np"),
     }
     warnings.simplefilter("ignore")  # the clip is longer than those in training
-    found = {}
+    found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         for name, seconds in FILES.items():
             path = Path(folder) / name
             written(path, seconds)
-            took: dict[str, list[float]] = {who: [] for who in contestants}
-            for _ in range(rounds + 1):  # the first of them warms up
-                for who, read in contestants.items():
-                    begun = time.perf_counter()
-                    read(path)
-                    took[who].append(1000 * (time.perf_counter() - begun))
-            pairs = list(zip(took["ours"], took["transformers"], strict=True))[1:]
-            found[name] = {
-                **{f"{who}_ms": round(statistics.median(times[1:]), 1) for who, times in took.items()},
-                "ours / transformers": round(statistics.median(ours / theirs for ours, theirs in pairs), 3),
-            }
+            times = in_turns({who: partial(read, path) for who, read in contestants.items()}, rounds)
+            found[name] = {**times, "ours / transformers": round(ratio(times["ours"], times["transformers"]), 3)}
     print(json.dumps(found, indent=1))
 
 

@@ -1,0 +1,234 @@
+#!/usr/bin/env python3
+"""Every comparison with other programs in one run: what `scripts/bench` starts.
+
+    benchmarks/compare.py [--only NAME,...] [--rounds N] [--out FILE] [--compare OLD.json] [--bundle FILE] [--quick]
+    benchmarks/compare.py --gpu --bundle FILE --peers FOLDER --out FILE
+
+The table is tests/support/comparisons.py. What it needs is prepared where it is missing: stock llama.cpp by
+scripts/peers, and 6 layers of the 12B's shapes with random weights, Q4_0 with a drafter, in the cache folder. The
+programs run one after another, and their figures and ratios go to one JSON with the machine in it. A file that is there
+already is added to, so a run can be made in pieces, on one machine. Ctrl-C keeps what was measured.
+
+--compare   status 1, and a line each, for ratios outside their budget that were better in an older file.
+--gpu       decoding and drafts with all layers on the GPU; needs neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime, timezone
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from gemma4gguf.tools import bench  # noqa: E402
+from tests.support.comparisons import COMPARISONS, PROGRAMS, Program, compared, worse  # noqa: E402
+
+RESULTS = ROOT / "benchmarks" / "results"
+PACKAGES = ("numpy", "pillow", "soundfile", "soxr", "torch", "torchvision", "transformers")
+GPU = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
+
+
+class Prepared:
+    """What the braces of a command stand for. It is made when the first command asks for it."""
+
+    def __init__(self, bundle: Path | None, peers: Path | None) -> None:
+        self._bundle, self._peers = bundle, peers
+        cache = os.environ.get("GEMMA4GGUF_CACHE", Path.home() / ".cache" / "gemma4gguf")
+        self._folder = Path(cache) / "bench"
+
+    @cached_property
+    def peers(self) -> Path:
+        if self._peers:
+            return self._peers
+        run = subprocess.run([ROOT / "scripts" / "peers"], check=True, stdout=subprocess.PIPE, text=True)
+        return Path(run.stdout.strip())
+
+    @cached_property
+    def bundle(self) -> Path:
+        made = self._folder / "six.gguf"
+        if not self._bundle and not made.exists():
+            from converters import convert
+
+            convert(self.checkpoint, made, quant="Q4_0", drafter=self.drafter, drafter_quant="Q8_0")
+        return self._bundle or made
+
+    @cached_property
+    def checkpoint(self) -> Path:
+        return self._checkpoint("six", "--layers", "6")
+
+    @cached_property
+    def drafter(self) -> Path:
+        return self._checkpoint("drafter", "--drafter")
+
+    def _checkpoint(self, name: str, *options: str) -> Path:
+        folder, part = self._folder / name, self._folder / f"{name}.part"
+        if not folder.exists():
+            subprocess.run([sys.executable, ROOT / "benchmarks" / "make_checkpoint.py", part, *options], check=True)
+            part.rename(folder)
+        return folder
+
+    def command(self, program: Program, rounds: int, quick: bool) -> list[str]:
+        words = shlex.split(f"{program.command} {program.quick if quick else ''}")
+        known = {"rounds": str(rounds), "python": sys.executable}
+        return [
+            known.get(word[1:-1]) or str(getattr(self, word[1:-1])) if word.startswith("{") else word for word in words
+        ]
+
+
+def machine(gpu: bool) -> dict[str, Any]:
+    """What the figures depend on."""
+    source, copy = np.ones(bench.COPIED, np.uint8), np.empty(bench.COPIED, np.uint8)
+    taken = bench.rounds(lambda: np.copyto(copy, source), seconds=1)
+    versions = {}
+    for name in PACKAGES:
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return {
+        **bench.machine(),
+        "memory copied, GB/s": round(2 * bench.COPIED / 1e9 / float(np.median(taken)), 1),
+        "python": sys.version.split()[0],
+        "versions": versions,
+        **({"gpu": cards()} if gpu else {}),
+    }
+
+
+def cards() -> list[str]:
+    """The GPUs: name, driver, memory."""
+    try:
+        return subprocess.run(GPU, check=True, capture_output=True, text=True).stdout.splitlines()
+    except (OSError, subprocess.CalledProcessError) as error:
+        sys.exit(f"--gpu: no GPU is found with nvidia-smi ({error})")
+
+
+def started(command: Sequence[str]) -> dict[str, Any]:
+    """Run a program; the JSON that it printed, as a whole or line by line."""
+    run = subprocess.run([sys.executable, *command], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
+    with suppress(ValueError):
+        return dict(json.loads(run.stdout))
+    found: dict[str, Any] = {}
+    for line in run.stdout.splitlines():
+        if line.startswith("{"):
+            found |= json.loads(line)
+    return found
+
+
+def ran(name: str, command: Sequence[str], warnings: Sequence[str]) -> dict[str, Any]:
+    """What is kept of a program's run."""
+    begun = time.monotonic()
+    found = started(command)
+    said = [Path(word).name if word.startswith("/") else word for word in command]
+    return {
+        "command": shlex.join(said),
+        "date": f"{datetime.now(timezone.utc):%Y-%m-%d}",
+        "seconds": round(time.monotonic() - begun),
+        "warnings": list(warnings),
+        "found": found,
+    }
+
+
+def ratios(runs: Mapping[str, Any]) -> list[dict[str, Any]]:
+    found = (compared(one, runs[one.program]["found"]) for one in COMPARISONS if one.program in runs)
+    return [one for one in found if one is not None]
+
+
+def kept(out: Path, here: Mapping[str, Any]) -> dict[str, Any]:
+    """What a file has of earlier runs. Figures of two machines do not go together."""
+    if not out.exists():
+        return {"machine": dict(here), "programs": {}}
+    before: dict[str, Any] = json.loads(out.read_text("utf-8"))
+    for key in ("processor", "features", "cores", "gpu"):
+        if before["machine"].get(key) != here.get(key):
+            sys.exit(f"{out} is of another machine ({key}): give another file with --out")
+    return before
+
+
+def write(out: Path, report: Mapping[str, Any]) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    part = out.with_suffix(".part")
+    part.write_text(json.dumps(report, indent=1) + "\n", "utf-8")
+    part.replace(out)
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def chosen(only: str, gpu: bool) -> list[str]:
+    """The programs that run: those named, by their whole names or their first words, or all that run unasked."""
+    known = [name for name, program in PROGRAMS.items() if program.gpu == gpu]
+    if not only:
+        return [name for name in known if PROGRAMS[name].unasked]
+    names = []
+    for asked in only.split(","):
+        if not (found := [name for name in known if name == asked or name.startswith(f"{asked} ")]):
+            sys.exit(f"--only: there is no {asked!r}; there are {', '.join(known)}")
+        names += found
+    return names
+
+
+def measure(names: Sequence[str], command: Callable[[Program], list[str]], report: dict[str, Any], out: Path) -> bool:
+    """Run the programs and write after each. False if one failed."""
+    good = True
+    for number, name in enumerate(names, 1):
+        say(f"{number} of {len(names)}: {name}")
+        try:
+            report["programs"][name] = ran(name, command(PROGRAMS[name]), bench.busy())
+        except subprocess.CalledProcessError as error:
+            say(f"{name}: ended with {error.returncode}")
+            good = False
+            continue
+        report["comparisons"] = ratios(report["programs"])
+        write(out, report)
+        for one in report["comparisons"]:
+            if one["program"] == name:
+                say(f"  {one['title']} / {one['against']}: {one['ratio']}{'' if one['held'] else '  NOT HELD'}")
+    return good
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", metavar="NAME,...", help=", ".join(PROGRAMS))
+    parser.add_argument("--rounds", type=int, help="of every program [3 to 5]")
+    parser.add_argument("--out", type=Path, help="[benchmarks/results/cpu.json or gpu.json]")
+    parser.add_argument("--compare", type=Path, metavar="OLD.json")
+    parser.add_argument("--bundle", type=Path, help="with a drafter [6 layers at the 12B's shapes]")
+    parser.add_argument("--peers", type=Path, help="what scripts/peers prints [it is started]")
+    parser.add_argument("--gpu", action="store_true")
+    parser.add_argument("--quick", action="store_true", help="one round, less of everything: whether it works")
+    given = parser.parse_args()
+    before = json.loads(given.compare.read_text("utf-8")) if given.compare else None
+    out = given.out or RESULTS / ("gpu.json" if given.gpu else "cpu.json")
+    names, prepared = chosen(given.only, given.gpu), Prepared(given.bundle, given.peers)
+    report = kept(out, machine(given.gpu))
+
+    def command(program: Program) -> list[str]:
+        return prepared.command(program, given.rounds or (1 if given.quick else program.rounds), given.quick)
+
+    try:
+        good = measure(names, command, report, out)
+    except KeyboardInterrupt:
+        sys.exit(f"stopped; what was measured is in {out}")
+    say(f"written: {out}")
+    lines = worse(report.get("comparisons", []), before["comparisons"]) if before else []
+    for line in lines:
+        print(line)
+    sys.exit(bool(lines) or not good)
+
+
+if __name__ == "__main__":
+    main()
