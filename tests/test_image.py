@@ -14,10 +14,13 @@ from PIL import Image
 from gemma4gguf.bundle.projector import PATCH_SIDE, PATCH_VALUES
 from gemma4gguf.bundle.settings import BUDGETS
 from gemma4gguf.media.image import (
+    LARGE,
     cut,
     patchify,
+    resized,
     soft_tokens,
     target_size,
+    whole_edges,
 )
 
 MEDIA = Path(__file__).parent / "data" / "media"
@@ -136,3 +139,30 @@ def test_an_image_of_the_target_size_is_not_resampled() -> None:
 def test_values_reach_zero_and_one_and_never_pass_them() -> None:
     pixels = patchify(MEDIA / "checker_96x96.png", 70).pixels
     assert (pixels.min(), pixels.max()) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("size", [(400, 300), (300, 400), (256, 144), (300, 200), (403, 302), (108, 640), (96, 96)])
+@pytest.mark.parametrize("budget", [70, 280])
+def test_bands_have_the_values_of_the_whole(size: tuple[int, int], budget: int) -> None:
+    """Large and small, wide and high; sides that cannot be cut, and a height that shrinks far more than the width."""
+    noise = np.random.default_rng(3).integers(0, 256, (size[1] * 4, size[0] * 4, 3), dtype=np.uint8)
+    for rgb in (Image.fromarray(noise), Image.fromarray(noise[: size[1], : size[0]])):
+        box, wanted = (0, 0, *rgb.size), target_size(*rgb.size, budget)
+        whole = np.asarray(rgb.resize(wanted, Image.Resampling.BICUBIC))
+        for bands in (1, 2, 3, 8):
+            assert np.array_equal(resized(rgb, wanted, box, bands), whole)
+
+
+def test_bands_are_even_where_sides_allow_it() -> None:
+    assert whole_edges(4000, 912, 2) == [0, 456, 912]
+    assert whole_edges(2560, 1056, 4) == [0, 264, 528, 792, 1056]
+    assert whole_edges(4032, 912, 8) == [0, 114, 228, 342, 456, 570, 684, 798, 912]
+    assert whole_edges(4001, 912, 8) == [0, 912]
+
+
+def test_a_large_picture_is_cut_into_bands(monkeypatch: pytest.MonkeyPatch) -> None:
+    noise = np.random.default_rng(4).integers(0, 256, (LARGE // 1024, 1024, 3), dtype=np.uint8)
+    monkeypatch.setattr("gemma4gguf.media.image.physical_cores", lambda: 1)
+    whole = patchify(noise).pixels
+    monkeypatch.setattr("gemma4gguf.media.image.physical_cores", lambda: 4)
+    assert np.array_equal(patchify(noise).pixels, whole)

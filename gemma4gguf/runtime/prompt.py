@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,8 +30,11 @@ from .session import Span
 
 BOS = "<bos>"
 PLACEHOLDERS = ("<|image|>", "<|audio|>", "<|video|>")
+AT_ONCE = 2  # media read at the same time: each may take `Limits.picture_bytes` of memory
 BEFORE_SOUND = b"audio"  # what the digest of a clip's first frame begins with
 _SPECIAL = re.compile(f"(?={'|'.join(map(re.escape, SPECIAL_TOKENS))})")
+
+Made = TypeVar("Made")
 
 
 class Embeds(Protocol):
@@ -83,11 +88,13 @@ def spans(parts: Iterable[Segment], vocab: Vocabulary, embedder: Callable[[], Em
     bos = token_id(vocab, BOS)
     out: list[Span] = []
     ids: list[int] = []
+    parts = tuple(parts)
+    media = _media(parts, lambda part: _medium(part, vocab, embedder, image_tokens))
     for part in parts:
         if isinstance(part, TextSegment):
             ids += ids_of(vocab, part.text)
         else:
-            out += [Span(tuple(ids)), _medium(part, vocab, embedder, image_tokens)]
+            out += [Span(tuple(ids)), next(media)]
             ids = []
     out.append(Span(tuple(ids)))
     first = list(out[0].ids)
@@ -99,9 +106,19 @@ def spans(parts: Iterable[Segment], vocab: Vocabulary, embedder: Callable[[], Em
 
 def prepared(parts: Iterable[Segment], image_tokens: int) -> tuple[Segment, ...]:
     """The segments with their media read: what is left to do needs the vocabulary and the embedder."""
-    return tuple(
-        part if isinstance(part, TextSegment) else replace(part, medium=_read(part, image_tokens)) for part in parts
-    )
+    parts = tuple(parts)
+    media = _media(parts, lambda part: _read(part, image_tokens))
+    return tuple(part if isinstance(part, TextSegment) else replace(part, medium=next(media)) for part in parts)
+
+
+def _media(parts: Sequence[Segment], make: Callable[[MediaSegment], Made]) -> Iterator[Made]:
+    """`make` of each medium, in order. Some are made at the same time."""
+    media = [part for part in parts if not isinstance(part, TextSegment)]
+    if len(media) < 2:
+        return map(make, media)
+    contexts = [copy_context() for _ in media]  # the caller's limits hold in other threads too
+    with ThreadPoolExecutor(AT_ONCE, "gemma4gguf-media") as pool:
+        return iter(list(pool.map(lambda context, part: context.run(make, part), contexts, media)))
 
 
 @dataclass(frozen=True, eq=False)
