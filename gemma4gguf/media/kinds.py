@@ -25,9 +25,10 @@ EXTRA = "pip install 'gemma4gguf[media]'"
 _NO_SOUND = "it has no sound"
 _NO_PICTURE = "it has no picture"
 _AGAIN = "get the file again"
-_TO_WAV = "convert it with: ffmpeg -i FILE clip.wav"
+TO_WAV = "convert it with: ffmpeg -i FILE clip.wav"
 _TO_PNG = "convert it with: ffmpeg -i FILE picture.png"
-_FRAMES = "give it as a video, or take pictures from it with: ffmpeg -i FILE -vf fps=1 frame%03d.png"
+TO_FRAMES = "take pictures from it with: ffmpeg -i FILE -vf fps=1 frame%03d.png"
+_AS_VIDEO = f"give it as a video, or {TO_FRAMES}"
 _OPEN_FIRST = "decrypt it first"
 
 
@@ -45,6 +46,11 @@ class Kind(NamedTuple):
     demuxer: str = ""
     extra: Literal["", "picture", "sound"] = ""
 
+    @property
+    def is_video(self) -> bool:
+        """It may hold pictures that move."""
+        return self.as_picture == _AS_VIDEO
+
 
 def _isobmff(brands: bytes) -> bytes:
     """MPEG-4's container, by its main brand."""
@@ -52,11 +58,11 @@ def _isobmff(brands: bytes) -> bytes:
 
 
 def _sound(pattern: bytes, what: str, demuxer: str) -> Kind:
-    return Kind(pattern, what, _NO_PICTURE, _TO_WAV, demuxer, "sound")
+    return Kind(pattern, what, _NO_PICTURE, TO_WAV, demuxer, "sound")
 
 
 def _video(pattern: bytes, what: str, demuxer: str) -> Kind:
-    return Kind(pattern, what, _FRAMES, _TO_WAV, demuxer, "sound")
+    return Kind(pattern, what, _AS_VIDEO, TO_WAV, demuxer, "sound")
 
 
 def _ours(pattern: bytes, demuxer: str) -> Kind:

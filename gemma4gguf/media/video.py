@@ -21,7 +21,7 @@ from ..limits import current
 from .audio import SAMPLE_RATE, TRAINED_SECONDS, listen
 from .containers import av, damage, demuxed
 from .image import check_budget, target_size
-from .kinds import EXTRA, HEAD_BYTES, kind_of
+from .kinds import EXTRA, HEAD_BYTES, TO_FRAMES, kind_of
 from .picture import DEEP, check_size
 from .source import FileInput, is_file, opened
 from .timeline import Reader, timeline
@@ -174,11 +174,11 @@ def _container(source: FileInput) -> Iterator[tuple[InputContainer, str]]:
     with opened(source, "the video") as (name, file):
         file.seek(0)
         kind = kind_of(file.read(HEAD_BYTES))
-        if kind is None or not kind.demuxer:
+        if kind and kind.is_video and av() is None:
+            raise InputError(f"{name}: it is {kind.what}; {EXTRA} lets it be read, or {TO_FRAMES}")
+        if kind is None or not kind.demuxer or av() is None:
             found = f": it is {kind.what}; {kind.as_picture or 'give it as an image'}" if kind else ""
             raise InputError(f"{name}: not a video in a known format ({_KNOWN}){found}")
-        if av() is None:
-            raise InputError(f"{name}: it is {kind.what}; {EXTRA} lets it be read, or {kind.as_picture}")
         with demuxed(file, kind.demuxer, name) as container:
             yield container, name
 

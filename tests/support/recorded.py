@@ -14,6 +14,15 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
 
+# of videos: FFmpeg's format, codec and pixel format
+CONTAINERS = (
+    *(("mp4", "libx264", "yuv420p"), ("mp4", "libx265", "yuv420p10le"), ("mp4", "libsvtav1", "yuv420p")),
+    *(("mov", "prores", "yuv422p10le"), ("webm", "libvpx", "yuv420p"), ("webm", "libvpx-vp9", "yuv420p")),
+    *(("matroska", "libx264", "yuv444p"), ("matroska", "ffv1", "yuv420p"), ("avi", "mpeg4", "yuv420p")),
+    *(("avi", "libx264", "yuv420p"), ("flv", "libx264", "yuv420p"), ("asf", "wmv2", "yuv420p")),
+    *(("mpegts", "libx264", "yuv420p"), ("3gp", "h263", "yuv420p")),
+)
+
 
 def sweep(rate: int, seconds: float = 1.0) -> Floats:
     """A tone that rises from 150 to 450 Hz: [n], at half of full scale. A delay shows in it."""
