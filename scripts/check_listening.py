@@ -41,6 +41,7 @@ from tests.support.spoken import RATE, Word, clips, memo, named  # noqa: E402
 
 LOG = ROOT / "docs" / "listening.log"
 ASK = "What is said?"
+PAUSES = 0.2  # of the pieces are followed by one
 MOST_GROWTH = 16  # MB after the first quarter
 MOST_WORSE = 1.0  # points of word error rate, beside single clips
 MOST_OFF = 0.3  # s, of a stamp
@@ -88,7 +89,7 @@ class Memory:
 
 
 def answers(bundle: Path, asked: argparse.Namespace, told: Told) -> bool:
-    """Clips of several loudnesses and noises, fed in pieces of several sizes."""
+    """Clips of several loudnesses and noises, fed in pieces of several sizes, with pauses between some of them."""
     draw, others = np.random.default_rng(0), 0
     with Gemma4(bundle, context=asked.context, **EXACT) as model:
         for number in range(asked.clips):
@@ -100,6 +101,8 @@ def answers(bundle: Path, asked: argparse.Namespace, told: Told) -> bool:
             with model.conversation().hear(ASK) as ear:
                 for start in range(0, len(clip), piece):
                     ear.feed(clip[start : start + piece], RATE)
+                    if draw.random() < PAUSES:
+                        ear.pause()
                 others += ear.answer(temperature=0, max_tokens=24).text != whole.text
     told(f"{others} of {asked.clips} clips are answered otherwise than whole")
     return not others
