@@ -40,6 +40,7 @@ from tests.support.comparisons import COMPARISONS, PROGRAMS, Program, compared, 
 
 RESULTS = ROOT / "benchmarks" / "results"
 PACKAGES = ("numpy", "pillow", "soundfile", "soxr", "torch", "torchvision", "transformers")
+BUSY = 0.1  # of the processors
 GPU = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
 
 
@@ -82,12 +83,22 @@ class Prepared:
             part.rename(folder)
         return folder
 
+    @cached_property
+    def whole(self) -> Path:
+        return self._checkpoint("whole", "--shards", "5")
+
+    @cached_property
+    def work(self) -> Path:
+        folder = self._folder / "work"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def __getitem__(self, name: str) -> str:
+        return sys.executable if name == "python" else str(getattr(self, name))
+
     def command(self, program: Program, rounds: int, quick: bool) -> list[str]:
-        words = shlex.split(f"{program.command} {program.quick if quick else ''}")
-        known = {"rounds": str(rounds), "python": sys.executable}
-        return [
-            known.get(word[1:-1]) or str(getattr(self, word[1:-1])) if word.startswith("{") else word for word in words
-        ]
+        words = shlex.split(f"{program.command} {program.quick if quick else ''}".replace("{rounds}", str(rounds)))
+        return [word.format_map(self) for word in words]
 
 
 def machine(gpu: bool) -> dict[str, Any]:
@@ -105,6 +116,20 @@ def machine(gpu: bool) -> dict[str, Any]:
         "versions": versions,
         **({"gpu": cards()} if gpu else {}),
     }
+
+
+def busy() -> list[str]:
+    """A warning where others use the processors, by what is used in a second in which we do nothing. Linux only."""
+
+    def spent() -> tuple[int, int]:
+        ticks = [int(word) for word in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]]
+        return sum(ticks), ticks[3] + ticks[4]  # idle, and waiting for files
+
+    before, idle = spent()
+    time.sleep(1)
+    after, still = spent()
+    share = 1 - (still - idle) / (after - before)
+    return [f"other programs took {share:.0%} of the processors before it"] if share > BUSY else []
 
 
 def cards() -> list[str]:
@@ -187,7 +212,7 @@ def measure(names: Sequence[str], command: Callable[[Program], list[str]], repor
     for number, name in enumerate(names, 1):
         say(f"{number} of {len(names)}: {name}")
         try:
-            report["programs"][name] = ran(name, command(PROGRAMS[name]), bench.busy())
+            report["programs"][name] = ran(name, command(PROGRAMS[name]), busy())
         except subprocess.CalledProcessError as error:
             say(f"{name}: ended with {error.returncode}")
             good = False

@@ -7,7 +7,8 @@
 FOLDER is what scripts/peers prints. Every contestant is a new process that loads the bundle, reads a short question
 and writes one token; it is measured from outside until it ends. The question comes alone, with a picture of 768 x 768
 pixels, or with a photo of 12 MP as JPEG, scaled to at most 280 soft tokens by both. One round runs each of them once,
-one after another, and only figures of one round are compared, because a shared machine drifts. Prints one JSON object:
+one after another, and only figures of one round are compared, because a shared machine drifts. `help` is what the
+command line itself takes. Prints one JSON object:
 seconds on the wall and of the processor in every round, and the medians of the ratios.
 """
 
@@ -86,6 +87,7 @@ def main() -> None:
             for case in cases:
                 shown = [word for path in pictures[case] for word in ("--image", path, "-p", QUESTION)]
                 contestants[f"{case}, mtmd"] = [*theirs, *shown]  # without a picture it asks on its standard input
+        contestants["help"] = [sys.executable, "-m", "gemma4gguf", "--help"]
         for command in contestants.values():
             measured(command)  # the file's pages are in memory from here on
         rounds = [{name: measured(command) for name, command in contestants.items()} for _ in range(given.rounds)]

@@ -10,6 +10,7 @@ killed  the same lines; `batch` is killed (SIGKILL) at random points: none is lo
 from __future__ import annotations
 
 import argparse
+import json
 import random
 import subprocess
 import sys
@@ -71,6 +72,7 @@ def speed(bundle: Path, work: Path, args: argparse.Namespace) -> bool:
     print(f"{args.lines} lines, a loop: {loop:.1f} s, of which {decoding:.1f} s decoding")
     print(f"{args.parallel} rows: {gain:.2f} times the tokens of one, so {bound:.1f} s at best")
     print(f"batch: {took:.1f} s, {bound / took:.2f} of that; {loop / took:.2f} times the loop's speed")
+    print(json.dumps({"loop_s": loop, "bound_s": bound, "took_s": took}))
     beginnings(bundle, work, args)
     return (
         many.same(bundle, work, lines, {name: r.text for name, r in results.items()}, answers(out))

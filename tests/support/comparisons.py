@@ -48,65 +48,99 @@ class Comparison:
 
 
 MORE = ("tokens/s", "of plain")
+TIE = 0.97  # at least: the same kernels of llama.cpp on both sides, and rounds that differ by so much
 ACCEPTED = ("0.5", "0.7", "0.9")
 SERVERS = tuple(f"rounds|*|llama-server {n} / plain" for n in range(5))
 
-_DRAFTS = "benchmarks/decode.py {bundle} --peers {peers} --rounds {rounds} --tokens 64 --lengths 1,3 --accept"
-_DRAFTS_ONLY = "--only auto,llama-server\\ 0,llama-server\\ 1,llama-server\\ 3"
-_GPU = "benchmarks/decode.py {bundle} --peers {peers} --rounds {rounds} --gpu-layers 99 --accept"
+_DECODE = "benchmarks/decode.py {bundle} --peers {peers} --rounds {rounds}"
+_PREPARED = (
+    "--converter {peers}/llama.cpp/convert_hf_to_gguf.py --python {python} --quantize {peers}/bin/llama-quantize"
+)
 PROGRAMS: Mapping[str, Program] = {
     "pictures": Program("benchmarks/pictures.py {bundle} --peers {peers} --rounds {rounds}", 5),
     "sound": Program("benchmarks/sound.py --rounds {rounds}", 5),
     "first token": Program("benchmarks/first_token.py {bundle} --peers {peers} --rounds {rounds} --cases text,photo"),
     "decode": Program(
-        "benchmarks/decode.py {bundle} --peers {peers} --rounds {rounds} --tokens 64 "
-        "--only prefill,llama-bench\\ prefill,llama-bench\\ plain,useless",
-        quick="--tokens 8",
+        f"{_DECODE} --tokens 64 --only prefill,llama-bench\\ prefill,llama-bench\\ plain,useless", quick="--tokens 8"
     ),
     **{
-        f"drafts {share}": Program(f"{_DRAFTS} {share} {_DRAFTS_ONLY}", 2, "--tokens 8 --lengths 1")
+        f"drafts {share}": Program(
+            f"{_DECODE} --tokens 64 --lengths 1,3 --accept {share} "
+            "--only auto,llama-server\\ 0,llama-server\\ 1,llama-server\\ 3",
+            2,
+            "--tokens 8 --lengths 1",
+        )
         for share in ACCEPTED
     },
-    **{f"gpu drafts {share}": Program(f"{_GPU} {share}", 5, "--tokens 8 --lengths 1", gpu=True) for share in ACCEPTED},
+    "chats": Program(
+        "benchmarks/conversations.py {bundle} --peers {peers} --rounds {rounds} --only throughput,chat", 1, "--quick"
+    ),
+    "server": Program(
+        "benchmarks/serve.py {bundle} --peers {peers} --rounds {rounds} --clients 1 4 --text 60 --tokens 32",
+        1,
+        "--clients 1 --tokens 8",
+    ),
+    "convert": Program(f"benchmarks/convert.py {{checkpoint}} {{drafter}} {{work}} {_PREPARED}", 1, "--types Q8_0"),
+    "convert 48 layers": Program(
+        f"benchmarks/convert.py {{whole}} {{drafter}} {{work}} --types Q4_K_M {_PREPARED}", 1, unasked=False
+    ),
+    "transcribe": Program("benchmarks/transcribe.py --rounds {rounds}", quick="--blocks 1"),
+    "batch": Program("scripts/check_batch.py speed --lines 400", 1, "--lines 40"),
+    "growth": Program("benchmarks/growth.py {bundle}", 1, "--only slots"),
+    "growth to 64k": Program("benchmarks/growth.py {bundle} --only prompt --prompt 65536", 1, unasked=False),
+    **{
+        f"gpu drafts {share}": Program(
+            f"{_DECODE} --gpu-layers 99 --accept {share}", 5, "--tokens 8 --lengths 1", gpu=True
+        )
+        for share in ACCEPTED
+    },
 }
 
 
 def _decoding(program: str) -> Iterator[Comparison]:
     """Of decode.py: against llama-bench, and what drafts cost when none is ever right."""
-    yield Comparison(
-        program,
-        "reading 512 tokens",
-        "rounds|*|prefill",
-        ("rounds|*|llama-bench prefill",),
-        "llama-bench",
-        "tokens/s",
-        1,
-    )
-    yield Comparison(
-        program,
-        "writing",
-        "rounds|*|plain beside llama-bench plain",
-        ("rounds|*|llama-bench plain",),
-        "llama-bench",
-        "tokens/s",
-        0.97,
-    )
+    pairs = (("reading 512 tokens", "prefill", "prefill"), ("writing", "plain beside llama-bench plain", "plain"))
+    for title, ours, peer in pairs:
+        theirs = (f"rounds|*|llama-bench {peer}",)
+        yield Comparison(program, title, f"rounds|*|{ours}", theirs, "llama-bench", "tokens/s", TIE)
     useless = "rounds|*|useless / plain"
     yield Comparison(program, "a drafter that is never right", useless, (), "no drafts", "of plain", 0.97)
 
 
 def _drafting(program: str, share: str) -> Iterator[Comparison]:
-    for against, peers in (("no drafts", ()), ("llama-server, its best length", SERVERS)):
-        title = f"drafts, {float(share):.0%} accepted"
-        yield Comparison(program, title, "rounds|*|auto / plain", peers, against, "of plain", 1 if peers else 0.97)
+    title, auto = f"drafts, {float(share):.0%} accepted", "rounds|*|auto / plain"
+    yield Comparison(program, title, auto, (), "no drafts", "of plain", 0.97)
+    yield Comparison(program, title, auto, SERVERS, "llama-server, its best length", "of plain", TIE)
 
 
-def _seconds(program: str, title: str, ours: str, peer: str, against: str, budget: float) -> Comparison:
-    return Comparison(program, title, ours, (peer,), against, "s", budget)
+def _first_tokens() -> Iterator[Comparison]:
+    for case, what, budget in (("text", "text", 1.02), ("photo", "a photo of 12 MP", 0.8)):
+        for draft in ("without", "with"):
+            title, ours = f"start to first token, {what}, {draft} drafter", f"rounds|*|{case}, {draft}|0"
+            peers = (f"rounds|*|{case}, mtmd|0",)
+            yield Comparison("first token", title, ours, peers, "llama-mtmd-cli", "s", budget)
+    yield Comparison("first token", "gemma4gguf --help", "rounds|*|help|0", (), "the clock", "s", 0.1)
+
+
+def _serving() -> Iterator[Comparison]:
+    for point in (
+        f"{clients} client{'s' * (clients > 1)}, {turn} turn" for clients in (1, 4) for turn in ("first", "fifth")
+    ):
+        place = point.replace("client,", "clients,")
+        for what, key, unit, budget in (("first token", "first_s", "s", 1.02), ("rate", "tokens_s", "tokens/s", TIE)):
+            ours, theirs = f"ours|{place}|{key}", f"llama-server|{place}|{key}"
+            yield Comparison("server", f"server, {point}: {what}", ours, (theirs,), "llama-server", unit, budget)
+
+
+def _converting(program: str, types: Mapping[str, float]) -> Iterator[Comparison]:
+    for kind, budget in types.items():
+        ours, theirs = f"types|{kind}|ours|seconds", f"types|{kind}|llama.cpp|seconds"
+        yield Comparison(program, f"{program} to {kind}", ours, (theirs,), "llama.cpp's converter", "s", budget)
 
 
 def _ms(program: str, title: str, place: str, peer: str, budget: float) -> Comparison:
-    return Comparison(program, title, f"{place}|ours|*", (f"{place}|{peer}|*",), peer, "ms", budget)
+    path = f"{place}|" if place else ""
+    return Comparison(program, title, f"{path}ours|*", (f"{path}{peer}|*",), peer, "ms", budget)
 
 
 COMPARISONS: Sequence[Comparison] = (
@@ -117,22 +151,35 @@ COMPARISONS: Sequence[Comparison] = (
     _ms("pictures", "280 patches to soft tokens", "soft tokens, 280", "torch", 1),
     _ms("pictures", "1120 patches to soft tokens", "soft tokens, 1120", "torch", 1),
     _ms("pictures", "the photo's patches to soft tokens", "soft tokens, mtmd", "mtmd", 0.8),
-    _ms("sound", "sound, 30 s of WAV to frames", "30 s.wav", "transformers", 0.55),
-    _ms("sound", "sound, 10 minutes of FLAC to frames", "10 min.flac", "transformers", 0.55),
-    *(
-        _seconds(
-            "first token",
-            f"start to first token, {what}, {draft} drafter",
-            f"rounds|*|{case}, {draft}|0",
-            f"rounds|*|{case}, mtmd|0",
-            "llama-mtmd-cli",
-            budget,
-        )
-        for case, what, budget in (("text", "text", 1.02), ("photo", "a photo of 12 MP", 0.8))
-        for draft in ("without", "with")
-    ),
+    _ms("sound", "30 s of WAV to frames", "30 s.wav", "transformers", 0.55),
+    _ms("sound", "10 minutes of FLAC to frames", "10 min.flac", "transformers", 0.55),
+    *_first_tokens(),
     *_decoding("decode"),
     *(one for share in ACCEPTED for one in _drafting(f"drafts {share}", share)),
+    Comparison(
+        "chats",
+        "a chat's turns, first token",
+        "chat|*|ours|first_s",
+        ("chat|*|llama-server|first_s",),
+        "llama-server",
+        "s",
+        1.02,
+    ),
+    Comparison("chats", "a chat's turns, first token, warm", "chat|*|ours|ratio", (), "a cold cache", "of cold", 0.25),
+    Comparison(
+        "chats",
+        "four answers at once",
+        "throughput|ours|at once|*",
+        ("throughput|llama-server|at once|*",),
+        "llama-server",
+        "tokens/s",
+        TIE,
+    ),
+    *_serving(),
+    *_converting("convert", {"Q8_0": 0.2, "Q4_0": 0.35, "Q4_K_M": 0.6}),
+    *_converting("convert 48 layers", {"Q4_K_M": 0.6}),
+    _ms("transcribe", "a transcript", "", "clips alone", 1.1),
+    Comparison("batch", "batch", "took_s", ("bound_s",), "what the costs of rows allow", "s", 1.05),
     *_decoding("gpu drafts 0.7"),
     *(one for share in ACCEPTED for one in _drafting(f"gpu drafts {share}", share)),
 )
