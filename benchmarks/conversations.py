@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Several answers at once, and turns that cost only what is new, beside llama-server on parts cut from the same bundle.
 
-    benchmarks/conversations.py BUNDLE [--peers FOLDER] [--threads N] [--rounds 3] [--quick] [--only chat,logits]
+    benchmarks/conversations.py BUNDLE [--peers FOLDER] [--threads N] [--rounds 3] [--turns 10] [--quick]
+        [--only chat,logits]
 
 FOLDER is what scripts/peers prints. Every answer is one letter again and again, by a bias on its token, so that both
 write the same number of tokens and each of them shows. The contestants take turns, step by step; one works at a time.
@@ -359,11 +360,12 @@ def main() -> None:
     parser.add_argument("--context", type=int, default=8192)
     parser.add_argument("--only", default=",".join(PARTS), help=f"parts, separated by commas [{','.join(PARTS)}]")
     parser.add_argument("--quick", action="store_true", help="less of everything")
+    parser.add_argument("--turns", type=int, default=10, help="of a chat, at least 3 [10]")
     given = parser.parse_args()
     parts = given.only.split(",")
     if unknown := [part for part in parts if part not in PARTS]:
         parser.error(f"no part {unknown[0]!r}; there are {', '.join(PARTS)}")
-    plan = Plan(1, answer=16, text=300, turns=3, returns=1) if given.quick else Plan(given.rounds)
+    plan = Plan(1, answer=16, text=300, turns=3, returns=1) if given.quick else Plan(given.rounds, turns=given.turns)
     how: dict[str, Any] = {"context": given.context, "threads": given.threads, "draft": "off"}
     begun = time.perf_counter()
     for name, found in run(given, how, plan, parts):

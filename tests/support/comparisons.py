@@ -65,7 +65,7 @@ PROGRAMS: Mapping[str, Program] = {
     ),
     **{
         f"drafts {share}": Program(
-            f"{_DECODE} --tokens 64 --lengths 1,3 --accept {share} "
+            f"{_DECODE} --tokens 48 --lengths 1,3 --accept {share} "
             "--only auto,llama-server\\ 0,llama-server\\ 1,llama-server\\ 3",
             2,
             "--tokens 8 --lengths 1",
@@ -73,10 +73,12 @@ PROGRAMS: Mapping[str, Program] = {
         for share in ACCEPTED
     },
     "chats": Program(
-        "benchmarks/conversations.py {bundle} --peers {peers} --rounds {rounds} --only throughput,chat", 1, "--quick"
+        "benchmarks/conversations.py {bundle} --peers {peers} --rounds {rounds} --turns 5 --only throughput,chat",
+        1,
+        "--quick",
     ),
     "server": Program(
-        "benchmarks/serve.py {bundle} --peers {peers} --rounds {rounds} --clients 1 4 --text 60 --tokens 32",
+        "benchmarks/serve.py {bundle} --peers {peers} --rounds {rounds} --clients 1 4 --text 60 --tokens 24",
         1,
         "--clients 1 --tokens 8",
     ),
@@ -86,7 +88,7 @@ PROGRAMS: Mapping[str, Program] = {
     ),
     "transcribe": Program("benchmarks/transcribe.py --rounds {rounds}", quick="--blocks 1"),
     "batch": Program("scripts/check_batch.py speed --lines 400", 1, "--lines 40"),
-    "growth": Program("benchmarks/growth.py {bundle}", 1, "--only slots"),
+    "growth": Program("benchmarks/growth.py {bundle} --prompt 8192", 1, "--only slots"),
     "growth to 64k": Program("benchmarks/growth.py {bundle} --only prompt --prompt 65536", 1, unasked=False),
     **{
         f"gpu drafts {share}": Program(
