@@ -140,29 +140,29 @@ def cards() -> list[str]:
         sys.exit(f"--gpu: no GPU is found with nvidia-smi ({error})")
 
 
-def started(command: Sequence[str]) -> dict[str, Any]:
-    """Run a program; the JSON that it printed, as a whole or line by line."""
-    run = subprocess.run([sys.executable, *command], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
+def printed(text: str) -> dict[str, Any]:
+    """The JSON in a program's output: all of it, or its lines that are objects."""
     with suppress(ValueError):
-        return dict(json.loads(run.stdout))
+        return dict(json.loads(text))
     found: dict[str, Any] = {}
-    for line in run.stdout.splitlines():
+    for line in text.splitlines():
         if line.startswith("{"):
             found |= json.loads(line)
     return found
 
 
-def ran(name: str, command: Sequence[str], warnings: Sequence[str]) -> dict[str, Any]:
-    """What is kept of a program's run."""
-    begun = time.monotonic()
-    found = started(command)
+def ran(command: Sequence[str]) -> dict[str, Any]:
+    """Run a program; what is kept of it. A check that failed has a status, and figures all the same."""
+    warnings, begun = busy(), time.monotonic()
+    run = subprocess.run([sys.executable, *command], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     said = [Path(word).name if word.startswith("/") else word for word in command]
     return {
         "command": shlex.join(said),
         "date": f"{datetime.now(timezone.utc):%Y-%m-%d}",
         "seconds": round(time.monotonic() - begun),
-        "warnings": list(warnings),
-        "found": found,
+        "warnings": warnings,
+        "status": run.returncode,
+        "found": printed(run.stdout),
     }
 
 
@@ -211,12 +211,13 @@ def measure(names: Sequence[str], command: Callable[[Program], list[str]], repor
     good = True
     for number, name in enumerate(names, 1):
         say(f"{number} of {len(names)}: {name}")
-        try:
-            report["programs"][name] = ran(name, command(PROGRAMS[name]), busy())
-        except subprocess.CalledProcessError as error:
-            say(f"{name}: ended with {error.returncode}")
+        run = ran(command(PROGRAMS[name]))
+        if run["status"]:
+            say(f"{name}: ended with {run['status']}")
             good = False
+        if not run["found"]:
             continue
+        report["programs"][name] = run
         report["comparisons"] = ratios(report["programs"])
         write(out, report)
         for one in report["comparisons"]:

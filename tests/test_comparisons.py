@@ -6,11 +6,12 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from benchmarks import compare
-from tests.support.comparisons import COMPARISONS, PROGRAMS, Comparison, compared, values, worse
+from tests.support.comparisons import COMPARISONS, PROGRAMS, Comparison, Program, compared, values, worse
 
 ROOT = Path(__file__).parent.parent
 FASTER = Comparison("decode", "reading", "rounds|*|ours", ("rounds|*|a", "rounds|*|b"), "peers", "tokens/s", 1)
@@ -102,3 +103,22 @@ def test_a_file_of_another_machine_is_left_alone(tmp_path: Path) -> None:
     assert run.returncode == 1
     assert run.stderr == f"{out} is of another machine (processor): give another file with --out\n"
     assert json.loads(out.read_text())["machine"] == {"processor": "another"}
+
+
+def test_a_program_prints_one_object_or_some_in_lines_among_others() -> None:
+    assert compare.printed('{\n "a": [1]\n}\n') == {"a": [1]}
+    assert compare.printed('40 lines\n{"a": 1}\ngood\n{"b": 2}\n') == {"a": 1, "b": 2}
+    assert not compare.printed("nothing\n")
+
+
+def test_figures_of_a_program_that_failed_are_kept_and_it_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing = tmp_path / "failing.py"
+    failing.write_text("""print('{"10 min.flac": {"ours": [1, 1], "transformers": [2, 2]}}'); raise SystemExit(3)""")
+    monkeypatch.setitem(PROGRAMS, "sound", Program(str(failing)))
+    report: dict[str, Any] = {"programs": {}}
+    assert not compare.measure(["sound"], lambda program: [program.command], report, tmp_path / "out.json")
+    assert json.loads((tmp_path / "out.json").read_text()) == report
+    assert report["programs"]["sound"]["status"] == 3
+    assert [one["ratio"] for one in report["comparisons"]] == [0.5]

@@ -56,7 +56,7 @@ _DECODE = "benchmarks/decode.py {bundle} --peers {peers} --rounds {rounds}"
 _PREPARED = (
     "--converter {peers}/llama.cpp/convert_hf_to_gguf.py --python {python} --quantize {peers}/bin/llama-quantize"
 )
-PROGRAMS: Mapping[str, Program] = {
+PROGRAMS: dict[str, Program] = {
     "pictures": Program("benchmarks/pictures.py {bundle} --peers {peers} --rounds {rounds}", 5),
     "sound": Program("benchmarks/sound.py --rounds {rounds}", 5),
     "first token": Program("benchmarks/first_token.py {bundle} --peers {peers} --rounds {rounds} --cases text,photo"),
@@ -110,9 +110,9 @@ def _decoding(program: str) -> Iterator[Comparison]:
 
 
 def _drafting(program: str, share: str) -> Iterator[Comparison]:
-    title, auto = f"drafts, {float(share):.0%} accepted", "rounds|*|auto / plain"
-    yield Comparison(program, title, auto, (), "no drafts", "of plain", 0.97)
-    yield Comparison(program, title, auto, SERVERS, "llama-server, its best length", "of plain", TIE)
+    title, auto = f"drafts, {float(share):.0%} accepted, beside", "rounds|*|auto / plain"
+    yield Comparison(program, f"{title} none", auto, (), "no drafts", "of plain", 0.97)
+    yield Comparison(program, f"{title} llama-server", auto, SERVERS, "its best length", "of plain", TIE)
 
 
 def _first_tokens() -> Iterator[Comparison]:
