@@ -56,6 +56,7 @@ _DECODE = "benchmarks/decode.py {bundle} --peers {peers} --rounds {rounds}"
 _PREPARED = (
     "--converter {peers}/llama.cpp/convert_hf_to_gguf.py --python {python} --quantize {peers}/bin/llama-quantize"
 )
+_DRAFTS = " --only auto," + ",".join(f"fixed\\ {n},llama-server\\ {n}" for n in range(5))
 PROGRAMS: dict[str, Program] = {
     "pictures": Program("benchmarks/pictures.py {bundle} --peers {peers} --rounds {rounds}", 5),
     "sound": Program("benchmarks/sound.py --rounds {rounds}", 5),
@@ -90,9 +91,12 @@ PROGRAMS: dict[str, Program] = {
     "batch": Program("scripts/check_batch.py speed --lines 400", 1, "--lines 40"),
     "growth": Program("benchmarks/growth.py {bundle} --prompt 8192", 1, "--only slots"),
     "growth to 64k": Program("benchmarks/growth.py {bundle} --only prompt --prompt 65536", 1, unasked=False),
-    **{
+    **{  # a server is started anew for each figure, which on a GPU takes longer than the figure
         f"gpu drafts {share}": Program(
-            f"{_DECODE} --gpu-layers 99 --accept {share}", 5, "--tokens 8 --lengths 1", gpu=True
+            f"{_DECODE} --gpu-layers 99 --accept {share}{'' if share == '0.7' else _DRAFTS}",
+            2,
+            "--tokens 8 --lengths 1",
+            gpu=True,
         )
         for share in ACCEPTED
     },
