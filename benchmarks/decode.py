@@ -2,7 +2,7 @@
 """Decoding with and without drafts, against llama-bench and llama-server on parts cut from the same bundle.
 
     benchmarks/decode.py BUNDLE [--peers FOLDER] [--accept 0.7] [--lengths 1,2,3,4] [--tokens 256] [--rounds 3]
-        [--threads N] [--processor]
+        [--threads N] [--processor] [--gpu-layers N]
 
 FOLDER is what scripts/peers prints; without it only our own numbers are taken. Everything is measured once per round,
 one after another, and compared within the round, because a shared machine drifts. Prints one JSON object: milliseconds
@@ -88,12 +88,15 @@ class Forced:
 class Ours:
     """The runtime, opened once."""
 
-    def __init__(self, bundle: Bundle, threads: int | None, tokens: int, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, bundle: Bundle, threads: int | None, tokens: int, clock: Callable[[], float], gpu_layers: int
+    ) -> None:
         self.clock = clock
         options = ContextOptions(CONTEXT, threads=threads)
-        self.model = load(bundle.text)
+        self.model = load(bundle.text, gpu_layers=gpu_layers)
         self.session = Session(Context(self.model, options, hidden=True))
-        self.drafter = Drafter(drafter_weights(bundle.require(DRAFTER), bundle.text), self.session.context)
+        drafter = drafter_weights(bundle.require(DRAFTER), bundle.text, gpu_layers=gpu_layers)
+        self.drafter = Drafter(drafter, self.session.context)
         self.ratio = bundle.require(DRAFTER).size / bundle.text.size
         ids = np.random.default_rng(1).integers(300, self.model.vocab.size - 24, PREFILL + tokens)
         self.prompt, self.answer = [int(i) for i in ids[:PREFILL]], [int(i) for i in ids[PREFILL:]]
@@ -145,12 +148,14 @@ def expected(length: int, accept: float) -> float:
     return sum(accept**i for i in range(length + 1))
 
 
-def llama_bench(peers: Path, bundle: Path, threads: int, processor: bool, test: str, tokens: int) -> float:
+def llama_bench(
+    peers: Path, bundle: Path, threads: int, gpu_layers: int, processor: bool, test: str, tokens: int
+) -> float:
     """Tokens per second of a test of llama-bench: -p, a prompt, or -n, an answer."""
 
     def run(count: int) -> tuple[float, float]:
         command = [str(peers / "bin" / "llama-bench"), "-m", str(bundle), "-t", str(threads), "-r", "1", "-o", "json"]
-        command += ["-p", "0", "-n", "0", test, str(count)]
+        command += ["-ngl", str(gpu_layers), "-p", "0", "-n", "0", test, str(count)]
         before = sum(os.times()[2:4])  # of children that have ended
         command += ["--no-warmup"] if processor else []
         out = subprocess.run(command, check=True, capture_output=True)
@@ -161,18 +166,26 @@ def llama_bench(peers: Path, bundle: Path, threads: int, processor: bool, test: 
 
 
 def llama_server(
-    peers: Path, text: Path, drafter: Path, threads: int, processor: bool, tokens: int, length: int, accept: float
+    peers: Path,
+    text: Path,
+    drafter: Path,
+    threads: int,
+    gpu_layers: int,
+    processor: bool,
+    tokens: int,
+    length: int,
+    accept: float,
 ) -> float:
     """Tokens per second of llama-server with a fixed draft length, acceptance forced; 0: without drafts."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [str(peers / "bin" / "llama-server"), "-m", str(text), "-t", str(threads), "-c", str(CONTEXT)]
-    command += ["-np", "1", "--port", str(port), "--no-webui"]
+    command += ["-np", "1", "--port", str(port), "--no-webui", "-ngl", str(gpu_layers)]
     if length:
         rates = ",".join(f"{accept ** (i + 1):.6f}" for i in range(length))
         command += ["-md", str(drafter), "--spec-type", "draft-mtp", "--spec-draft-n-max", str(length)]
-        command += ["--spec-synth-rates", rates]
+        command += ["--spec-synth-rates", rates, "-ngld", str(gpu_layers)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         _wait(f"http://127.0.0.1:{port}/health", process)
@@ -230,6 +243,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--gpu-layers", type=int, default=0, help="layers on the GPU, of every contestant [0]")
     parser.add_argument("--processor", action="store_true", help="count processor seconds, on one thread")
     parser.add_argument("--only", default="", help="contestants to measure, separated by commas [all]")
     parser.add_argument("--work", type=Path, help="where the parts are cut to [a temporary folder]")
@@ -237,7 +251,7 @@ def main() -> None:
 
     bundle = Bundle.open(given.bundle)
     clock = time.process_time if given.processor else time.perf_counter
-    ours = Ours(bundle, 1 if given.processor else given.threads, given.tokens, clock)
+    ours = Ours(bundle, 1 if given.processor else given.threads, given.tokens, clock, given.gpu_layers)
     threads, lengths = ours.session.context.threads, [int(n) for n in given.lengths.split(",") if n]
     pace = Pace(ratio=ours.ratio)
     reports: list[DraftCounts] = []
@@ -257,14 +271,22 @@ def main() -> None:
         }
         if given.peers:
             text, drafter = Path(folder) / "text.gguf", Path(folder) / "drafter.gguf"
-            bench = partial(llama_bench, given.peers, given.bundle, threads, given.processor)
+            bench = partial(llama_bench, given.peers, given.bundle, threads, given.gpu_layers, given.processor)
             contestants |= {
                 "llama-bench prefill": lambda: bench("-p", PREFILL),
                 "llama-bench plain": lambda: bench("-n", given.tokens),
             }
             for n in [0, *lengths]:
                 contestants[f"llama-server {n}"] = lambda n=n: llama_server(  # type: ignore[misc]
-                    given.peers, text, drafter, threads, given.processor, given.tokens, n, given.accept
+                    given.peers,
+                    text,
+                    drafter,
+                    threads,
+                    given.gpu_layers,
+                    given.processor,
+                    given.tokens,
+                    n,
+                    given.accept,
                 )
         only = {name for name in given.only.split(",") if name}
         contestants = {name: measure for name, measure in contestants.items() if not only or name in only}
