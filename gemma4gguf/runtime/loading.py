@@ -15,6 +15,7 @@ from typing import BinaryIO
 
 from ..bundle.reading import DRAFTER, Section
 from ..bundle.validation import check
+from ..native.library import started
 from ..native.weights import Weights
 
 
@@ -32,6 +33,9 @@ def load(
     NativeError.
     """
     check(section, text or section)
+    # Seen once, on a machine with CUDA, and not understood: loading crashed where llama.cpp started with the file
+    # already open, and worked where it had started before.
+    started(debug)
     instead: dict[str, int | str] = {}
     if section.architecture == DRAFTER:  # it has its target's vocabulary, and nobody asks for it here: half its time
         size = section.tensors["token_embd.weight"].shape[0]
