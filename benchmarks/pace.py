@@ -4,7 +4,7 @@
 Prints one line for the constants as they are, and one for each with another value. The random numbers are seeded and
 nothing is timed, so every machine prints the same. Columns, each a share of what would be best, the worst of several:
   useless  a drafter that is never right, against plain decoding, after 1,000 tokens
-  finds    guesses right in 50 to 100 %, against the best fixed length
+  finds    guesses right in 50 to 100 %: the lengths chosen, against the best fixed one
   change   a useless drafter becomes a good one
   dear     the same, with draft steps that cost half a pass
 """
@@ -15,7 +15,7 @@ import argparse
 
 from gemma4gguf.runtime import pace
 from gemma4gguf.runtime.pace import Pace
-from tests.test_drafter import FLAT, STEEP, Machine
+from tests.support.pacing import FLAT, STEEP, Machine
 
 MEASURED = {0: 1.0, 1: 1.94, 2: 2.8, 3: 2.88, 4: 3.73, 5: 4.58, 7: 6.25}  # 24 layers, Q4_0: docs/drafting.md
 OTHERS = {
@@ -25,9 +25,9 @@ OTHERS = {
     "MEMORY": (0.9, 0.95, 0.995),
     "FADING": (0.98, 1.0),
     "FIRST": (0.0, 2.0),
-    "INCOME": (0.001, 0.02),
+    "INCOME": (0.0002, 0.003),
     "SAVED": (0.5, 1.0, 10.0),
-    "STALE": (8, 128),
+    "LEAST": (0.01, 0.3),
 }
 
 
@@ -53,7 +53,8 @@ def becomes(draft: float, right: float, before: int, between: int) -> float:
 def _share(machine: Machine, before: int, tokens: int) -> float:
     chosen = Pace(ratio=machine.draft)
     machine.run(chosen, before)
-    return machine.run(chosen, tokens) / machine.best()
+    machine.run(chosen, tokens)
+    return machine.worth / machine.best()
 
 
 def show(name: str) -> None:

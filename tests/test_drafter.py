@@ -1,11 +1,10 @@
-"""The drafter against the reference's golden logits, how it loads, and the pace that decides how much to draft."""
+"""The drafter against the reference's golden logits, and how it loads."""
 
 from __future__ import annotations
 
 import json
-import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,6 @@ from gemma4gguf.records import DraftCounts
 from gemma4gguf.runtime import engine
 from gemma4gguf.runtime.drafter import Drafter, drafter_weights
 from gemma4gguf.runtime.loading import in_place
-from gemma4gguf.runtime.pace import LONGEST, Pace
 from gemma4gguf.runtime.prompt import spans
 from gemma4gguf.runtime.session import Session
 from tests.support import cases
@@ -225,135 +223,6 @@ def test_the_command_line_takes_a_draft_length(bundle: Path) -> None:
         counts = json.loads(result.stdout)["draft"]
         assert {"steps", "proposed", "accepted"} <= set(counts)
         assert proposes is None or proposes == (counts["proposed"] > 0)
-
-
-# ── pace ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-@dataclass
-class Machine:
-    """What the pace decides over: costs in seconds, and guesses that are right with one probability."""
-
-    checks: dict[int, float]  # by guesses; in between, in proportion
-    draft: float
-    right: float
-    seed: int = 0
-
-    def check(self, guesses: int) -> float:
-        return float(np.interp(guesses, list(self.checks), list(self.checks.values())))
-
-    def run(self, pace: Pace, tokens: int) -> float:
-        """Tokens per second, in those of plain decoding."""
-        chance, seconds, made, self.lengths = random.Random(self.seed), 0.0, 0, []
-        while made < tokens:
-            aim, right = pace.begin(tokens), list[bool]()
-            confidences: list[float] = []
-            while len(confidences) < aim:
-                seconds += self.draft
-                pace.drafted(self.draft)
-                right.append(chance.random() < self.right)
-                confidences.append(0.8)
-                aim = pace.go_on(aim, confidences, tokens)
-            accepted = next((i for i, ok in enumerate(right[:aim]) if not ok), aim)
-            pace.checked(confidences, aim, accepted, self.check(aim))
-            seconds += self.check(aim)
-            made += accepted + 1
-            self.lengths.append(aim)
-        return made * self.check(0) / seconds
-
-    def best(self) -> float:
-        """The same, of the best fixed length."""
-        found = []
-        for m in range(LONGEST + 1):
-            tokens = sum(self.right**i for i in range(m + 1))
-            found.append(tokens * self.check(0) / (self.check(m) + m * self.draft))
-        return max(found)
-
-
-FLAT = {0: 1.0, 3: 1.25, 7: 1.9}  # Q4_0 on two cores
-STEEP = {0: 1.0, 1: 2.3, 3: 1.8, 7: 2.8}  # Q4_K_M: two rows cost more than four
-
-
-@pytest.mark.parametrize("checks", [FLAT, STEEP], ids=["flat", "steep"])
-@pytest.mark.parametrize("draft", [0.07, 0.5])
-def test_a_useless_drafter_costs_next_to_nothing(checks: dict[int, float], draft: float) -> None:
-    for seed in range(5):
-        machine, pace = Machine(checks, draft, right=0.0, seed=seed), Pace(ratio=draft)
-        assert machine.run(pace, 256) > 0.965
-        assert machine.run(pace, 1000) > 0.98
-
-
-@pytest.mark.parametrize("right", [0.5, 0.7, 0.9, 1.0])
-@pytest.mark.parametrize("checks", [FLAT, STEEP], ids=["flat", "steep"])
-def test_the_pace_finds_what_pays(checks: dict[int, float], right: float) -> None:
-    ratios = []
-    for seed in range(10):
-        machine, pace = Machine(checks, 0.07, right, seed), Pace(ratio=0.07)
-        machine.run(pace, 256)
-        ratios.append(machine.run(pace, 1000) / machine.best())
-    assert sum(ratios) / 10 > 0.9
-
-
-def test_what_does_not_pay_is_left() -> None:
-    """Fine guesses, but each as dear as half a step."""
-    machine, pace = Machine(STEEP, 0.5, 0.7), Pace(ratio=0.5)
-    machine.run(pace, 256)
-    assert machine.run(pace, 1000) > 0.97
-    assert sum(n > 0 for n in machine.lengths) < 100
-
-
-def test_the_pace_follows_a_change() -> None:
-    machine, pace = Machine(FLAT, 0.07, 0.0), Pace(ratio=0.07)
-    machine.run(pace, 500)
-    machine.right = 0.9
-    machine.run(pace, 1000)
-    assert machine.run(pace, 500) > 0.9 * machine.best()
-    machine.right = 0.0
-    machine.run(pace, 100)
-    assert machine.run(pace, 500) > 0.97
-
-
-def test_a_dear_drafter_gets_another_chance() -> None:
-    """Useless for long, then nearly always right: found although every attempt costs more than two tokens."""
-    machine, pace = Machine(FLAT, 0.5, 0.0), Pace(ratio=0.5)
-    assert machine.run(pace, 3000) > 0.985
-    machine.right = 1.0
-    machine.run(pace, 3000)
-    assert machine.run(pace, 500) > 0.9 * machine.best() > 1.3
-
-
-def test_a_first_slow_check_is_not_believed() -> None:
-    """A size's first run builds its graph; the next measurement must have a chance."""
-    machine, pace = Machine(FLAT, 0.07, 1.0), Pace(ratio=0.07)
-    machine.checks = {0: 1.0, 1: 4.0, 7: 4.0}
-    machine.run(pace, 12)
-    machine.checks = FLAT
-    machine.run(pace, 2000)
-    assert machine.run(pace, 500) > 0.9 * machine.best()
-
-
-def test_unsure_guesses_are_not_checked() -> None:
-    """Guesses of high confidence are always right, others never: after a while, only the former are checked."""
-    pace, chance = Pace(ratio=0.07), random.Random(3)
-    wasted = checked = 0
-    for step in range(600):
-        aim = pace.begin(100)
-        confidences: list[float] = []
-        while len(confidences) < aim:
-            pace.drafted(0.07)
-            confidences.append(chance.choice([0.99, 0.1]))
-            aim = pace.go_on(aim, confidences, 100)
-        accepted = next((i for i, c in enumerate(confidences[:aim]) if c < 0.5), aim)
-        pace.checked(confidences, aim, accepted, 1 + 0.1 * aim)
-        if step > 100:
-            wasted, checked = wasted + (aim > accepted), checked + 1
-    assert wasted / checked < 0.15
-
-
-def test_a_fixed_length_is_kept() -> None:
-    pace = Pace(3)
-    assert [pace.begin(most) for most in (10, 3, 2, 0)] == [3, 3, 2, 0]
-    assert pace.go_on(3, [0.001], 10) == 3
 
 
 def test_its_vocabulary_is_its_targets_and_not_read_again(opened: Bundle, weights: Weights) -> None:

@@ -19,10 +19,12 @@ RECENT = 5  # measurements kept per size
 SLOPE = 0.15  # assumed cost of one more row until it is measured, relative to a check of one row
 HOPE = 0.6  # prior acceptance of a position
 WEIGHT = 2.0  # weight of a prior, in observations
-MEMORY = 0.98  # decay of old observations per new observation
-FADING = 0.995  # decay of all observations per step without drafts, because they may no longer hold
-FIRST, INCOME, SAVED = 0.5, 0.005, 3.0  # exploration budget in tokens: initial, earned per token, cap
-STALE = 32  # steps without a measurement after which a length may be explored again
+MEMORY = 0.985  # decay of all observations per step with drafts
+FADING = 0.997  # the same, per step without, because they may no longer hold
+FIRST, INCOME, SAVED = 1.0, 0.0007, 3.0  # what tests of one length may lose, in tokens: at first, per token, at most
+LEAST = (
+    0.05  # tokens that a test costs at least, so that lengths nearly as good as the best are not tested all the time
+)
 BINS = (0.05, 0.15, 0.3, 0.5, 0.7, 0.85, 0.95)  # edges of the confidence bins; acceptance is counted per bin
 
 
@@ -45,18 +47,18 @@ class Seconds:
 
 
 class Share:
-    """A success rate in which old observations decay."""
+    """A success rate whose observations fade."""
 
     def __init__(self) -> None:
         self.successes = self.tries = 0.0
 
     def add(self, success: float) -> None:
-        self.successes = self.successes * MEMORY + success
-        self.tries = self.tries * MEMORY + 1
+        self.successes += success
+        self.tries += 1
 
-    def fade(self) -> None:
-        self.successes *= FADING
-        self.tries *= FADING
+    def fade(self, by: float) -> None:
+        self.successes *= by
+        self.tries *= by
 
     def mean(self, prior: float) -> float:
         return (self.successes + WEIGHT * prior) / (self.tries + WEIGHT)
@@ -73,9 +75,7 @@ class Pace:
         self._draft = Seconds()
         self._positions = [Share() for _ in range(fixed or LONGEST)]
         self._confidences = [Share() for _ in range(len(BINS) + 1)]
-        self._last_checked = [0] * len(self._checks)  # step number
-        self._step = 0
-        self._allowance = FIRST
+        self._credit = [FIRST] * len(self._checks)
         self._testing: int | None = None
         self._refresh()
 
@@ -118,17 +118,14 @@ class Pace:
         return best
 
     def _test(self, best: int, most: int) -> int | None:
-        """A stale length near the best one, if the exploration budget covers its expected loss. Pays for that loss."""
-        near = [m for m in range(min(best + 3, most, LONGEST) + 1) if m != best]
-        stale = [m for m in near if self._step - self._last_checked[m] >= STALE]
-        if not stale:
+        """Another length whose credit covers its price, the tokens that it is expected to lose: the cheapest. Pays."""
+        price = [max(LEAST, self._rate * self._cost(m) - tokens) for m, tokens in enumerate(self._tokens)]
+        due = [m for m in range(min(most, LONGEST) + 1) if m != best and self._credit[m] >= price[m]]
+        if not due:
             return None
-        m = min(stale, key=lambda m: self._last_checked[m])
-        loss = self._rate * self._cost(m) - self._tokens[m]
-        if loss > self._allowance:
-            return None
-        self._allowance -= max(0.0, loss)
-        return m
+        test = min(due, key=lambda m: price[m])
+        self._credit[test] -= price[test]
+        return test
 
     # ── learning ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -138,13 +135,10 @@ class Pace:
 
     def checked(self, confidences: Sequence[float], checked: int, accepted: int, seconds: float) -> None:
         """End a step: the first `checked` guesses were checked in `seconds`, and the first `accepted` were accepted."""
-        self._step += 1
         self._checks[checked].add(seconds)
-        self._last_checked[checked] = self._step
-        self._allowance = min(SAVED, self._allowance + INCOME * (accepted + 1))
-        if not confidences:
-            for share in (*self._positions, *self._confidences):
-                share.fade()
+        self._credit = [min(SAVED, credit + INCOME * (accepted + 1)) for credit in self._credit]
+        for share in (*self._positions, *self._confidences):
+            share.fade(MEMORY if confidences else FADING)
         for i, confidence in enumerate(confidences[: accepted + 1]):
             if i < checked:
                 self._confidences[bisect(BINS, confidence)].add(float(i < accepted))
