@@ -161,6 +161,7 @@ def ran(command: Sequence[str]) -> dict[str, Any]:
         "date": f"{datetime.now(timezone.utc):%Y-%m-%d}",
         "seconds": round(time.monotonic() - begun),
         "warnings": warnings,
+        "nice": os.nice(0),
         "status": run.returncode,
         "found": printed(run.stdout),
     }

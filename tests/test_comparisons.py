@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from benchmarks import compare
-from tests.support.comparisons import COMPARISONS, PROGRAMS, Comparison, Program, compared, values, worse
+from tests.support.comparisons import COMPARISONS, PROGRAMS, WHY, Comparison, Program, compared, values, worse
 
 ROOT = Path(__file__).parent.parent
 FASTER = Comparison("decode", "reading", "rounds|*|ours", ("rounds|*|a", "rounds|*|b"), "peers", "tokens/s", 1)
@@ -71,6 +71,7 @@ def test_only_what_is_outside_its_budget_and_got_worse_is_told() -> None:
 
 def test_every_comparison_has_a_program_and_the_tables_name_programs_that_are_there() -> None:
     assert {one.program for one in COMPARISONS} <= set(PROGRAMS)
+    assert set(WHY) <= {one.title for one in COMPARISONS}
     titles = [(one.program, one.title, one.against) for one in COMPARISONS]
     assert len(titles) == len(set(titles))
     for program in PROGRAMS.values():
