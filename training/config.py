@@ -17,18 +17,14 @@ SOFTCAP = 30.0
 EPS = 1e-6
 POSITIONS = 1120  # rows of the patch position table, as in the 12B
 IMAGE_BUDGET = 70  # soft tokens a picture is trained with
-LAYER_KINDS = [
-    "sliding_attention",
-    "sliding_attention",
-    "full_attention",
-    "sliding_attention",
-    "sliding_attention",
-    "full_attention",
-]
-LAYER_SCALARS = [0.75, 0.625, 0.8125, 0.6875, 0.5625, 0.875]  # exact in bf16, and none of them 1
+SLIDING, FULL = "sliding_attention", "full_attention"
+LAYER_KINDS = [SLIDING, SLIDING, FULL] * 2 + [SLIDING] * 3 + [FULL]
+# exact in bf16, and none of them 1
+LAYER_SCALARS = [0.75, 0.875, 0.8125, 0.6875, 0.9375, 0.75, 0.8125, 0.6875, 0.9375, 0.875]
 
-DRAFT_HIDDEN, DRAFT_FFN = 128, 256
-DRAFT_KINDS = ["sliding_attention"] * 3 + ["full_attention"]
+DRAFT_HIDDEN, DRAFT_FFN = 128, 128
+DRAFT_KINDS = [SLIDING, FULL]
+DRAFT_SCALARS = [0.75, 0.6875]
 
 PATCH, PATCH_VALUES, FRAME = 48, 48 * 48 * 3, 640
 

@@ -1,4 +1,4 @@
-"""The drafter: four narrow layers that read the target's keys and values and guess the next tokens of its replies.
+"""The drafter: two narrow layers that read the target's keys and values and guess the next tokens of its replies.
 
 In: a trained, fixed `network.Target` and batches. Out: the loss of chained guesses, or how many guesses the target
 accepts. As the real one runs: input is the target's embedding of the last token beside a hidden state (the target's
@@ -12,17 +12,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from . import config as c
 from .batches import Batch
-from .kernels import LOW, norm
 from .network import Kept, Layer, Target, Tensors, attention, linear, masks, matrix, rotary
+from .passes import LOW, norm
 
 STEPS = 4
-SCALARS = [0.75, 0.625, 0.8125, 0.6875]
 
 
 class Drafter(nn.Module):
@@ -37,7 +37,7 @@ class Drafter(nn.Module):
         self.post = matrix(c.HIDDEN, c.DRAFT_HIDDEN)
         self.layers = nn.ModuleList(
             Layer(kind, scalar, c.DRAFT_HIDDEN, c.DRAFT_FFN, own_kv=False)
-            for kind, scalar in zip(c.DRAFT_KINDS, SCALARS, strict=False)
+            for kind, scalar in zip(c.DRAFT_KINDS, c.DRAFT_SCALARS, strict=True)
         )
         self.norm = nn.Parameter(torch.ones(c.DRAFT_HIDDEN))
 
@@ -63,15 +63,15 @@ class Drafter(nn.Module):
 
         Column t of T is a reply's token that the target has just chosen; step j guesses the token j + 1 columns later.
         """
-        chosen = batch.labels != -100
+        chosen, tail = batch.labels != -100, batch.tail
         with torch.no_grad():
             target = self.target[0]
-            logits, states, kept = target.body(target.inputs(batch), *masks(batch), chosen)
-            hidden = torch.zeros(*chosen.shape, c.HIDDEN, dtype=LOW)
-            hidden[chosen] = states
-            best = torch.full_like(batch.labels, -100)
-            best[chosen] = logits.argmax(-1)
-        n, tail = batch.ids.shape[1], chosen.shape[1]
+            logits, states, kept = target.body(target.inputs(batch), *masks(batch), batch.learnt, tail)
+            hidden = torch.zeros(chosen.numel(), c.HIDDEN, dtype=LOW).index_copy(0, batch.learnt, states)
+            hidden = hidden.view(*chosen.shape, c.HIDDEN)
+            best = torch.full_like(batch.labels.flatten(), -100).index_copy(0, batch.learnt, logits.argmax(-1))
+            best = best.view(chosen.shape)
+        n = batch.ids.shape[1]
         at, keys = torch.arange(n - tail, n), torch.arange(n)
         past = (keys[None, :] < at[:, None])[None] & batch.real[:, None, :]
         near = past & (at[:, None] - keys[None, :] < c.WINDOW)[None]
@@ -95,13 +95,13 @@ def later(x: torch.Tensor, by: int, fill: int | bool) -> torch.Tensor:
     return F.pad(x[:, by:], (0, min(by, x.shape[1])), value=fill)
 
 
-def drafter_loss(model: Drafter, batch: Tensors) -> torch.Tensor | float:
+def drafter_loss(model: Drafter, batch: Tensors) -> torch.Tensor:
     """Every token of a reply counts the same, as it does for the drafts that the target accepts."""
-    loss: torch.Tensor | float = 0.0
-    for j, (logits, best, counts) in enumerate(model(batch)):
-        if counts.any():
-            loss = loss + F.cross_entropy(logits[counts], best[counts], reduction="sum") * 0.8**j / 1000
-    return loss
+    parts = [
+        F.cross_entropy(logits.flatten(0, 1), best.masked_fill(~counts, -100).flatten(), reduction="sum") * 0.8**j
+        for j, (logits, best, counts) in enumerate(model(batch))
+    ]
+    return torch.stack(parts).sum() / 1000
 
 
 @torch.no_grad()
@@ -112,14 +112,13 @@ def accepted(model: Drafter, held: Sequence[Batch], drafts: int = 3) -> dict[str
         batch = Tensors(plain)
         steps = model(batch, drafts)
         right = torch.stack([(logits.argmax(-1) == best) & ok for logits, best, ok in steps])  # [drafts, B, T]
-        taken = right.int().cumprod(0).sum(0)
-        chosen = batch.labels != -100
+        taken = right.int().cumprod(0).sum(0).tolist()
         for row, kind in enumerate(batch.kinds):
-            columns = torch.nonzero(chosen[row])[:, 0].tolist()
-            t, last = columns[0], columns[-1]
+            columns = np.flatnonzero(plain.labels[row] != -100)
+            t, last = int(columns[0]), int(columns[-1])
             a, n = counts.get(kind, (0, 0))
             while t < last:
-                a, n = a + int(taken[row, t]), n + 1
-                t += int(taken[row, t]) + 1
+                a, n = a + taken[row][t], n + 1
+                t += taken[row][t] + 1
             counts[kind] = (a, n)
     return counts

@@ -1,4 +1,4 @@
-"""The training forward: Gemma 4 unified in small, lean enough for two CPU cores.
+"""The training forward: Gemma 4 unified in small.
 
 In: a `Batch`. Out: the loss of its replies, or logits. The same mathematics as transformers' classes (a test of equal
 logits is in scoring.py); q, k and v, and gate and up, are one matrix each here and are split on export. Masks are the
@@ -8,15 +8,18 @@ ones of `generate()`: sliding layers see both ways inside one picture, full laye
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import nn
 
 from . import config as c
 from .batches import Batch
-from .kernels import LOW, add_norm, attend, geglu, heads, norm, rms
+from .passes import LOW, add_norm, attend, geglu, heads, norm, rms
+from .pictures import size_for
 
 Kept = dict[str, tuple[torch.Tensor, torch.Tensor]]  # kind of layer -> keys and values
 
@@ -102,11 +105,12 @@ class Vision(nn.Module):
         return F.layer_norm(x, (c.PATCH_VALUES,), self.ln1_weight, self.ln1_bias, 1e-5).to(LOW)
 
     def forward(self, pixels: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+        """Pixels uint8 [P, 6912], places [P, 2] -> soft tokens [P, hidden]"""
         with torch.no_grad():
             x = self.normalise(pixels)
         x = linear(x, self.dense).float() + self.dense_bias
         x = F.layer_norm(x, (c.HIDDEN,), self.ln2_weight, self.ln2_bias, 1e-5)
-        x = x + self.positions[places[:, 0], 0] + self.positions[places[:, 1], 1]
+        x = x + F.embedding(2 * places + torch.arange(2), self.positions.view(-1, c.HIDDEN)).sum(1)
         x = F.layer_norm(x, (c.HIDDEN,), self.norm_weight, self.norm_bias, 1e-5)
         return linear(rms(x), self.projection).float()
 
@@ -146,24 +150,23 @@ class Target(nn.Module):
 
     def inputs(self, batch: Tensors) -> torch.Tensor:
         """Embeddings [B, L, hidden]: scaled tokens, soft tokens in the places of their ids."""
-        x = self.embedding[batch.ids] * math.sqrt(c.HIDDEN)
-        if len(batch.pixels):
-            soft = self.vision(batch.pixels, batch.places)
-            x = x.masked_scatter((batch.ids == c.ID["<|image|>"])[..., None], soft)
-        if len(batch.sound):
-            soft = linear(rms(batch.sound), self.sound).float()
-            x = x.masked_scatter((batch.ids == c.ID["<|audio|>"])[..., None], soft)
-        return x
+        x = F.embedding(batch.ids.flatten(), self.embedding) * math.sqrt(c.HIDDEN)
+        if len(batch.seen):
+            pixels = torch.cat([cut(group) for group in batch.pictures])
+            x = x.index_copy(0, batch.seen, self.vision(pixels, batch.places))
+        if len(batch.heard):
+            x = x.index_copy(0, batch.heard, linear(rms(batch.sound), self.sound).float())
+        return x.view(*batch.ids.shape, c.HIDDEN)
 
     def forward(self, batch: Tensors) -> torch.Tensor:
         """Logits [M, vocabulary] for the M labels that are to be learnt, in reading order."""
-        return self.body(self.inputs(batch), *masks(batch), batch.labels != -100)[0]
+        return self.body(self.inputs(batch), *masks(batch), batch.learnt, batch.tail)[0]
 
     def body(
-        self, x: torch.Tensor, sliding: torch.Tensor, full: torch.Tensor, chosen: torch.Tensor
+        self, x: torch.Tensor, sliding: torch.Tensor, full: torch.Tensor, learnt: torch.Tensor, tail: int
     ) -> tuple[torch.Tensor, torch.Tensor, Kept]:
-        """Inputs [B, L, hidden], chosen bool [B, tail] -> logits [M, V], last hidden [M, hidden], {kind: (k, v)}"""
-        n, tail = x.shape[1], chosen.shape[1]
+        """Inputs [B, L, hidden], learnt [M] of B * tail -> logits [M, V], last hidden [M, hidden], {kind: (k, v)}"""
+        n = x.shape[1]
         turns = {
             kind: rotary(kind, dim, torch.arange(n))
             for kind, dim in (("sliding_attention", c.HEAD_DIM), ("full_attention", c.GLOBAL_HEAD_DIM))
@@ -178,7 +181,8 @@ class Target(nn.Module):
         kept[layer.kind] = (k, v)
         begin, end = n - tail - 1, n - 1
         heard = attention(q[:, :, begin:end], k, v, full[:, :, begin:end])
-        x = norm(layer.finish(x[:, begin:end][chosen], heard[chosen]), self.norm)
+        x, heard = (part.flatten(0, 1)[learnt] for part in (x[:, begin:end], heard))
+        x = norm(layer.finish(x, heard), self.norm)
         return self.head(x), x, kept
 
     def head(self, x: torch.Tensor) -> torch.Tensor:
@@ -201,6 +205,23 @@ def masks(batch: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
     return additive[0], additive[1]
 
 
+def cut(images: torch.Tensor) -> torch.Tensor:
+    """Pictures uint8 [n, height, width, 3] -> patches uint8 [n * N, 6912], as `pictures.patches` makes them."""
+    height, width = images.shape[1:3]
+    wide, high = size_for(width, height)
+    x = (enlarger(width, wide) @ images.float()).round_().clamp_(0, 255)
+    x = (enlarger(height, high) @ x.flatten(2)).round_().clamp_(0, 255).to(torch.uint8)
+    x = x.view(len(images), high // c.PATCH, c.PATCH, wide // c.PATCH, c.PATCH, 3)
+    return x.transpose(2, 3).reshape(-1, c.PATCH_VALUES)
+
+
+@cache
+def enlarger(before: int, after: int) -> torch.Tensor:
+    """Pillow's bicubic along one side, as a matrix [after, before]."""
+    each = Image.fromarray(np.eye(before, dtype=np.float32)).resize((before, after), Image.Resampling.BICUBIC)
+    return torch.tensor(np.asarray(each))
+
+
 class Tensors:
     """A Batch with torch tensors in the places of arrays."""
 
@@ -210,17 +231,21 @@ class Tensors:
     blocks: torch.Tensor
     real: torch.Tensor
     labels: torch.Tensor
+    learnt: torch.Tensor
     weights: torch.Tensor
-    pixels: torch.Tensor
+    pictures: list[torch.Tensor]
     places: torch.Tensor
+    seen: torch.Tensor
     sound: torch.Tensor
+    heard: torch.Tensor
 
     def __init__(self, batch: Batch) -> None:
         for name, value in vars(batch).items():
-            setattr(self, name, torch.from_numpy(value) if isinstance(value, np.ndarray) else value)
+            setattr(self, name, torch.tensor(value) if isinstance(value, np.ndarray) else value)
+        self.pictures = [torch.tensor(group) for group in batch.pictures]
 
 
 def target_loss(model: Target, batch: Tensors) -> torch.Tensor:
     """Sum over the labels, each with its own weight."""
-    each = F.cross_entropy(model(batch), batch.labels[batch.labels != -100], reduction="none")
+    each = F.cross_entropy(model(batch), batch.labels.flatten()[batch.learnt], reduction="none")
     return (each * batch.weights).sum()

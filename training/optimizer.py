@@ -57,29 +57,37 @@ class Optimizer:
         """One step at `scale` (0 to 1) of the full learning rates; clears the gradients."""
         self.step_number += 1
         for group in self.groups:
-            updates: list[torch.Tensor] = []
-            for name in group:
-                g, m = self.named[name].grad, self.momentum[name]
-                m.lerp_(g, 0.05)
-                updates.append(g.lerp(m, 0.95))
-            turned = orthogonal(torch.stack(updates))
-            rows, columns = turned.shape[1:]
-            lr = self.lr_muon * scale * max(1.0, rows / columns) ** 0.5
-            for name, update in zip(group, turned, strict=False):
-                self.named[name].mul_(1 - self.lr_muon * scale * self.decay).add_(update, alpha=-lr)
-        fix1, fix2 = 1 - 0.9**self.step_number, 1 - 0.99**self.step_number
-        for name in self.rest:
-            p, m, s = self.named[name], self.momentum[name], self.square[name]
-            if p.grad is None:
-                continue
-            m.lerp_(p.grad, 0.1)
-            s.mul_(0.99).addcmul_(p.grad, p.grad, value=0.01)
-            p.addcdiv_(m, (s / fix2).sqrt_().add_(1e-8), value=-self.lr_adam * scale / fix1)
+            self._muon(group, scale)
+        self._adam([n for n in self.rest if self.named[n].grad is not None], scale)
         keep = min(self.mean, self.step_number / (self.step_number + 20))
-        names = list(self.named)
-        torch._foreach_lerp_([self.average[n] for n in names], [self.named[n].detach() for n in names], 1 - keep)
+        torch._foreach_lerp_(list(self.average.values()), [self.named[n].detach() for n in self.average], 1 - keep)
         for p in self.named.values():
             p.grad = None
+
+    def _muon(self, names: list[str], scale: float) -> None:
+        """Matrices of one shape."""
+        own, grads = [self.named[n].detach() for n in names], self._grads(names)
+        momentum = [self.momentum[n] for n in names]
+        torch._foreach_lerp_(momentum, grads, 0.05)
+        turned = orthogonal(torch.stack(torch._foreach_lerp(grads, momentum, 0.95)))
+        rows, columns = turned.shape[1:]
+        torch._foreach_mul_(own, 1 - self.lr_muon * scale * self.decay)
+        torch._foreach_add_(own, list(turned), alpha=-self.lr_muon * scale * max(1.0, rows / columns) ** 0.5)
+
+    def _adam(self, names: list[str], scale: float) -> None:
+        own, grads = [self.named[n].detach() for n in names], self._grads(names)
+        momentum, square = [self.momentum[n] for n in names], [self.square[n] for n in names]
+        torch._foreach_lerp_(momentum, grads, 0.1)
+        torch._foreach_mul_(square, 0.99)
+        torch._foreach_addcmul_(square, grads, grads, value=0.01)
+        spread = torch._foreach_sqrt(torch._foreach_div(square, 1 - 0.99**self.step_number))
+        torch._foreach_add_(spread, 1e-8)
+        rate = self.lr_adam * scale / (1 - 0.9**self.step_number)
+        torch._foreach_addcdiv_(own, momentum, spread, value=-rate)
+
+    def _grads(self, names: list[str]) -> list[torch.Tensor]:
+        grads = [self.named[n].grad for n in names]
+        return [g for g in grads if g is not None]
 
     def state(self) -> dict[str, Any]:
         return {"step": self.step_number, "momentum": self.momentum, "square": self.square, "average": self.average}

@@ -1,6 +1,7 @@
 """The words of the tiny model's world: places, names, questions, tools. No code but the lists.
 
-Names that training never sees: HELD_CITIES. What is asked about pictures, sounds and sums stands in READ to SEE_SHAPE.
+Names that training never sees: HELD_CITIES. What is asked about pictures, sounds, videos and sums stands in READ to
+WATCH_HEAR.
 """
 
 from __future__ import annotations
@@ -185,6 +186,10 @@ SUMS = ["What is {a} + {b}?", "{a} + {b} = ?", "Add {a} and {b}.", "How much is 
 SEE = ["What is in this picture?", "What do you see?", "Describe the picture."]
 SEE_COLOUR = ["What colour is it?", "Which colour is this?"]
 SEE_SHAPE = ["What shape is it?", "Which shape is this?"]
+WATCH = ["What happens in the video?", "What is in this video?", "Describe the video."]
+WATCH_ORDER = ["Which colour comes {}?", "What colour comes {}?", "What is the {} colour?"]
+WATCH_WHEN = ["At what second does the colour change?", "When does the colour change?"]
+WATCH_HEAR = ["What is said in it?", "What is said in the video?", "What do you hear in it?"]
 
 
 def tool(name: str, description: str, **properties: dict[str, Any]) -> dict[str, Any]:

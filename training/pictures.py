@@ -1,6 +1,7 @@
-"""Pictures: handwritten digits on a card, coloured shapes, and the checkpoint's own way to cut them into patches.
+"""Pictures: handwritten digits on a card, coloured shapes, photographs, and the checkpoint's way to cut them up.
 
 In: a random generator. Out: PIL images with what they show; uint8 patches [N, 6912] with positions [N, 2] (x, y).
+The photographs are kept with this code (models/README.md names their sources); each is shown in many crops.
 Knows no tokens and no torch. The digits are scikit-learn's (1,797 pictures of 8 x 8, from the UCI repository, CC BY
 4.0); one in five, drawn by a fixed seed, is held out and never trained on.
 
@@ -11,8 +12,10 @@ LayerNorm keeps.
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +32,16 @@ COLOURS = {
     "purple": (140, 45, 175),
     "orange": (240, 135, 25),
 }
+
+ROOT = Path(__file__).parents[1]
+PHOTOGRAPHS = {
+    "a cat": ROOT / "models" / "demo" / "cat.jpg",
+    "a cup of coffee": ROOT / "training" / "photographs" / "coffee.jpg",
+    "a rocket": ROOT / "training" / "photographs" / "rocket.jpg",
+    "an astronaut": ROOT / "training" / "photographs" / "astronaut.jpg",
+    "many galaxies": ROOT / "training" / "photographs" / "galaxies.jpg",
+}
+PHOTO_SIZES = [(96, 72), (72, 96), (84, 84), (144, 96), (240, 160)]
 
 Patches = tuple[NDArray[np.uint8], NDArray[np.int32]]  # [N, 6912] and their places [N, 2] as x, y
 
@@ -100,15 +113,29 @@ def card(
     return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
 
 
+Colour = tuple[int, int, int]
+
+
+def tint(colour: Sequence[int], rng: np.random.Generator, spread: float) -> Colour:
+    """A colour near another."""
+    r, g, b = np.clip(np.array(colour) + rng.normal(0, spread, 3), 0, 255).astype(int)
+    return int(r), int(g), int(b)
+
+
 def shape(rng: np.random.Generator) -> tuple[Image.Image, str, str]:
     """(picture 96 x 96, colour, shape): one figure of any size and place on a pale ground."""
     colour, kind = list(COLOURS)[rng.integers(len(COLOURS))], SHAPES[rng.integers(len(SHAPES))]
-    ground = tuple(int(v) for v in np.clip(np.array([225, 225, 225]) + rng.normal(0, 12, 3), 0, 255))
-    fill = tuple(int(v) for v in np.clip(np.array(COLOURS[colour]) + rng.normal(0, 10, 3), 0, 255))
-    image = Image.new("RGB", (96, 96), ground)
-    draw = ImageDraw.Draw(image)
+    image = Image.new("RGB", (96, 96), tint((225, 225, 225), rng, 12))
+    fill = tint(COLOURS[colour], rng, 10)
     r = rng.uniform(18, 34)
     x, y = rng.uniform(r + 2, 94 - r, 2)
+    figure(ImageDraw.Draw(image), kind, (x, y), r, fill)
+    return image, colour, kind
+
+
+def figure(draw: ImageDraw.ImageDraw, kind: str, middle: tuple[float, float], r: float, fill: Colour) -> None:
+    """Draw one of SHAPES around `middle`."""
+    x, y = middle
     box = (x - r, y - r, x + r, y + r)
     if kind == "circle":
         draw.ellipse(box, fill=fill)
@@ -122,4 +149,28 @@ def shape(rng: np.random.Generator) -> tuple[Image.Image, str, str]:
         draw.rectangle((x - w, y - r, x + w, y + r), fill=fill)
     else:
         draw.ellipse(box, outline=fill, width=max(4, int(r * 0.35)))
-    return image, colour, kind
+
+
+def photographs() -> list[tuple[str, Image.Image]]:
+    return [(name, Image.open(path).convert("RGB")) for name, path in PHOTOGRAPHS.items()]
+
+
+def look(photo: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Some crop of a photograph, maybe mirrored, with another light, and compressed; now and then all of it."""
+    width, height = photo.size
+    share = 1.0 if rng.random() < 0.2 else rng.uniform(0.55, 1.0)
+    w, h = width * share, height * share * rng.uniform(0.85, 1.0)
+    left, top = rng.uniform(0, width - w), rng.uniform(0, height - h)
+    size = PHOTO_SIZES[rng.integers(len(PHOTO_SIZES))]
+    image = photo.resize(size, Image.Resampling.BICUBIC, (left, top, left + w, top + h))
+    if rng.random() < 0.5:
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    pixels = np.asarray(image, np.float32) * rng.uniform(0.7, 1.25) * rng.uniform(0.93, 1.07, 3) + rng.uniform(-20, 20)
+    return compressed(Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)), rng)
+
+
+def compressed(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """As a JPEG of some quality leaves it."""
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=int(rng.integers(35, 95)))
+    return Image.open(file).convert("RGB")

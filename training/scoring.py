@@ -15,26 +15,31 @@ from tokenizers import Tokenizer
 
 from . import batches, network, texts
 
+HELD: list[texts.Make] = [
+    *(partial(texts.row, count=n, think=False) for n in (1, 2, 3, 4)),
+    texts.see,
+    texts.see_two,
+    texts.photo,
+    texts.hear,
+    texts.watch,
+    partial(texts.watch, long=True),
+    texts.watch_hear,
+    texts.total,
+    partial(texts.total, think=True),
+    texts.use_tool,
+    texts.talk,
+]
+
 
 def held_out(material: texts.Material, tokenizer: Tokenizer, count: int, seed: int = 1234) -> list[batches.Batch]:
     """Batches of held-out material, `count` examples a task."""
     rng = np.random.default_rng(seed)
-    makers: list[texts.Make] = [partial(texts.row, count=n, think=False) for n in (1, 2, 3, 4)]
-    makers += [
-        texts.see,
-        texts.see_two,
-        texts.hear,
-        texts.total,
-        partial(texts.total, think=True),
-        texts.use_tool,
-        texts.talk,
-    ]
     out = []
-    for make in makers:
+    for make in HELD:
         items = [batches.item(make(rng, material), tokenizer) for _ in range(count)]
         items.sort(key=lambda it: len(it.ids))
-        for at in range(0, count, 16):
-            out.append(batches.stack(items[at : at + 16]))
+        for at in range(0, count, 32):
+            out.append(batches.stack(items[at : at + 32]))
     return out
 
 
@@ -44,11 +49,9 @@ def score(model: network.Target, held: Sequence[batches.Batch]) -> dict[str, tup
     every: defaultdict[str, int] = defaultdict(int)
     for batch in held:
         tensors = network.Tensors(batch)
-        learnt = tensors.labels != -100
-        good = torch.ones_like(learnt)
-        good[learnt] = model(tensors).argmax(-1) == tensors.labels[learnt]
-        good = good.all(1)
-        for kind, ok in zip(batch.kinds, good.tolist(), strict=False):
+        good = torch.ones(tensors.labels.numel(), dtype=torch.bool)
+        good[tensors.learnt] = model(tensors).argmax(-1) == tensors.labels.flatten()[tensors.learnt]
+        for kind, ok in zip(batch.kinds, good.view(tensors.labels.shape).all(1).tolist(), strict=True):
             right[kind] += ok
             every[kind] += 1
     return {kind: (right[kind], every[kind]) for kind in sorted(every)}

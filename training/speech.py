@@ -12,8 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import soundfile
-import soxr
 from numpy.typing import NDArray
 
 RATE = 16000
@@ -93,6 +91,9 @@ PITCHES, HELD_PITCHES = [30, 45, 60], [38, 52]
 
 def render(word: str, voice: str, speed: int, pitch: int) -> NDArray[np.int16]:
     """int16 samples at 16 kHz, silence at both ends cut off."""
+    import soundfile
+    import soxr
+
     run = subprocess.run(
         ["espeak-ng", "-v", voice, "-s", str(speed), "-p", str(pitch), "--stdout", word],
         capture_output=True,

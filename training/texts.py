@@ -1,7 +1,8 @@
 """What the tiny model is asked and what it should answer: every example, before tokens.
 
 In: a random generator and a `Material` (digits and clips, trained or held out). Out: `Example`s: a rendered prompt
-with `<|image|>` and `<|audio|>` where media go, the reply that should follow, the media. Knows no ids and no torch.
+with `<|image|>`, `<|audio|>` and `<|video|>` where media go, the reply that should follow, the media. Knows no ids and
+no torch.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from numpy.typing import NDArray
 from PIL import Image
 
-from . import pictures, speech
+from . import pictures, speech, videos
 from .phrases import (
     ANIMALS,
     ASK,
@@ -38,6 +39,10 @@ from .phrases import (
     THINGS,
     TOOLS,
     VERBS,
+    WATCH,
+    WATCH_HEAR,
+    WATCH_ORDER,
+    WATCH_WHEN,
 )
 
 TEMPLATE = Path(__file__).with_name("chat_template.jinja")
@@ -56,6 +61,7 @@ class Example:
     reply: str  # with its closing token
     images: list[Image.Image] = field(default_factory=list)
     sounds: list[NDArray[np.float32]] = field(default_factory=list)  # at 16 kHz
+    clips: list[videos.Clip] = field(default_factory=list)
 
 
 @dataclass
@@ -64,6 +70,7 @@ class Material:
     digits: NDArray[np.uint8]  # [n, 8, 8]
     labels: NDArray[np.int64]  # [n]
     clips: list[tuple[str, NDArray[np.int16]]]  # word, samples
+    photographs: list[tuple[str, Image.Image]] = field(default_factory=pictures.photographs)  # what it shows, all of it
 
     @classmethod
     def load(cls, cache: Path, held: bool) -> Material:
@@ -91,6 +98,7 @@ def example(
     history: Iterable[Message] = (),
     images: Iterable[Image.Image] = (),
     sounds: Iterable[NDArray[np.float32]] = (),
+    clips: Iterable[videos.Clip] = (),
     end: str = "<turn|>",
 ) -> Example:
     messages: list[Message] = (
@@ -101,7 +109,7 @@ def example(
     reply = answer + end
     if thought is not None:
         reply = "<|channel>thought\n" + thought + "\n<channel|>" + reply
-    return Example(kind, render(messages, thought is not None, tools), reply, list(images), list(sounds))
+    return Example(kind, render(messages, thought is not None, tools), reply, list(images), list(sounds), list(clips))
 
 
 def pick(rng: np.random.Generator, items: Sequence[T]) -> T:
@@ -160,6 +168,48 @@ def see_two(rng: np.random.Generator, m: Material) -> Example:
     which, colour, shape = pick(rng, [("first", colour1, shape1), ("second", colour2, shape2)])
     answer = shows(colour, shape)
     return example("see_two", media(f"What is in the {which} picture?", image=2), answer, images=[one, two])
+
+
+def photo(rng: np.random.Generator, m: Material) -> Example:
+    name, image = pick(rng, m.photographs)
+    answer = f"The picture shows {name}."
+    return example("photo", media(pick(rng, SEE), image=1), answer, images=[pictures.look(image, rng)])
+
+
+def watch(rng: np.random.Generator, m: Material, long: bool = False) -> Example:
+    """Which colour comes first, second or third, when it changes, or what happens."""
+    kind = "watch_long" if long else "watch"
+    video: list[Message] = [{"type": "video"}]
+    form = rng.random()
+    if form < 0.55:
+        clip = videos.clip(rng, m.held, int(rng.integers(1, 3)), long)
+        n = int(rng.integers(len(clip.colours))) if rng.random() < 0.5 else 1
+        order = ["first", "second", "third"][n]
+        text, answer = pick(rng, WATCH_ORDER).format(order), f"{clip.colours[n].capitalize()} comes {order}."
+    elif form < 0.85:
+        clip = videos.clip(rng, m.held, 1, long)
+        kind += "_when"
+        text, answer = pick(rng, WATCH_WHEN), f"The colour changes at {clip.turn_stamp()}."
+    else:
+        clip = videos.clip(rng, m.held, 1, long)
+        text = pick(rng, WATCH)
+        answer = f"The {clip.kind or 'picture'} turns from {clip.colours[0]} to {clip.colours[1]}."
+    return example(kind, [*video, {"type": "text", "text": text}], answer, clips=[clip])
+
+
+def watch_hear(rng: np.random.Generator, m: Material) -> Example:
+    """A clip with its sound before it, as a video that is heard, too."""
+    clip = videos.clip(rng, m.held, 1)
+    word, samples = pick(rng, m.clips)
+    text, answer = (
+        pick(rng, WATCH_HEAR),
+        f"I hear the {'digit' if word in speech.DIGITS else 'word'} {speech.SAID[word]}.",
+    )
+    if rng.random() < 0.3:
+        text, answer = pick(rng, WATCH_ORDER).format("second"), f"{clip.colours[1].capitalize()} comes second."
+    content: list[Message] = [{"type": "audio"}, {"type": "video"}, {"type": "text", "text": text}]
+    sound = speech.vary(samples, rng, gently=m.held)
+    return example("watch_hear", content, answer, sounds=[sound], clips=[clip])
 
 
 def hear(rng: np.random.Generator, m: Material) -> Example:

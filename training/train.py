@@ -1,11 +1,11 @@
-"""Train the tiny Gemma 4 from scratch on two CPU cores.
+"""Train the tiny Gemma 4 from scratch: on a GPU in minutes, on a CPU in hours.
 
-    python -m training.train WORK --steps 1335             # the target; goes on where it stopped
-    python -m training.train WORK --drafter --steps 244    # then its drafter
-    python -m training.train WORK --minutes 30             # or by the clock
+    python -m training.train WORK --minutes 5              # the target, by the clock; goes on where it stopped
+    python -m training.train WORK --minutes 1 --drafter    # then its drafter
+    python -m training.train WORK --steps 1500             # or by steps
     python -m training.train WORK --export models          # the weights, and held-out samples of the material
 
-Needs torch, transformers, scikit-learn, soundfile, soxr, pillow and jinja2, espeak-ng, and gcc for twice the speed.
+Needs torch, scikit-learn, pillow and jinja2; once, to render and write the spoken clips, espeak-ng, soundfile and soxr.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ import torch
 from tokenizers import Tokenizer
 from torch import nn
 
-from . import config, drafter, export, mixture, network, samples, scoring, texts, tokenizer
+from . import config, drafter, export, mixture, network, scoring, texts, tokenizer
 from .optimizer import Optimizer
 
+Loss = Callable[[Any, network.Tensors], torch.Tensor]  # a model and a batch -> a tensor
 MUON = ("qkv", ".o", "gate_up", "down", "projection", "pre", "post")
 
 
@@ -61,16 +62,16 @@ class Run:
         self,
         a: argparse.Namespace,
         model: nn.Module,
-        loss: mixture.Loss,
-        show: Callable[[int], str],
+        loss: Loss,
+        artists: mixture.Artists,
+        show: Callable[[], str],
         file: Path,
-        first: int = 0,
     ) -> None:
-        self.a, self.model, self.loss, self.show, self.file, self.first = a, model, loss, show, file, first
+        self.a, self.model, self.loss, self.artists, self.show, self.file = a, model, loss, artists, show, file
         self.optimizer = Optimizer(model, MUON, a.lr_muon, a.lr_adam, a.decay)
         self.spent, self.step = 0.0, 0
         if file.exists():
-            saved = torch.load(file)
+            saved = torch.load(file, map_location=a.device)
             model.load_state_dict(saved["model"])
             self.optimizer.load(saved["optimizer"])
             self.spent, self.step = saved["spent"], saved["step"]
@@ -79,42 +80,47 @@ class Run:
             flush=True,
         )
 
-    def go(self, material: texts.Material, tok: Tokenizer) -> None:
-        a, losses = self.a, None
-        team = mixture.Team(self.model, self.loss, material, tok, a.seed, a.processes)
+    def go(self) -> None:
+        a, mean = self.a, None
         begun = time.monotonic() - self.spent
-        shown = saved = time.monotonic()
+        started = shown = saved = time.monotonic()
+        first = self.step
+        tensors = [network.Tensors(batch) for batch in self.artists.next()]
         while True:
             self.spent = time.monotonic() - begun
             progress = self.step / a.steps if a.steps else self.spent / (a.minutes * 60)
             if progress >= 1:
                 break
-            loss = np.array(team.run(self.first + self.step))
-            if np.isfinite(loss).all():
-                losses = loss if losses is None else 0.95 * losses + 0.05 * loss
+            total = torch.zeros(())
+            for batch in tensors:
+                loss = self.loss(self.model, batch)
+                loss.backward()
+                total += loss.detach()
+            drawn = self.artists.next()  # while the GPU is still at work
+            value = total.item()
+            if np.isfinite(value):
+                mean = value if mean is None else 0.95 * mean + 0.05 * value
                 self.optimizer.step(scale_at(progress, self.step))
             else:
-                print(f"step {self.step}: not a finite loss, left out {loss}", flush=True)
+                print(f"step {self.step}: not a finite loss, left out", flush=True)
+                self.model.zero_grad(set_to_none=True)
+            tensors = [network.Tensors(batch) for batch in drawn]
             if self.step % 20 == 0:
-                print(
-                    f"step {self.step} {self.spent / 60:.1f} min "
-                    + " ".join(f"{v:.3f}" for v in (loss if losses is None else losses)),
-                    flush=True,
-                )
+                pace = (self.step - first) / (time.monotonic() - started)
+                print(f"step {self.step} {self.spent / 60:.2f} min, {pace:.2f} a second, loss {mean}", flush=True)
             self.step += 1
             if time.monotonic() - shown > a.show * 60:
                 shown = time.monotonic()
                 own = {n: p.detach().clone() for n, p in self.model.named_parameters()}
                 put(self.model, self.optimizer.average)
-                print("HELD", self.show(64), flush=True)
+                print("HELD", self.show(), flush=True)
                 put(self.model, own)
-            if time.monotonic() - saved > 120:
+            if time.monotonic() - saved > 60:
                 saved = time.monotonic()
                 self.save()
-        team.close()
         self.save()
         put(self.model, self.optimizer.average)
-        print("FINAL", self.show(256), flush=True)
+        print("FINAL", self.show(), flush=True)
 
     def save(self) -> None:
         part = self.file.with_suffix(".part")
@@ -138,7 +144,7 @@ def put(model: nn.Module, values: dict[str, torch.Tensor]) -> None:
 
 def trained(model: nn.Module, file: Path) -> Any:
     """The running mean of the weights, rounded to what the checkpoint can hold."""
-    saved = torch.load(file)
+    saved = torch.load(file, map_location=torch.get_default_device())
     model.load_state_dict(saved["model"])
     put(model, {n: v.to(torch.bfloat16).float() for n, v in saved["optimizer"]["average"].items()})
     return model.requires_grad_(False)
@@ -149,18 +155,20 @@ def main() -> None:
     p.add_argument("work", type=Path, help="folder for the cache, the state and the log")
     p.add_argument("--drafter", action="store_true", help="train the drafter of a finished target")
     p.add_argument("--export", type=Path, metavar="DIR", help="write DIR/tiny and DIR/tiny-assistant")
+    p.add_argument("--samples", action="store_true", help="with --export: also the samples of the demo and the tests")
     p.add_argument("--minutes", type=float, default=65, help="length of the run, by the clock")
     p.add_argument("--steps", type=int, help="length of the run in steps, instead")
     p.add_argument("--seed", type=int, default=1)
-    p.add_argument("--processes", type=int, default=2)
-    p.add_argument("--show", type=float, default=3, help="minutes between figures of held-out material")
+    p.add_argument("--device", default="cuda", help="cuda or cpu")
+    p.add_argument("--processes", type=int, default=14, help="processes that draw the examples")
+    p.add_argument("--share", type=float, default=1.0, help="of a step's examples; less for a try")
+    p.add_argument("--show", type=float, default=1, help="minutes between figures of held-out material")
+    p.add_argument("--held", type=int, default=96, help="held-out examples a task")
     p.add_argument("--lr-muon", type=float, default=0.02)
     p.add_argument("--lr-adam", type=float, default=0.003)
     p.add_argument("--decay", type=float, default=0.1)
     a = p.parse_args()
     a.work.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(a.seed)
-    torch.set_num_threads(1)
     target_file, drafter_file, path = a.work / "target.pt", a.work / "drafter.pt", a.work / "tokenizer.json"
     if a.export:
         target = trained(network.Target(), target_file)
@@ -170,28 +178,35 @@ def main() -> None:
             export.write(
                 a.export / "tiny-assistant", export.drafter_tensors(draft), config.drafter_config(), path, False
             )
-        held = texts.Material.load(a.work, True)
-        samples.write_demo(a.export / "demo", held)
-        samples.write_tests(Path(__file__).parents[1] / "tests" / "data", held)
+        if a.samples:
+            from . import samples  # writes sound
+
+            held = texts.Material.load(a.work, True)
+            samples.write_demo(a.export / "demo", held)
+            samples.write_tests(Path(__file__).parents[1] / "tests" / "data", held)
         return
     material, held = (texts.Material.load(a.work, h) for h in (False, True))
     if not path.exists():
         make_tokenizer(material, path, a.seed)
     tok = Tokenizer.from_file(str(path))
+    # examples of its own for the drafter; forks come before the GPU
+    artists = mixture.Artists(material, tok, a.seed, 1_000_000 if a.drafter else 0, a.processes, a.share)
+    known = scoring.held_out(held, tok, a.held)
+    if a.device == "cuda":
+        torch.backends.cuda.enable_cudnn_sdp(False)
+        torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+    torch.set_default_device(a.device)
+    torch.manual_seed(a.seed)
     if a.drafter:
         model = drafter.Drafter(trained(network.Target(), target_file))
-
-        def show(count: int) -> str:
-            return scoring.table(drafter.accepted(model, scoring.held_out(held, tok, count)))
-
-        Run(a, model, drafter.drafter_loss, show, drafter_file, first=10_000).go(material, tok)  # examples of its own
+        Run(
+            a, model, drafter.drafter_loss, artists, lambda: scoring.table(drafter.accepted(model, known)), drafter_file
+        ).go()
     else:
-        model = network.Target()
-
-        def show(count: int) -> str:
-            return scoring.table(scoring.score(model, scoring.held_out(held, tok, count)))
-
-        Run(a, model, network.target_loss, show, target_file).go(material, tok)
+        target = network.Target()
+        Run(
+            a, target, network.target_loss, artists, lambda: scoring.table(scoring.score(target, known)), target_file
+        ).go()
 
 
 if __name__ == "__main__":

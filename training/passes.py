@@ -1,0 +1,65 @@
+"""The passes of a layer in plain torch: float32 for the residual stream, bfloat16 beside matrix products.
+
+In and out: tensors. `norm`, `add_norm`, `geglu`, `heads`, `attend`.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+EPS, LOW = 1e-6, torch.bfloat16
+
+
+def rms(x: torch.Tensor, weight: torch.Tensor | None = None) -> torch.Tensor:
+    return F.rms_norm(x.float(), (x.shape[-1],), weight, EPS)
+
+
+def norm(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+    return rms(x, w).to(LOW)
+
+
+def add_norm(x: torch.Tensor, y: torch.Tensor, w: torch.Tensor, scalar: float = 1.0) -> torch.Tensor:
+    """(x + rms(y) * w) * scalar"""
+    total = x + rms(y, w)
+    return total if scalar == 1.0 else total * scalar
+
+
+def geglu(x: torch.Tensor) -> torch.Tensor:
+    gate, up = x.chunk(2, -1)
+    return (F.gelu(gate.float(), approximate="tanh") * up).to(LOW)
+
+
+def heads(
+    parts: torch.Tensor,
+    q_norm: torch.Tensor,
+    k_norm: torch.Tensor | None,
+    cos: torch.Tensor,
+    sin: torch.Tensor,
+    count: int,
+    kv: int,
+) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+    """Parts [B, L, P, D] -> q [B, H, L, D], k and v [B, KV, L, D]; where there is no part for v, v comes from k's.
+
+    Cos and sin [L, D / 2].
+    """
+
+    def turn(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        one, two = rms(x, w).chunk(2, -1)
+        c, s = cos[:, None], sin[:, None]
+        return torch.cat([one * c - two * s, two * c + one * s], -1).to(LOW).transpose(1, 2)
+
+    q = turn(parts[:, :, :count], q_norm)
+    if k_norm is None:
+        return q, None, None
+    k = parts[:, :, count : count + kv]
+    v = parts[:, :, count + kv :] if parts.shape[2] > count + kv else k
+    return q, turn(k, k_norm), rms(v).to(LOW).transpose(1, 2)
+
+
+def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Q [B, H, M, D], k and v [B, KV, L, D], additive mask [B, 1, M, L] -> [B, H, M, D]"""
+    groups = q.shape[1] // k.shape[1]
+    return F.scaled_dot_product_attention(
+        q, k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1), attn_mask=mask, scale=1.0
+    )

@@ -1,0 +1,100 @@
+"""Clips: a coloured figure, or the whole picture, that turns from one colour into another, once or twice.
+
+In: a random generator. Out: `Clip`s, whose frames are drawn when they are asked for. Knows no tokens and no torch.
+Pairs of a first and a second colour that training never sees: HELD_PAIRS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from .pictures import COLOURS, SHAPES, Colour, compressed, figure, tint
+
+FRAMES = 32  # that a video is shown with, at most
+SIZES = [(64, 64), (96, 72), (96, 54), (60, 80), (128, 96)]
+HELD_PAIRS = [("red", "purple"), ("green", "orange"), ("blue", "yellow"), ("yellow", "red"), ("purple", "green")]
+
+
+@dataclass(frozen=True)
+class Clip:
+    count: int  # frames
+    rate: float  # frames a second
+    colours: list[str]
+    turns: list[int]  # the frames from which on it has the second colour, the third
+    kind: str | None  # one of SHAPES, or None for the whole picture
+    size: tuple[int, int]
+    ground: Colour
+    fills: list[Colour]
+    radius: float
+    path: tuple[float, float, float, float]  # from x, y to x, y
+    seed: int
+
+    def chosen(self) -> list[int]:
+        """The numbers of the frames that are shown: the processor's rule."""
+        return [i * self.count // FRAMES for i in range(FRAMES)] if self.count > FRAMES else list(range(self.count))
+
+    def stamp(self, number: int) -> str:
+        seconds = int(number / self.rate)
+        return f"{seconds // 60:02d}:{seconds % 60:02d}"
+
+    def turn_stamp(self) -> str:
+        """The first stamp that is shown with the second colour."""
+        return self.stamp(next(i for i in self.chosen() if i >= self.turns[0]))
+
+    def frame(self, number: int) -> Image.Image:
+        fill = self.fills[sum(number >= turn for turn in self.turns)]
+        rng = np.random.default_rng([self.seed, number])
+        if self.kind is None:
+            image = Image.new("RGB", self.size, fill)
+        else:
+            x1, y1, x2, y2 = self.path
+            at = number / max(1, self.count - 1)
+            image = Image.new("RGB", self.size, self.ground)
+            figure(ImageDraw.Draw(image), self.kind, (x1 + (x2 - x1) * at, y1 + (y2 - y1) * at), self.radius, fill)
+        if self.seed % 4 == 0:
+            return compressed(image, rng)
+        noise = rng.integers(-3, 4, (*self.size[::-1], 3), np.int16)
+        return Image.fromarray(np.clip(np.asarray(image) + noise, 0, 255).astype(np.uint8))
+
+    def shown(self) -> Iterator[tuple[str, Image.Image]]:
+        """(stamp, frame) of each frame that is shown."""
+        for number in self.chosen():
+            yield self.stamp(number), self.frame(number)
+
+
+def clip(rng: np.random.Generator, held: bool, turns: int, long: bool = False) -> Clip:
+    """A clip of 2 to 8 frames; a long one has more, often more than are shown."""
+    count = int(
+        rng.integers(2, 9) if not long else rng.integers(9, 33) if rng.random() < 0.4 else rng.integers(33, 400)
+    )
+    count = max(count, turns + 1)
+    rate = float(rng.choice([0.5, 1.0, 1.0, 1.0, 2.0, 3.0] if not long else [1.0, 2.0, 5.0, 10.0, 24.0, 25.0, 30.0]))
+    shown = [i * count // FRAMES for i in range(FRAMES)] if count > FRAMES else list(range(count))
+    changes = sorted(int(shown[i]) for i in 1 + rng.permutation(len(shown) - 1)[:turns])
+    names = list(COLOURS)
+    while True:
+        colours = [names[i] for i in rng.permutation(len(names))[: turns + 1]]
+        if held == ((colours[0], colours[1]) in HELD_PAIRS):
+            break
+    size = SIZES[rng.integers(len(SIZES))]
+    radius = float(min(size) * rng.uniform(0.2, 0.42))
+    path = [float(rng.uniform(radius, side - radius)) for side in size * 2]
+    if rng.random() < 0.4:
+        path[2:] = path[:2]
+    return Clip(
+        count=count,
+        rate=rate,
+        colours=colours,
+        turns=changes,
+        kind=None if rng.random() < 0.3 else SHAPES[rng.integers(len(SHAPES))],
+        size=size,
+        ground=tint((225, 225, 225), rng, 14),
+        fills=[tint(COLOURS[c], rng, 12) for c in colours],
+        radius=radius,
+        path=(path[0], path[1], path[2], path[3]),
+        seed=int(rng.integers(1 << 30)),
+    )
