@@ -64,7 +64,7 @@ class Run:
         model: nn.Module,
         loss: Loss,
         artists: mixture.Artists,
-        show: Callable[[], str],
+        show: Callable[[], dict[str, tuple[int, int]]],
         file: Path,
     ) -> None:
         self.a, self.model, self.loss, self.artists, self.show, self.file = a, model, loss, artists, show, file
@@ -113,14 +113,14 @@ class Run:
                 shown = time.monotonic()
                 own = {n: p.detach().clone() for n, p in self.model.named_parameters()}
                 put(self.model, self.optimizer.average)
-                print("HELD", self.show(), flush=True)
+                print("HELD", scoring.table(self.show()), flush=True)
                 put(self.model, own)
             if time.monotonic() - saved > 60:
                 saved = time.monotonic()
                 self.save()
         self.save()
         put(self.model, self.optimizer.average)
-        print("FINAL", self.show(), flush=True)
+        print("FINAL", scoring.table(self.show()), flush=True)
 
     def save(self) -> None:
         part = self.file.with_suffix(".part")
@@ -189,24 +189,22 @@ def main() -> None:
     if not path.exists():
         make_tokenizer(material, path, a.seed)
     tok = Tokenizer.from_file(str(path))
-    # examples of its own for the drafter; forks come before the GPU
-    artists = mixture.Artists(material, tok, a.seed, 1_000_000 if a.drafter else 0, a.processes, a.share)
+    file = drafter_file if a.drafter else target_file
+    done = torch.load(file, map_location="cpu")["step"] if file.exists() else 0
+    first = done + (1_000_000 if a.drafter else 0)  # the drafter has examples of its own
+    artists = mixture.Artists(material, tok, a.seed, first, a.processes, a.share)  # forks, before the GPU is touched
     known = scoring.held_out(held, tok, a.held)
     if a.device == "cuda":
-        torch.backends.cuda.enable_cudnn_sdp(False)
-        torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+        torch.backends.cuda.enable_cudnn_sdp(False)  # it wants other masks
     torch.set_default_device(a.device)
     torch.manual_seed(a.seed)
+    target = network.Target()
     if a.drafter:
-        model = drafter.Drafter(trained(network.Target(), target_file))
-        Run(
-            a, model, drafter.drafter_loss, artists, lambda: scoring.table(drafter.accepted(model, known)), drafter_file
-        ).go()
+        model = drafter.Drafter(trained(target, target_file))
+        run = Run(a, model, drafter.drafter_loss, artists, lambda: drafter.accepted(model, known), file)
     else:
-        target = network.Target()
-        Run(
-            a, target, network.target_loss, artists, lambda: scoring.table(scoring.score(target, known)), target_file
-        ).go()
+        run = Run(a, target, network.target_loss, artists, lambda: scoring.score(target, known), file)
+    run.go()
 
 
 if __name__ == "__main__":
