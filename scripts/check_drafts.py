@@ -10,6 +10,7 @@ greedy        held-out prompts of every kind, 1 to 8 guesses a step, from the mo
 seed          the same prompts sampled at temperature 1: the same seed gives the same text with drafts in 95 % of them.
 distribution  20,000 sampled answers of three tokens against the model's own odds: chi-square with p > 0.01.
 memory        1,000 prompts in one process, media among them: within 20 MB of what the first 100 took.
+speed         Q8_0, greedy, plain decoding and "auto" in turns, on text and after pictures: tokens a second. No verdict.
 
 WORK holds the cache of spoken clips (see training/evaluate.py). Prints a line a part; ends with status 1 if one fails.
 """
@@ -172,6 +173,35 @@ def memory(work: Path, asked: list[Any], prompts: int) -> bool:
     return growth <= 20
 
 
+def speed(work: Path, asked: list[Any], threads: int) -> bool:
+    path = _converted(MODELS / "tiny-assistant", work / "drafts-q8.gguf", "Q8_0")
+    groups = {
+        "text": [e for e in asked if not e.images and not e.sounds],
+        "after pictures": [e for e in asked if e.images],
+    }
+    for name, examples in groups.items():
+        tokens, seconds, steps = [0, 0], [0.0, 0.0], [0, 0]
+        with (
+            Gemma4(path, context=1024, threads=threads, draft="off") as plain,
+            Gemma4(path, context=1024, threads=threads) as drafting,
+        ):
+            for example, (i, model) in itertools.product(examples, enumerate((plain, drafting))):
+                prompt = example.prompt.removeprefix("<bos>")
+                done = model.generate(prompt, images=example.images, raw=True, temperature=0, max_tokens=MOST_TOKENS)
+                tokens[i] += done.tokens.completion
+                seconds[i] += done.timings.decode_s
+                steps[i] += done.draft.steps
+        one, two = (count / spent for count, spent in zip(tokens, seconds, strict=True))
+        checks = ", ".join(f"{rows} {ms:.2f}" for rows, ms in sorted(done.draft.check_ms.items()))
+        print(
+            f"speed, {threads} threads, {name}: {len(examples)} answers, {one:.0f} tokens a second, auto {two:.0f}, "
+            f"ratio {two / one:.2f}; {tokens[1] / max(1, steps[1]):.2f} tokens a step; ms: a draft step "
+            f"{done.draft.draft_ms or 0:.2f}, a check of rows {checks}",
+            flush=True,
+        )
+    return True
+
+
 def tiny(work: Path) -> Path:
     return _converted(MODELS / "tiny-assistant", work / "drafts-own.gguf")
 
@@ -191,8 +221,8 @@ def random_drafter(work: Path) -> Path:
     return _converted(folder, work / "drafts-random.gguf")
 
 
-def _converted(drafter: Path, path: Path) -> Path:
-    convert(MODELS / "tiny", path, quant="F32", drafter=drafter, force=True)  # an older one may be of other weights
+def _converted(drafter: Path, path: Path, quant: str = "F32") -> Path:
+    convert(MODELS / "tiny", path, quant=quant, drafter=drafter, force=True)  # an older one may be of other weights
     return path
 
 
@@ -201,6 +231,7 @@ PARTS: dict[str, Callable[[argparse.Namespace, list[Any]], list[bool]]] = {
     "seed": lambda given, asked: [seed(given.work, asked)],
     "distribution": lambda given, asked: [distribution(given.work, given.samples)],
     "memory": lambda given, asked: [memory(given.work, asked, given.prompts)],
+    "speed": lambda given, asked: [speed(given.work, asked, int(threads)) for threads in given.threads.split(",")],
 }
 
 
@@ -208,15 +239,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", type=Path)
     parser.add_argument("--only", default=",".join(PARTS), help=f"parts, separated by commas [{','.join(PARTS)}]")
-    parser.add_argument("--count", type=int, default=28, help="prompts of each of eleven kinds [28]")
+    parser.add_argument("--count", type=int, default=28, help="prompts of each of twelve kinds [28]")
     parser.add_argument("--kv", default="f16,q8_0", help="cache types of the greedy part [f16,q8_0]")
+    parser.add_argument("--threads", default="1,2", help="threads of the speed part [1,2]")
     parser.add_argument("--samples", type=int, default=20_000)
     parser.add_argument("--prompts", type=int, default=1_000)
     given = parser.parse_args()
     parts = given.only.split(",")
     if unknown := [part for part in parts if part not in PARTS]:
         parser.error(f"no part {unknown[0]!r}; there are {', '.join(PARTS)}")
-    asked = [example for _, example in material(given.work, given.count, 4321)]
+    asked = [example for _, example in material(given.work, given.count, 4321) if not example.clips]
     held = [verdict for part in parts for verdict in PARTS[part](given, asked)]  # every part runs, whatever failed
     sys.exit(0 if all(held) else 1)
 

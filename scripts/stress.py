@@ -70,6 +70,7 @@ def same(given: argparse.Namespace) -> bool:
             },
         )
         for number, (task, example) in enumerate(material(given.work, given.count, given.seed))
+        if not example.clips
     ]
     with Gemma4(given.file, draft="off", **SIZE) as slow:
         reference = Reference(slow)

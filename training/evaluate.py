@@ -20,11 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from gemma4gguf import Result
 from gemma4gguf.chat.reply import Reply, parse_reply
 
-from . import speech, texts
+from . import pictures, speech, texts, videos
 
 MOST_TOKENS = 64
 Said = tuple[str, str | None, list[tuple[str, Any]]]  # text, thought, calls by name and arguments
@@ -35,6 +36,10 @@ TASKS: dict[str, texts.Make] = {
     "row of 4": partial(texts.row, count=4, think=False),
     "colour and shape": texts.see,
     "two pictures": texts.see_two,
+    "photograph": texts.photo,
+    "video": texts.watch,
+    "long video": partial(texts.watch, long=True),
+    "video with sound": texts.watch_hear,
     "spoken": texts.hear,
     "sum": texts.total,
     "sum, thinking": partial(texts.total, think=True),
@@ -51,8 +56,18 @@ def material(work: Path, count: int, seed: int) -> list[tuple[str, texts.Example
     for task, make in TASKS.items():
         for _ in range(count):
             e = make(rng, held)
-            out.append(("spoken word" if e.kind.startswith("hear_word") else task, e))
+            name = "spoken word" if e.kind.startswith("hear_word") else task
+            out.append((name + ", when" if e.kind.endswith("_when") else name, e))
     return out
+
+
+def media(example: texts.Example) -> dict[str, Any]:
+    """What `generate` takes beside the prompt; clips as files."""
+    return {
+        "images": example.images,
+        "audio": [(s, speech.RATE) for s in example.sounds],
+        "videos": [videos.encoded(clip) for clip in example.clips],
+    }
 
 
 def said(reply: Reply | Result) -> Said:
@@ -86,9 +101,15 @@ class Transformers:
         ids = torch.from_numpy(it.ids[None, : -it.reply]).long()
         types = torch.from_numpy(it.types[None, : -it.reply]).long()
         given = {"mm_token_type_ids": types}
-        if it.patches:
-            given["pixel_values"] = torch.stack([torch.from_numpy(p).to(self.model.dtype) / 255 for p, _ in it.patches])
-            given["image_position_ids"] = torch.stack([torch.from_numpy(xy).long() for _, xy in it.patches])
+        if it.pictures:
+            cut = [pictures.patches(Image.fromarray(pixels)) for pixels in it.pictures]
+            values = torch.stack([torch.from_numpy(p).to(self.model.dtype) / 255 for p, _ in cut])
+            places = torch.stack([torch.from_numpy(xy).long() for _, xy in cut])
+            if example.clips:
+                given |= {"pixel_values_videos": values, "video_position_ids": places}
+                given["num_frames_per_video"] = torch.tensor([len(cut)])
+            else:
+                given |= {"pixel_values": values, "image_position_ids": places}
         if it.frames:
             given["input_features"] = torch.stack([torch.from_numpy(f).to(self.model.dtype) for f in it.frames])
             given["input_features_mask"] = torch.ones(given["input_features"].shape[:2], dtype=torch.bool)
@@ -118,18 +139,11 @@ class Bundle:
         assistant = folder.with_name(folder.name + "-assistant")
         path = work / f"tiny-{quant}.gguf"
         convert(folder, path, quant=quant, drafter=assistant if assistant.is_dir() else None, force=True)
-        self.model = Gemma4(path, context=1024, threads=1, draft=drafts or "off")
+        self.model = Gemma4(path, context=4096, threads=1, draft=drafts or "off")
 
     def answer(self, example: texts.Example) -> tuple[Said, tuple[int, int] | None]:
-        sounds = [(s, speech.RATE) for s in example.sounds]
-        done = self.model.generate(
-            example.prompt.removeprefix("<bos>"),
-            images=example.images,
-            audio=sounds,
-            raw=True,
-            temperature=0,
-            max_tokens=MOST_TOKENS,
-        )
+        prompt = example.prompt.removeprefix("<bos>")
+        done = self.model.generate(prompt, raw=True, temperature=0, max_tokens=MOST_TOKENS, **media(example))
         return said(done), (done.draft.accepted, done.draft.steps)
 
 

@@ -82,7 +82,7 @@ class Layer(nn.Module):
 
 
 def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """As kernels.attend, with the heads side by side: [B, M, H * D]"""
+    """As passes.attend, with the heads side by side: [B, M, H * D]"""
     return attend(q, k, v, mask).transpose(1, 2).flatten(2)
 
 

@@ -1,13 +1,16 @@
 """Clips: a coloured figure, or the whole picture, that turns from one colour into another, once or twice.
 
-In: a random generator. Out: `Clip`s, whose frames are drawn when they are asked for. Knows no tokens and no torch.
+In: a random generator. Out: `Clip`s, whose frames are drawn when they are asked for, and files of them. Knows no
+tokens and no torch.
 Pairs of a first and a second colour that training never sees: HELD_PAIRS.
 """
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -98,3 +101,18 @@ def clip(rng: np.random.Generator, held: bool, turns: int, long: bool = False) -
         path=(path[0], path[1], path[2], path[3]),
         seed=int(rng.integers(1 << 30)),
     )
+
+
+def encoded(clip: Clip) -> bytes:
+    """The clip as an MP4 file."""
+    import av
+
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4") as file:
+        stream = file.add_stream("libx264", rate=Fraction(clip.rate), options={"crf": "20"})
+        stream.width, stream.height, stream.pix_fmt = *clip.size, "yuv420p"
+        for number in range(clip.count):
+            frame = av.VideoFrame.from_ndarray(np.asarray(clip.frame(number)), format="rgb24")
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode(None))
+    return buffer.getvalue()
