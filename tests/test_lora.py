@@ -204,7 +204,7 @@ def test_configs_that_cannot_be_merged(tmp_path: Path, config: dict[str, Any], w
         (f"{LAYER}self_attn.q_proj", (256, 384)),
         (f"{LAYER}self_attn.q_proj", (512, 256)),
         (f"{LAYER}self_attn.v_projection", (256, 256)),
-        ("model.language_model.layers.6.self_attn.q_proj", (256, 256)),
+        ("model.language_model.layers.10.self_attn.q_proj", (256, 256)),
         ("model.language_model.layers.5.self_attn.v_proj", (128, 256)),
     ],
 )

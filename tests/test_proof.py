@@ -40,6 +40,14 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def exact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tiny in float32: one position too many in a window is less than what rounding to 8 bits may cost."""
+    out = tmp_path_factory.mktemp("exact") / "tiny.gguf"
+    convert(TINY, out, quant="F32")
+    return out
+
+
+@pytest.fixture(scope="module")
 def held(made: Path) -> dict[str, Piece]:
     return pieces(made)
 
@@ -49,25 +57,24 @@ def test_what_a_checkpoint_makes_is_sound(made: Path) -> None:
     report = prove(made, TINY, drafter=ASSISTANT, threads=1, progress=lambda done, total, stage: stages.append(stage))
     assert report.faults == []
     assert all(t.equal for t in report.tensors)
-    assert len(report.tensors) == 145
+    assert len(report.tensors) == 178
     assert report.left_out == ()
-    assert report.facts["tensors"] == 95
-    assert report.facts["parameters"] == 6_854_662
+    assert report.facts["tensors"] == 150
+    assert report.facts["parameters"] == 9_317_002
     seen = {p.modality for p in report.places}
     assert (
         seen
         == {"text", "long text", "picture", "two pictures", "sound", "mixed"}
         == {a.modality for a in report.logits}
     )
-    assert {p.where for p in report.places} >= {"embedder", "layer 0 (sliding)", FULL, "layer 5 (full)", "logits"}
+    assert {p.where for p in report.places} >= {"embedder", "layer 0 (sliding)", FULL, "layer 9 (full)", "logits"}
     assert all(a.kl < 0.2 for a in report.logits)
     assert [*dict.fromkeys(stages)] == ["tensors", "engine", "layers", "source"]
-    assert "145 of 145 tensors byte for byte" in report.verdict
+    assert "178 of 178 tensors byte for byte" in report.verdict
 
 
-def test_in_float32_the_engine_is_the_reference(tmp_path: Path) -> None:
-    convert(TINY, tmp_path / "a.gguf", quant="F32")
-    report = prove(tmp_path / "a.gguf", TINY, threads=1)
+def test_in_float32_the_engine_is_the_reference(exact: Path) -> None:
+    report = prove(exact, TINY, threads=1)
     assert report.sound
     assert all(a.largest < 0.03 and a.same_top == 1 for a in report.logits)
     assert max(p.off for p in report.places) < 0.001
@@ -105,11 +112,12 @@ WRONG: dict[str, tuple[object, str, object, str, str]] = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_wrong_arithmetic_is_named(made: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_wrong_arithmetic_is_named(made: Path, exact: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     owner, attribute, instead, modality, where = WRONG[name]
     monkeypatch.setattr(owner, attribute, instead)
-    seen = layers.observe(Bundle.open(made), threads=1, short=modality != "long text")
-    places = list(layers.compare(Bundle.open(made), seen, Checkpoint(TINY), [0, 2]))
+    bundle = Bundle.open(exact if modality == "long text" else made)
+    seen = layers.observe(bundle, threads=1, short=modality != "long text")
+    places = list(layers.compare(bundle, seen, Checkpoint(TINY), [0, 2]))
     wrong = [(p.modality, p.where) for p in places if not p.right]
     assert (modality, where) in wrong
     if name.startswith("a picture"):
@@ -165,7 +173,7 @@ FILES: dict[str, tuple[Callable[[dict[str, Piece]], object], tuple[str, ...]]] =
     ),
     "one scale flipped in the drafter": (
         lambda h: tensor(h[DRAFTER], "blk.1.ffn_up.weight", flipped),
-        ("MTP drafter: blk.1.ffn_up.weight: 1 of its",),
+        ("MTP drafter: blk.1.ffn_up.weight: is not the source's",),
     ),
     "a norm that counts from 1": (
         lambda h: tensor(h[TEXT], "blk.0.post_ffw_norm.weight", lambda raw: raw.view(np.float32) + 1),

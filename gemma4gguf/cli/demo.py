@@ -10,6 +10,8 @@ from typing import Any
 import click
 
 from ..errors import InputError
+from ..media.containers import av as reads_videos
+from ..media.kinds import EXTRA
 from .answering import speed
 from .bundled import MODELS, TINY, converted
 from .common import common, debug_option, print_json
@@ -35,20 +37,28 @@ class Question:
     text: str
     image: str | None = None
     audio: str | None = None
+    video: str | None = None
     tools: list[dict[str, Any]] = field(default_factory=list)
 
+    def media(self) -> list[str]:
+        return [name for name in (self.image, self.video, self.audio) if name]
+
     def messages(self, media: Path) -> list[dict[str, Any]]:
-        image = [{"type": "image", "image": media / self.image}] if self.image else []
-        audio = [{"type": "audio", "audio": media / self.audio}] if self.audio else []
-        return [{"role": "user", "content": [*image, {"type": "text", "text": self.text}, *audio]}]
+        image, video, audio = (
+            [{"type": kind, kind: media / name}] if name else []
+            for kind, name in (("image", self.image), ("video", self.video), ("audio", self.audio))
+        )
+        return [{"role": "user", "content": [*image, *video, {"type": "text", "text": self.text}, *audio]}]
 
     def shown(self) -> str:
-        return "  ".join(filter(None, [self.text, self.image, self.audio]))
+        return "  ".join([self.text, *self.media()])
 
 
 QUESTIONS = (
     Question("What number is this?", image="digits.png"),
+    Question("What is in this picture?", image="cat.jpg"),
     Question("What is said?", audio="number.wav"),
+    Question("Which colour comes second?", video="clip.mp4"),
     Question("What is the weather in Oslo?", tools=[WEATHER]),
 )
 
@@ -58,13 +68,13 @@ QUESTIONS = (
 @common
 @debug_option
 def demo(checkpoint: Path | None, as_json: bool, debug: bool) -> None:
-    """Convert the bundled model and ask it about a picture, a spoken clip and a tool.
+    """Convert the bundled model and ask it about two pictures, a spoken clip, a video and a tool.
 
     CHECKPOINT is another checkpoint folder to use in its place.
     """
     from ..model import Gemma4
 
-    for name in filter(None, (medium for question in QUESTIONS for medium in (question.image, question.audio))):
+    for name in (name for question in QUESTIONS for name in question.media()):
         if not (MODELS / "demo" / name).is_file():
             raise InputError(f"{MODELS / 'demo' / name}: not there; run the demo in a clone of the repository")
     report = []
@@ -75,6 +85,9 @@ def demo(checkpoint: Path | None, as_json: bool, debug: bool) -> None:
             click.echo(f"Converted {source.name} to one file: {size(done.size)} in {done.seconds:.1f} s ({parts})")
         with Gemma4(path, context=4096, debug=debug) as model:
             for question in QUESTIONS:
+                if question.video and not reads_videos():
+                    click.echo(f"\n{question.shown()}: left out, videos need the extra media: {EXTRA}", err=True)
+                    continue
                 result = model.chat(
                     question.messages(MODELS / "demo"),
                     tools=question.tools or None,
