@@ -195,13 +195,15 @@ def say(text: str) -> None:
 
 
 def chosen(only: str, gpu: bool) -> list[str]:
-    """The programs that run: those named, by their whole names or their first words, or all that run unasked."""
+    """The programs that run: those named, or all that run unasked, also by their first words."""
     known = [name for name, program in PROGRAMS.items() if program.gpu == gpu]
     if not only:
         return [name for name in known if PROGRAMS[name].unasked]
     names = []
     for asked in only.split(","):
-        if not (found := [name for name in known if name == asked or name.startswith(f"{asked} ")]):
+        unasked = [name for name in known if PROGRAMS[name].unasked and name.startswith(f"{asked} ")]
+        found = [asked] if asked in known else unasked
+        if not found:
             sys.exit(f"--only: there is no {asked!r}; there are {', '.join(known)}")
         names += found
     return names

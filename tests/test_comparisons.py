@@ -80,6 +80,7 @@ def test_every_comparison_has_a_program_and_the_tables_name_programs_that_are_th
 
 def test_only_takes_names_and_first_words() -> None:
     assert compare.chosen("sound,drafts", gpu=False) == ["sound", "drafts 0.5", "drafts 0.7", "drafts 0.9"]
+    assert compare.chosen("growth", gpu=False) == ["growth"]
     assert all(PROGRAMS[name].gpu for name in compare.chosen("", gpu=True))
     with pytest.raises(SystemExit, match="there is no 'noise'"):
         compare.chosen("noise", gpu=False)
