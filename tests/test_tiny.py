@@ -114,7 +114,7 @@ def model(bundles: Callable[..., Path]) -> Iterator[Gemma4]:
 
 # What it reaches, less what two dozen questions leave to chance.
 REACHED = {"digit": 0.85, "row": 0.75, "see": 0.9, "hear": 0.8, "sum": 0.9, "think": 0.9, "tool": 0.9}
-REACHED |= {"photo": 0.9, "watch": 0.75, "watch and hear": 0.8}
+REACHED |= {"photo": 0.9, "watch": 0.75, "watch and hear": 0.7}
 
 
 @pytest.mark.parametrize("task", TASKS)
