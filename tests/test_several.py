@@ -170,17 +170,17 @@ def test_what_one_thread_has_read_is_not_read_for_another(tiny_bundle: Path, row
 
 
 def test_whoever_waits_for_a_reader_that_leaves_reads_itself(tiny_bundle: Path) -> None:
-    with opened(tiny_bundle, 2) as model, ThreadPoolExecutor(1) as pool:
-        expected = model.generate(LONG + "Two?", **GREEDY).text
+    with opened(tiny_bundle, 2, **EXACT) as model, ThreadPoolExecutor(1) as pool:
+        expected = model.generate(SENSE + "Two?", **GREEDY).text
         model.generate("Something else. " * 20, **GREEDY)
         others = []
 
         def leave(done: int, total: int) -> None:
-            others.append(pool.submit(model.generate, LONG + "Two?", **GREEDY))
+            others.append(pool.submit(model.generate, SENSE + "Two?", **GREEDY))
             raise ZeroDivisionError
 
         with pytest.raises(ZeroDivisionError):
-            model.generate(LONG + "One?", on_progress=leave, **GREEDY)
+            model.generate(SENSE + "One?", on_progress=leave, **GREEDY)
         assert others[0].result().text == expected
 
 
