@@ -90,7 +90,9 @@ def check_drafter(text: Section, drafter: Section) -> None:
     hidden = _count(text, "embedding_length")
     made = drafter.metadata.get(f"{DRAFTER}.embedding_length_out")
     if made != hidden:
-        raise FormatError(f"{where} is for a model of width {made}, {text.path} has {hidden}; take the model's own")
+        raise FormatError(
+            f"{where} is for a model of width {made!r:.80}, {text.path} has {hidden}; take the model's own"
+        )
     for key, how in _SHARED.items():
         own, target = drafter.metadata.get(f"{DRAFTER}.{key}"), text.metadata.get(f"{TEXT}.{key}")
         if own is None or own != target:

@@ -111,6 +111,7 @@ DRAFTER_ONLY: dict[str, Row] = {
     **counts("nextn_predict_layers", 0, 3, 5, why="layers that nobody loaded"),
     "no nextn_predict_layers": (drop("nextn_predict_layers"), "no layers at all"),
     "no embedding_length_out": (drop("embedding_length_out"), "whose drafter it is"),
+    "an embedding_length_out of 600": (put("embedding_length_out", U32, [64] * 600), "told whole"),
     "as wide as its target": (put("embedding_length", U32, 64), "llama.cpp tells them apart by their widths"),
     **reals("rope.freq_base", 1e5, why="another model's cache"),
 }
