@@ -205,12 +205,21 @@ WHY: Mapping[str, str] = {
         "libsndfile decodes FLAC on one core for both, which alone takes half of the peer's time; ours does the rest "
         "beside it"
     ),
-    "start to first token, text, without drafter": "a tie: the rounds differ by more",
-    "start to first token, text, with drafter": "the drafter is opened before it; llama-mtmd-cli opens none",
+    "start to first token, text, without drafter": (
+        "Python's packages take half a second of the processor to load, which llama-mtmd-cli does not have to"
+    ),
+    "start to first token, text, with drafter": "as above, and the drafter is opened; llama-mtmd-cli opens none",
     "start to first token, a photo of 12 MP, without drafter": (
         "nearly all of it is reading the picture's 266 positions, which both do with llama.cpp's kernels"
     ),
     "start to first token, a photo of 12 MP, with drafter": "the picture's positions and the drafter, as above",
+    "a transcript": (
+        "clips alone are told where the words are; finding them takes about a second for the 171 of sound "
+        "([detector](decisions.md)), as long as half of the answers of so small a model"
+    ),
+    "drafts, 50% accepted, beside llama-server": (
+        "both do best without drafts here; what is left is `auto` looking for lengths that pay, and two rounds"
+    ),
 }
 
 
