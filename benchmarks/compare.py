@@ -41,7 +41,6 @@ from tests.support.comparisons import COMPARISONS, PROGRAMS, Program, compared, 
 RESULTS = ROOT / "benchmarks" / "results"
 PACKAGES = ("numpy", "pillow", "soundfile", "soxr", "torch", "torchvision", "transformers")
 BUSY = 0.1  # of the processors
-GPU = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
 
 
 class Prepared:
@@ -101,7 +100,7 @@ class Prepared:
         return [word.format_map(self) for word in words]
 
 
-def machine(gpu: bool) -> dict[str, Any]:
+def machine() -> dict[str, Any]:
     """What the figures depend on."""
     source, copy = np.ones(bench.COPIED, np.uint8), np.empty(bench.COPIED, np.uint8)
     taken = bench.rounds(lambda: np.copyto(copy, source), seconds=1)
@@ -114,7 +113,6 @@ def machine(gpu: bool) -> dict[str, Any]:
         "memory copied, GB/s": round(2 * bench.COPIED / 1e9 / float(np.median(taken)), 1),
         "python": sys.version.split()[0],
         "versions": versions,
-        **({"gpu": cards()} if gpu else {}),
     }
 
 
@@ -130,14 +128,6 @@ def busy() -> list[str]:
     after, still = spent()
     share = 1 - (still - idle) / (after - before)
     return [f"other programs took {share:.0%} of the processors before it"] if share > BUSY else []
-
-
-def cards() -> list[str]:
-    """The GPUs: name, driver, memory."""
-    try:
-        return subprocess.run(GPU, check=True, capture_output=True, text=True).stdout.splitlines()
-    except (OSError, subprocess.CalledProcessError) as error:
-        sys.exit(f"--gpu: no GPU is found with nvidia-smi ({error})")
 
 
 def printed(text: str) -> dict[str, Any]:
@@ -177,7 +167,7 @@ def kept(out: Path, here: Mapping[str, Any]) -> dict[str, Any]:
     if not out.exists():
         return {"machine": dict(here), "programs": {}}
     before: dict[str, Any] = json.loads(out.read_text("utf-8"))
-    for key in ("processor", "features", "cores", "gpu"):
+    for key in ("processor", "features", "cores", "gpus"):
         if before["machine"].get(key) != here.get(key):
             sys.exit(f"{out} is of another machine ({key}): give another file with --out")
     return before
@@ -243,7 +233,10 @@ def main() -> None:
     before = json.loads(given.compare.read_text("utf-8")) if given.compare else None
     out = given.out or RESULTS / ("gpu.json" if given.gpu else "cpu.json")
     names, prepared = chosen(given.only, given.gpu), Prepared(given.bundle, given.peers)
-    report = kept(out, machine(given.gpu))
+    here = machine()
+    if given.gpu and not here["gpus"]:
+        sys.exit("--gpu: this llama.cpp finds no GPU; `gemma4gguf doctor` tells which it finds")
+    report = kept(out, here)
 
     def command(program: Program) -> list[str]:
         return prepared.command(program, given.rounds or (1 if given.quick else program.rounds), given.quick)

@@ -144,7 +144,7 @@ def machine(report: Report) -> str:
     first = [name for name, run in report["programs"].items() if run.get("nice", 0) < 0]
     versions = ", ".join(f"{name} {number}" for name, number in told["versions"].items())
     lines = [
-        *(f"GPU: {card}." for card in told.get("gpu", ())),
+        *(f"GPU: {card}." for card in told.get("gpus", ())),
         f"{told['processor']}, {told['cores']} cores"
         + (f" (quota {told['quota']:g})" if told["quota"] else "")
         + f", {told['memory'] / 1e9:.0f} GB of memory, copied by one core at {told['memory copied, GB/s']} GB/s.",

@@ -42,7 +42,7 @@ def test_a_gpu_s_result_takes_the_place_of_not_run(tmp_path: Path) -> None:
     (tmp_path / "cpu.json").write_text(json.dumps(CPU))
     assert "Not run: `scripts/bench --gpu" in make_performance.made(tmp_path)["performance.md"]
     drafts = {f"gpu {name}": run for name, run in CPU["programs"].items() if name.startswith("drafts")}
-    gpu = {**CPU, "machine": {**CPU["machine"], "gpu": ["Some card, 570.1, 80 GiB"]}, "programs": drafts}
+    gpu = {**CPU, "machine": {**CPU["machine"], "gpus": ["Some card, 570.1, 80 GiB"]}, "programs": drafts}
     (tmp_path / "gpu.json").write_text(json.dumps({**gpu, "comparisons": []}))
     page = make_performance.made(tmp_path)["performance.md"]
     assert "Not run" not in page

@@ -214,8 +214,8 @@ WHY: Mapping[str, str] = {
     ),
     "start to first token, a photo of 12 MP, with drafter": "the picture's positions and the drafter, as above",
     "a transcript": (
-        "clips alone are told where the words are; finding them takes about a second for the 171 of sound "
-        "([detector](decisions.md)), as long as half of the answers of so small a model"
+        "the peer is told where the words are; finding them in 171 seconds of sound takes about one second "
+        "([174 times real time](decisions.md)), and so small a model answers all of them in two"
     ),
     "drafts, 50% accepted, beside llama-server": (
         "both do best without drafts here; what is left is `auto` looking for lengths that pay, and two rounds"
