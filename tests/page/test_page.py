@@ -147,7 +147,7 @@ def test_stopping(open_page: Callable[[str], Page], endless: Serving) -> None:
     page.keyboard.press("Escape")
     expect(page.locator(".assistant")).to_contain_text("Stopped.")
     expect(page.get_by_role("button", name="Send")).to_be_visible()
-    assert page.locator(".assistant .body").inner_text()
+    expect(page.locator(".assistant .body")).not_to_be_empty()
 
 
 def test_going_on_where_an_answer_was_cut(open_page: Callable[[str], Page], tiny_bundle: Path) -> None:
