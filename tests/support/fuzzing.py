@@ -122,7 +122,8 @@ def asked(held: Pieces, path: Path, draft: str, picture: bool) -> str:
         sees = picture and embedder is not None and embedder.metadata.get("clip.has_vision_encoder") is True
         images = [np.zeros((48, 96, 3), np.uint8)] if sees else []
         try:
-            return f"clean {model.generate('Hi', images=images, max_tokens=3, seed=1).text!r}"
+            answer = model.generate("Hi", images=images, max_tokens=3, seed=1).text
+            return f"clean {answer[:40]!r}"  # a token's text may be long, and is no message
         except Gemma4Error as error:
             sound = not faults(path)
             if isinstance(error, NativeError) or "values that are not finite" in str(error):
