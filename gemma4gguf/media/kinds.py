@@ -36,7 +36,7 @@ class Kind(NamedTuple):
     """What a file is.
 
     `demuxer`: FFmpeg's name of what reads it, which is never left to FFmpeg to guess. `extra`: what our extra makes of
-    it, "picture" or "sound".
+    it, "picture" or "sound". `video`: it may hold pictures that move.
     """
 
     pattern: bytes  # of the first bytes
@@ -45,11 +45,7 @@ class Kind(NamedTuple):
     as_sound: str
     demuxer: str = ""
     extra: Literal["", "picture", "sound"] = ""
-
-    @property
-    def is_video(self) -> bool:
-        """It may hold pictures that move."""
-        return self.as_picture == _AS_VIDEO
+    video: bool = False
 
 
 def _isobmff(brands: bytes) -> bytes:
@@ -62,7 +58,7 @@ def _sound(pattern: bytes, what: str, demuxer: str) -> Kind:
 
 
 def _video(pattern: bytes, what: str, demuxer: str) -> Kind:
-    return Kind(pattern, what, _AS_VIDEO, TO_WAV, demuxer, "sound")
+    return Kind(pattern, what, _AS_VIDEO, TO_WAV, demuxer, "sound", video=True)
 
 
 def _ours(pattern: bytes, demuxer: str) -> Kind:

@@ -174,7 +174,7 @@ def _container(source: FileInput) -> Iterator[tuple[InputContainer, str]]:
     with opened(source, "the video") as (name, file):
         file.seek(0)
         kind = kind_of(file.read(HEAD_BYTES))
-        if kind and kind.is_video and av() is None:
+        if kind and kind.video and av() is None:
             raise InputError(f"{name}: it is {kind.what}; {EXTRA} lets it be read, or {TO_FRAMES}")
         if kind is None or not kind.demuxer or av() is None:
             found = f": it is {kind.what}; {kind.as_picture or 'give it as an image'}" if kind else ""
