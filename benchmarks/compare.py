@@ -185,14 +185,14 @@ def say(text: str) -> None:
 
 
 def chosen(only: str, gpu: bool) -> list[str]:
-    """The programs that run: those named, or all that run unasked, also by their first words."""
+    """The programs that run: those named, or all that run by default, also by their first words."""
     known = [name for name, program in PROGRAMS.items() if program.gpu == gpu]
     if not only:
-        return [name for name in known if PROGRAMS[name].unasked]
+        return [name for name in known if PROGRAMS[name].by_default]
     names = []
     for asked in only.split(","):
-        unasked = [name for name in known if PROGRAMS[name].unasked and name.startswith(f"{asked} ")]
-        found = [asked] if asked in known else unasked
+        begins_so = [name for name in known if PROGRAMS[name].by_default and name.startswith(f"{asked} ")]
+        found = [asked] if asked in known else begins_so
         if not found:
             sys.exit(f"--only: there is no {asked!r}; there are {', '.join(known)}")
         names += found

@@ -21,7 +21,7 @@ class Program:
     command: str
     rounds: int = 3
     quick: str = ""
-    unasked: bool = True  # without --only
+    by_default: bool = True  # without --only
     gpu: bool = False
 
 
@@ -84,12 +84,12 @@ PROGRAMS: dict[str, Program] = {
     ),
     "convert": Program(f"benchmarks/convert.py {{checkpoint}} {{drafter}} {{work}} {_PREPARED}", 1, "--types Q8_0"),
     "convert 48 layers": Program(
-        f"benchmarks/convert.py {{whole}} {{drafter}} {{work}} --types Q4_K_M {_PREPARED}", 1, unasked=False
+        f"benchmarks/convert.py {{whole}} {{drafter}} {{work}} --types Q4_K_M {_PREPARED}", 1, by_default=False
     ),
     "transcribe": Program("benchmarks/transcribe.py --rounds {rounds}", quick="--blocks 1"),
     "batch": Program("scripts/check_batch.py speed --lines 400", 1, "--lines 40"),
     "growth": Program("benchmarks/growth.py {bundle} --prompt 8192", 1, "--only slots"),
-    "growth to 64k": Program("benchmarks/growth.py {bundle} --only prompt --prompt 65536", 1, unasked=False),
+    "growth to 64k": Program("benchmarks/growth.py {bundle} --only prompt --prompt 65536", 1, by_default=False),
     **{  # a server is started anew for each figure, which on a GPU takes longer than the figure
         f"gpu drafts {share}": Program(
             f"{_DECODE} --gpu-layers 99 --accept {share}{'' if share == '0.7' else _DRAFTS}",
