@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import astuple
 from itertools import combinations, product
@@ -18,36 +15,15 @@ from gemma4gguf.bundle.reading import Bundle
 from gemma4gguf.native.context import ContextOptions
 from gemma4gguf.native.library import repacked_types
 from gemma4gguf.runtime.memory import Bytes, Facts, memory
-from tests.support.private import ANSWER, ROOT, measure
+from tests.support.logs import MIB, said
+from tests.support.private import ANSWER, measure
 
-MIB = 2**20
 PROMPT = 1_100  # tokens
 AVX2 = frozenset({"Q4_0", "Q4_K", "IQ4_NL"})
-LOG = """
-import sys
-from gemma4gguf import Gemma4
-how = {name: int(value) if value.isdecimal() else value for name, value in (part.split("=") for part in sys.argv[2:])}
-with Gemma4(sys.argv[1], draft="off", debug=True, **how) as model:
-    model.load()
-"""
 
 
 def facts_of(path: Path) -> Facts:
     return Facts.of(Bundle.open(path).sections)
-
-
-def said(path: Path, what: str, **how: object) -> list[float]:
-    """Sizes in MiB that llama.cpp's log gives for one kind of buffer."""
-    given = [f"{name}={value}" for name, value in how.items()]
-    ended = subprocess.run(
-        [sys.executable, "-c", LOG, str(path), *given],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    return [float(n) for n in re.findall(rf"{what} buffer size =\s+([\d.]+) MiB", ended.stderr)]
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,9 @@ _MODEL = (
         "--context", metavar="N|max", help="Tokens of prompt and answer together [what fits]; max: all that fits."
     ),
     click.option("--threads", type=int, metavar="N", help="Processor threads [physical cores]."),
+    click.option("--threads-batch", type=int, metavar="N", help="The same for several rows at once [as --threads]."),
+    click.option("--micro-batch", type=int, metavar="N", help="Rows of a prompt computed together [512]."),
+    click.option("--repack/--no-repack", default=True, help="Copy weights into an order that suits the processor."),
     click.option("--gpu-layers", metavar="N|auto", default="auto", show_default=True, help="Layers on the GPU."),
     click.option(
         "--kv-type", metavar="TYPE", default="f16", show_default=True, help="Cache: f16, bf16, q8_0, q4_0, f32."
@@ -53,6 +56,15 @@ def model_options(function: Function) -> Function:
     for option in reversed(_MODEL):
         function = option(function)
     return function
+
+
+def model_words(options: Mapping[str, Any]) -> list[str]:
+    """Options of `Gemma4` as they are typed."""
+    words: list[str] = []
+    for name, value in options.items():
+        flag = name.replace("_", "-")
+        words += [f"--{flag}" if value else f"--no-{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
+    return words
 
 
 def answer_options(function: Function) -> Function:

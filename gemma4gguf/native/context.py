@@ -32,9 +32,10 @@ FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}  # enum llama_flash_attn_type
 class ContextOptions:
     """A context's size and how it computes.
 
-    `context`: positions of each of `sequences`. `batch`: most rows per call, computed `micro_batch` at a time.
-    `outputs`: most rows with logits per call. `threads` None: one per physical core. `kv_type` and `flash_attention`:
-    keys of KV_TYPES and FLASH_ATTENTION.
+    `context`: positions of each of `sequences`. `batch`: rows of a prompt per call. Rows are computed `micro_batch` at
+    a time, and those that attend to each other in both directions must all be in one. `outputs`: most rows with logits
+    per call. `threads` None: one per physical core. `threads_batch`: for calls with more than one row; None: as
+    `threads`. `kv_type` and `flash_attention`: keys of KV_TYPES and FLASH_ATTENTION.
     """
 
     context: int
@@ -45,6 +46,12 @@ class ContextOptions:
     kv_type: str = "f16"
     flash_attention: str = "auto"
     sequences: int = 1
+    threads_batch: int | None = None
+
+    @property
+    def rows(self) -> int:
+        """Most rows per call."""
+        return max(self.batch, self.micro_batch)
 
 
 # Between the nodes of a graph, C asks whether to stop. It asks `strlen` of a text that is empty until `abort` writes
@@ -86,13 +93,13 @@ class Context(Handle):
         threads = options.threads or physical_cores()
         # llama.cpp would shrink the batch to the context. It divides the positions among the sequences, and keeps each
         # sequence's cells apart: cells of sliding layers that two sequences share would never be used again.
-        params.n_ctx = max(options.context, options.batch) * options.sequences
+        params.n_ctx = max(options.context, options.rows) * options.sequences
         params.n_seq_max = options.sequences
         params.kv_unified = False
-        params.n_batch = options.batch
+        params.n_batch = options.rows
         params.n_ubatch = options.micro_batch
         params.n_outputs_max = options.outputs
-        params.n_threads = params.n_threads_batch = threads
+        params.n_threads, params.n_threads_batch = threads, options.threads_batch or threads
         params.type_k = params.type_v = KV_TYPES[options.kv_type]
         params.flash_attn_type = FLASH_ATTENTION[options.flash_attention]
         params.no_perf = True
@@ -116,7 +123,7 @@ class Context(Handle):
         if set_hidden:
             # Masked: only rows with logits get a hidden row, and only they go through the last layer's second half.
             set_hidden(self.handle, self._get_hidden is not None, True)
-        self._batch = _Batch(options.batch, options.sequences)
+        self._batch = _Batch(options.rows, options.sequences)
         self._width = int(C.llama_model_n_embd_inp(model.handle))
         self._rows = range(0)  # the rows of the last call that have logits
 
@@ -141,9 +148,9 @@ class Context(Handle):
         layers), so all of them must fit one micro-batch. Raises NativeError; the cache must then be cleared.
         """
         n = len(tokens) if tokens is not None else len(rows) if rows is not None else 0
-        if n == 0 or n > self.options.batch or (not causal and n > self.options.micro_batch):
+        if n == 0 or n > self.options.rows or (not causal and n > self.options.micro_batch):
             raise NativeError(
-                f"a batch of {n} rows, expected 1 to {self.options.batch} (micro-batch {self.options.micro_batch})"
+                f"a batch of {n} rows, expected 1 to {self.options.rows} (micro-batch {self.options.micro_batch})"
             )
         if outputs > min(n, self.options.outputs):
             raise NativeError(f"logits of {outputs} rows, expected at most {min(n, self.options.outputs)}")
@@ -157,8 +164,8 @@ class Context(Handle):
         The rows of the parts follow each other. Raises NativeError; every sequence must then be cleared.
         """
         n = sum(len(tokens) for tokens, _, _ in parts)
-        if n == 0 or n > min(self.options.batch, self.options.outputs):
-            raise NativeError(f"{n} rows with logits, expected 1 to {min(self.options.batch, self.options.outputs)}")
+        if n == 0 or n > (most := min(self.options.rows, self.options.outputs)):
+            raise NativeError(f"{n} rows with logits, expected 1 to {most}")
         self._call(self._batch.fill_several(parts), n, n, parts[0][1], True)
 
     def _call(self, batch: Any, n: int, outputs: int, start: int, causal: bool) -> None:

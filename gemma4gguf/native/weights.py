@@ -29,18 +29,20 @@ class Weights(Handle):
         offset: int = 0,
         descriptor: int | None = None,
         gpu_layers: int | None = None,
+        repack: bool = True,
         vocab_only: bool = False,
         instead: Mapping[str, int | str] | None = None,
         debug: bool = False,
     ) -> None:
         """Load the file. `descriptor`: it is open already; `path` only names it then. `gpu_layers` None: all layers,
-        if there is a GPU. `vocab_only`: no weights. `instead`: values in place of the file's, by key. Raises
-        NativeError.
+        if there is a GPU. `repack`: copy matrices into the order that suits this processor best. `vocab_only`: no
+        weights. `instead`: values in place of the file's, by key. Raises NativeError.
         """
         self.lock = threading.Lock()  # held while the vocabulary is read, and while the weights are freed
         log = started(debug)
         params = C.llama_model_default_params()
         params.n_gpu_layers = -1 if gpu_layers is None else gpu_layers
+        params.use_extra_bufts = repack
         params.vocab_only = vocab_only
         params.kv_overrides = _overrides(instead or {})  # which keeps the array alive
         if offset or descriptor is not None:

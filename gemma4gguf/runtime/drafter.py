@@ -21,7 +21,7 @@ from ..native.weights import Weights
 from .loading import load
 
 
-def drafter_weights(section: Section, text: Section, *, gpu_layers: int | None = None) -> Weights:
+def drafter_weights(section: Section, text: Section, *, gpu_layers: int | None = None, repack: bool = True) -> Weights:
     """Load a drafter from inside the bundle; its target need not be there yet.
 
     Raises NativeError if this llama.cpp cannot draft, FormatError if the drafter does not fit the model.
@@ -29,7 +29,7 @@ def drafter_weights(section: Section, text: Section, *, gpu_layers: int | None =
     missing = missing_for_drafts()
     if missing:
         raise NativeError(f"this llama.cpp cannot draft: it lacks {', '.join(missing)}")
-    return load(section, text, gpu_layers=gpu_layers)
+    return load(section, text, gpu_layers=gpu_layers, repack=repack)
 
 
 class Drafter(Closing):

@@ -68,6 +68,7 @@ class EngineOptions:
     context: ContextOptions
     image_tokens: int
     gpu_layers: int = -1
+    repack: bool = True
     draft: int | str = "auto"
     cache_memory: int = 0
     cache_dir: Path | None = None
@@ -86,7 +87,7 @@ class Engine:
         self.pace = Pace(fixed, ratio=section.size / bundle.text.size if section else 1.0)
         library.started(options.debug)  # before two threads ask for it
         with self._loading(section) as coming, ExitStack() as undo:  # a part that fails takes the others with it
-            self.weights = undo.enter_context(load(bundle.text, gpu_layers=options.gpu_layers, debug=options.debug))
+            self.weights = undo.enter_context(self._load())
             context = undo.enter_context(Context(self.weights, options.context, hidden=bool(options.draft)))
             self.drafter = self._make_drafter(coming, context) if coming else None
             if self.drafter:
@@ -109,6 +110,10 @@ class Engine:
         """The first sequence: for tests and benchmarks that drive it themselves."""
         return self.sessions[0]
 
+    def _load(self) -> Weights:
+        given = self.options
+        return load(self.bundle.text, gpu_layers=given.gpu_layers, repack=given.repack, debug=given.debug)
+
     @contextmanager
     def _loading(self, drafter: Section | None) -> Iterator[Future[Weights] | None]:
         """Load a drafter's weights beside the model's, on another core. If the block fails, they are freed."""
@@ -116,7 +121,10 @@ class Engine:
             yield None
             return
         with ThreadPoolExecutor(1, thread_name_prefix="gemma4gguf-drafter") as pool:
-            coming = pool.submit(drafter_weights, drafter, self.bundle.text, gpu_layers=self.options.gpu_layers)
+            given = self.options
+            coming = pool.submit(
+                drafter_weights, drafter, self.bundle.text, gpu_layers=given.gpu_layers, repack=given.repack
+            )
             try:
                 yield coming
             except BaseException:
@@ -252,6 +260,6 @@ class Engine:
         """A cache of its own, which gives logits at every position."""
         with self._opening:
             if self._scorer is None:
-                options = replace(self.options.context, sequences=1, outputs=self.options.context.batch)
+                options = replace(self.options.context, sequences=1, outputs=self.options.context.rows)
                 self._scorer = Session(Context(self.weights, options))
             return self._scorer

@@ -24,13 +24,14 @@ def load(
     text: Section | None = None,
     *,
     gpu_layers: int | None = None,
+    repack: bool = True,
     vocab_only: bool = False,
     debug: bool = False,
 ) -> Weights:
     """Check a section and load it from inside its file. `text`: the text model, if the section is its drafter.
 
-    `gpu_layers`, `vocab_only` and `debug`: see `Weights`. Raises FormatError, InputError (the file is gone) and
-    NativeError.
+    `gpu_layers`, `repack`, `vocab_only` and `debug`: see `Weights`. Raises FormatError, InputError (the file is
+    gone) and NativeError.
     """
     check(section, text or section)
     # Seen once, on a machine with CUDA, and not understood: loading crashed where llama.cpp started with the file
@@ -46,6 +47,7 @@ def load(
             offset=offset,
             descriptor=descriptor,
             gpu_layers=gpu_layers,
+            repack=repack,
             vocab_only=vocab_only,
             instead=instead,
             debug=debug,

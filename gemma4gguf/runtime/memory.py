@@ -203,7 +203,7 @@ def _is_repacked(tensor: TensorInfo, repacked: Collection[str]) -> bool:
 
 def _cells(facts: Facts, options: ContextOptions) -> tuple[int, int]:
     """Positions that full layers have room for, and sliding layers."""
-    full = padded(max(options.context, options.batch), CELLS)
+    full = padded(max(options.context, options.rows), CELLS)
     return full, padded(min(full, facts.window + options.micro_batch), CELLS)
 
 

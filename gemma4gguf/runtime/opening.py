@@ -19,7 +19,7 @@ from .engine import EngineOptions
 from .memory import KEEP
 
 MOST_PARALLEL = 16
-MIN_MICRO_BATCH = 512  # rows that are computed together
+MICRO_BATCH, MOST_MICRO_BATCH = 512, 4096  # rows of a prompt that are computed together
 MOST_DRAFTS = ContextOptions.outputs - 1  # tokens drafted in one step: they and the one before them need logits
 
 KVType: TypeAlias = Literal["f32", "f16", "bf16", "q8_0", "q4_0"]
@@ -30,6 +30,9 @@ class OpenOptions(TypedDict, total=False):
 
     context: int | Literal["max"] | None
     threads: int | None
+    threads_batch: int | None
+    micro_batch: int
+    repack: bool
     gpu_layers: int | Literal["auto"] | None
     kv_type: KVType
     flash_attention: Literal["auto", "on", "off"]
@@ -50,6 +53,9 @@ class Opening:
 
     context: int | Literal["max"] | None = None
     threads: int | None = None
+    threads_batch: int | None = None
+    micro_batch: int = MICRO_BATCH
+    repack: bool = True
     gpu_layers: int | Literal["auto"] | None = None
     kv_type: KVType = "f16"
     flash_attention: Literal["auto", "on", "off"] = "auto"
@@ -72,9 +78,11 @@ class Opening:
         one_of("flash_attention", self.flash_attention, tuple(FLASH_ATTENTION))
         if self.context not in (None, LONGEST):
             whole("context", self.context, lambda v: v >= 1, f"{LONGEST} or a whole number, at least 1")
-        if self.threads is not None:
-            expected = f"a whole number, 1 to {MOST_THREADS}"
-            whole("threads", self.threads, lambda v: 1 <= v <= MOST_THREADS, expected)
+        for name, threads in (("threads", self.threads), ("threads_batch", self.threads_batch)):
+            if threads is not None:
+                whole(name, threads, lambda v: 1 <= v <= MOST_THREADS, f"a whole number, 1 to {MOST_THREADS}")
+        expected = f"a whole number, 1 to {MOST_MICRO_BATCH}"
+        whole("micro_batch", self.micro_batch, lambda v: 1 <= v <= MOST_MICRO_BATCH, expected)
         whole("parallel", self.parallel, lambda v: 1 <= v <= MOST_PARALLEL, f"1 to {MOST_PARALLEL}")
         whole("cache_memory", self.cache_memory, lambda v: v >= 0, "bytes, at least 0")
         whole("cache_disk", self.cache_disk, lambda v: v >= 0, "bytes, at least 0")
@@ -92,19 +100,21 @@ class Opening:
             raise InputError(f"context is {context:,}, the model was made for at most {limit:,}")
         if self.draft not in ("auto", "off", 0):
             bundle.require(DRAFTER)
-        micro_batch = max(MIN_MICRO_BATCH, image_tokens)  # a picture is one micro-batch, whatever the budget
+        micro_batch, outputs = int(self.micro_batch), ContextOptions.outputs * int(self.parallel)
         return EngineOptions(
             ContextOptions(
                 context=context,
                 sequences=int(self.parallel),
                 batch=micro_batch,
-                micro_batch=micro_batch,
-                outputs=ContextOptions.outputs * int(self.parallel),
+                micro_batch=max(micro_batch, image_tokens, outputs),  # a picture is never divided, nor is a step
+                outputs=outputs,
                 threads=None if self.threads is None else int(self.threads),
+                threads_batch=None if self.threads_batch is None else int(self.threads_batch),
                 kv_type=self.kv_type,
                 flash_attention=self.flash_attention,
             ),
             image_tokens=image_tokens,
+            repack=self.repack,
             gpu_layers=-1 if self.gpu_layers in (None, "auto") else int(self.gpu_layers),
             draft=self.draft if self.draft == "auto" else 0 if self.draft == "off" else int(self.draft),
             debug=self.debug,

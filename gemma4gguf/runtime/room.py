@@ -47,7 +47,7 @@ def settled(
             stacklevel=4,
         )
     on_gpu = gpu and options.gpu_layers != 0
-    facts, repacked = Facts.of(bundle.sections), frozenset() if on_gpu else repacked_types()
+    facts, repacked = Facts.of(bundle.sections), repacked_types() if options.repack and not on_gpu else frozenset()
     limit = None if on_gpu else limit or _least(memory_limit(), memory_free() if longest else None)
     own = None if on_gpu else own or data_limit()
 

@@ -200,7 +200,7 @@ class Session:
         for span in spans:
             start = min(len(span), max(0, self.length - at))
             while start < len(span):
-                most = BESIDE_OTHERS if self.shared else self.context.options.batch
+                most = self._beside_others if self.shared else self.context.options.batch
                 stop = min(len(span), start + most) if span.causal else len(span)
                 for position, act in acts:
                     if at + start < position < at + stop:
@@ -221,8 +221,9 @@ class Session:
     def appending(self, span: Span) -> Generator[Piece, None, None]:
         """The work of evaluating a causal span after the held positions, without logits."""
         self._check_room(span.ids)
-        for start in range(0, len(span), BESIDE_OTHERS):
-            piece = Piece(self, span, slice(start, min(start + BESIDE_OTHERS, len(span))), outputs=0)
+        most = self._beside_others
+        for start in range(0, len(span), most):
+            piece = Piece(self, span, slice(start, min(start + most, len(span))), outputs=0)
             yield piece
             self._held += piece.keys
 
@@ -231,6 +232,10 @@ class Session:
         self._check_room(tokens)
         yield Step(self, tokens)
         self._held += tokens
+
+    @property
+    def _beside_others(self) -> int:
+        return min(BESIDE_OTHERS, self.context.options.batch)
 
     def _check_size(self, total: int) -> None:
         if not total:

@@ -12,6 +12,7 @@ def main() -> None:
     g.convert("google/gemma-4-12B-it", "gemma.gguf", quant="Q4_K_M")
     options: g.GenerateOptions = {"temperature": 0.5, "max_tokens": 10, "top_k": 5, "top_p": 0.9, "min_p": 0.1}
     bundle: g.Bundle = g.Bundle.open("gemma.gguf")
+    g.Gemma4("gemma.gguf", threads=4, threads_batch=8, micro_batch=256, repack=False).close()
     embedder = g.Embedder(bundle)
     patches: g.Patches = g.patchify("cat.jpg")
     reveal_type(patches.pixels)
