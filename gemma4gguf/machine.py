@@ -71,11 +71,19 @@ def physical_cores(root: Path = Path("/")) -> int:
     return cores if quota is None else max(1, min(cores, int(quota)))
 
 
+def processors() -> int:
+    """Logical processors that this process may run on."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS and Windows
+        return max(1, os.cpu_count() or 1)
+
+
 def _cores(root: Path) -> int:
     try:
         allowed = os.sched_getaffinity(0)
-    except AttributeError:  # macOS and Windows
-        return max(1, os.cpu_count() or 1)
+    except AttributeError:
+        return processors()
     try:
         topology = root / "sys/devices/system/cpu"
         return len({(topology / f"cpu{n}/topology/thread_siblings_list").read_text() for n in allowed}) or 1

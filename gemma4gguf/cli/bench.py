@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,11 +14,12 @@ import click
 from ..errors import InputError
 from .bundled import converted
 from .common import common, found, print_json
-from .options import model_options, split
+from .options import model_options, model_words, split
 from .show import StatusLine, Table, warn
 
 if TYPE_CHECKING:
     from ..tools.bench import Figure, Report
+    from ..tools.tune import Tuning
 
 BAR = 32  # columns of the longest bar
 
@@ -25,20 +27,28 @@ BAR = 32  # columns of the longest bar
 @click.command()
 @click.argument("file", required=False, type=click.Path(path_type=Path))
 @click.option("--compare", type=click.Path(path_type=Path), metavar="JSON", help="What bench --json wrote before.")
+@click.option("--tune", is_flag=True, help="Try threads, micro-batches and more, and say which options to type.")
 @model_options
 @common
 @found("file")
-def bench(file: Path | None, compare: Path | None, as_json: bool, **given: Any) -> None:
+def bench(file: Path | None, compare: Path | None, tune: bool, as_json: bool, **given: Any) -> None:
     """Measure a model on this machine: reading, writing, pictures, sound, drafts, several answers at once.
 
     Takes a minute or two. Without FILE the bundled small model is measured, which says whether all is well, and
     little of the real one. Figures are medians; half of the measurements lie within the ± beside them.
+
+    With --tune it tries which options are fastest here, one after another, beginning with those that are given.
     """
     from ..tools.bench import bench as work
     from ..tools.bench import compared
 
+    if tune and compare:
+        raise InputError("compare: of no use with --tune, which compares options")
     before = _read(compare) if compare else None
     options, _ = split(given)
+    if tune:
+        _tune(file, as_json, options)
+        return
     with _bundle(file) as path, StatusLine(quiet=as_json, every_s=0) as status:
         report = work(path, tell=lambda stage: status.tell(f"measuring: {stage}"), **options)
     if as_json:
@@ -47,6 +57,31 @@ def bench(file: Path | None, compare: Path | None, as_json: bool, **given: Any) 
     _print(report)
     if before is not None:
         _print_compared(compared(report, before))
+
+
+def _tune(file: Path | None, as_json: bool, options: dict[str, Any]) -> None:
+    from ..tools.tune import tune
+
+    with _bundle(file) as path, StatusLine(quiet=as_json, every_s=0) as status:
+        tuning = tune(path, tell=lambda stage: status.tell(f"measuring: {stage}"), **options)
+    typed = shlex.join(model_words(tuning.options))
+    if as_json:
+        print_json(tuning.as_json() | {"typed": typed})
+        return
+    _introduce(tuning)
+    names = list(dict.fromkeys(one.name for each in tuning.tried for one in each.figures))
+    table = Table("", *names, "")
+    for each in tuning.tried:
+        told = {one.name: _value(one, one.value) for one in each.figures}
+        for name, gain in each.gains.items():
+            told[name] += f" ({gain:.2f}x)"
+        table.row(
+            shlex.join(model_words({each.option: each.value})),
+            *(told.get(name, "") for name in names),
+            "taken" if each.best and each.gains else "" if each.gains else "as it was",
+        )
+    table.print()
+    click.echo(f"type:  {typed}" if typed else "the defaults are best here")
 
 
 @contextmanager
@@ -65,11 +100,15 @@ def _read(path: Path) -> Any:
         raise InputError(f"{path}: cannot be read as JSON ({error})") from None
 
 
-def _print(report: Report) -> None:
-    machine = report.machine
-    click.echo(f"{Path(report.file).name} on {machine['processor']}, {machine['cores']} cores")
-    for text in report.warnings:
+def _introduce(measured: Report | Tuning) -> None:
+    machine = measured.machine
+    click.echo(f"{Path(measured.file).name} on {machine['processor']}, {machine['cores']} cores")
+    for text in measured.warnings:
         warn(text)
+
+
+def _print(report: Report) -> None:
+    _introduce(report)
     table = Table("", "", "±", "")
     for one in report.figures:
         table.row(one.name, _value(one, one.value), f"{50 * one.spread:.0f} %" if one.rounds > 1 else "", one.note)

@@ -76,7 +76,7 @@ class Report:
 
 def bench(path: str | os.PathLike[str], *, tell: Tell = lambda stage: None, **options: Any) -> Report:
     """Measure a bundle. `options`: those of Gemma4. `tell` is called with each stage. Raises what Gemma4 raises."""
-    throttled, before = _throttled(), _busy()
+    throttled, before = _throttled(), busy()
     figures: list[Figure] = []
     with Gemma4(path, **options) as model:
         for stage, measure in _STAGES.items():
@@ -280,7 +280,7 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def _busy() -> list[str]:
+def busy() -> list[str]:
     found = []
     with suppress(OSError, AttributeError):
         load = os.getloadavg()[0]
