@@ -7,7 +7,8 @@
 
 Half of the pictures and clips of tests/data, and sums, calibrate; the other half, other sums and the text of `quality`
 judge. Prints JSON: for each type, llama.cpp's mixture without importance values, with those of text alone, with those
-of text, pictures and sound; and our mix at the size of the second. WORK gets the files.
+of text, pictures and sound; and our mix at the size of the second: of all that, of text alone (`mix_text`), and with
+values of text, and pictures and sound only in the weights of the matrices (`mix_weights`). WORK gets the files.
 """
 
 from __future__ import annotations
@@ -88,13 +89,14 @@ def made(work: Path, kinds: list[str], sample: int, *, weigh: bool, mix: bool) -
     compute(base, work / "text.gguf", text=text, threads=1, force=True)
     compute(base, work / "media.gguf", text=text, images=cards, audio=clips, threads=1, force=True)
     compute(base, work / "equal.gguf", text=text, images=cards, audio=clips, shares=equal, threads=1, force=True)
+    mixes = {"mix": work / "media.gguf"} if mix else {}
     if mix and weigh:
-        found = read_sums(work / "media.gguf")
-        values = found.matrix(work / "media.gguf").values
-        weights = sensitivity.measure(
-            base, values, text=sums(0) + calibration.text(), images=cards[:2], audio=clips[:2], threads=1
-        )
-        write_sums(work / "media.gguf", replace(found, weights=weights), force=True)
+        weights = weighed(base, mixes["mix"], images=cards[:2], audio=clips[:2])
+        given = {"mix": weights, "mix_text": weighed(base, work / "text.gguf"), "mix_weights": weights}
+        for name, each in given.items():
+            found = read_sums(work / ("media.gguf" if name == "mix" else "text.gguf"))
+            mixes[name] = work / f"{name}.gguf"
+            write_sums(mixes[name], replace(found, weights=each), force=True)
     files: dict[str, dict[str, Path]] = {}
     for kind in kinds:
         row = files[kind] = {}
@@ -102,11 +104,17 @@ def made(work: Path, kinds: list[str], sample: int, *, weigh: bool, mix: bool) -
             row[name] = work / f"{kind}-{name}.gguf"
             imatrix = None if matrix is None else work / f"{matrix}.gguf"
             convert(MODEL, row[name], quant=kind, imatrix=imatrix, force=True)
-        if mix:
-            row["mix"] = work / f"{kind}-mix.gguf"
-            bits = 8 * text_bytes(row["text"]) / values_of(row["text"])
-            convert(MODEL, row["mix"], target_bpw=bits, imatrix=work / "media.gguf", force=True)
+        bits = 8 * text_bytes(row["text"]) / values_of(row["text"])
+        for name, imatrix in mixes.items():
+            row[name] = work / f"{kind}-{name}.gguf"
+            convert(MODEL, row[name], target_bpw=bits, imatrix=imatrix, force=True)
     return files
+
+
+def weighed(base: Path, matrix: Path, **media: Any) -> dict[str, float]:
+    """What each matrix matters on text, and on pictures and clips if they are given."""
+    values = read_sums(matrix).matrix(matrix).values
+    return sensitivity.measure(base, values, text=sums(0) + calibration.text(), threads=1, **media)
 
 
 def answered(path: Path) -> int:

@@ -22,7 +22,10 @@ NAMES = {
     "media": "llama.cpp, imatrix of text, pictures, sound",
     "equal": "the same, each kind a third",
     "mix": "our mix at that size",
+    "mix_text": "our mix, values and weights of text alone",
+    "mix_weights": "our mix, values of text, weights of text, pictures, sound",
 }
+COMPARED = (("media", "text"), ("equal", "text"), ("mix", "text"), ("mix", "mix_text"), ("mix_weights", "mix_text"))
 COLOURS = {"plain": "#999", "text": "#c60", "mix": "#06c"}
 KINDS = ("text", "sums", "pictures", "sound")
 WIDTH, HEIGHT, LEFT, BELOW, EDGE = 560, 330, 60, 40, 20
@@ -54,13 +57,13 @@ def figures(found: Rows) -> str:
     return "\n".join(lines)
 
 
-def ratios(found: Rows, how: str) -> str:
-    """KL divergence over that of llama.cpp's mixture with its own imatrix."""
-    lines = [f"| {NAMES[how]}: size as | " + " | ".join(KINDS) + " |", "|---" * 5 + "|"]
+def ratios(found: Rows, how: str, base: str) -> str:
+    """KL divergence over that of the files made as `base` says."""
+    lines = [f"| {NAMES[how]}, over {NAMES[base]}: size as | " + " | ".join(KINDS) + " |", "|---" * 5 + "|"]
     for kind in (kind for kind, other in found if other == how):
         cells = []
         for key in KINDS:
-            each = [a[key] / b[key] for a, b in zip(found[kind, how], found[kind, "text"], strict=True)]
+            each = [a[key] / b[key] for a, b in zip(found[kind, how], found[kind, base], strict=True)]
             cells.append(f"{fmean(each):.2f}" + (f" ± {stdev(each):.2f}" if len(each) > 1 else ""))
         lines.append(f"| {kind} | {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -115,9 +118,10 @@ def main() -> None:
     given = parser.parse_args()
     found = read(given.lines)
     print(figures(found))
-    for how in ("media", "equal", "mix"):
-        if any(other == how for _, other in found):
-            print(f"\n{ratios(found, how)}")
+    hows = {how for _, how in found}
+    for how, base in COMPARED:
+        if {how, base} <= hows:
+            print(f"\n{ratios(found, how, base)}")
     if given.svg is not None:
         given.svg.write_text(plot(found), encoding="utf-8")
 
