@@ -25,14 +25,12 @@ EXACT: dict[str, Any] = {"context": 1024, "kv_type": "f32", "flash_attention": "
 ASKED: tuple[dict[str, Any], ...] = (
     {"prompt": "What number is this?", "images": PICTURE, "system": "Be brief. " * 30},
     {"prompt": "What is said?", "audio": CLIP},
-    {"prompt": "What is 47 + 38? " * 20},
+    {"prompt": "What is 47 + 38?", "system": "Be brief. " * 60},
 )
 
 
-def read(
-    bundle: Path, monkeypatch: pytest.MonkeyPatch, **how: Any
-) -> tuple[list[str], list[Any], list[int], list[int]]:
-    """Answers, logits of their prompts, and the rows of every call that read some of one: causal ones, and pictures."""
+def read(bundle: Path, monkeypatch: pytest.MonkeyPatch, **how: Any) -> tuple[list[str], list[int], list[int]]:
+    """Answers, and the rows of every call that read some of a prompt: causal ones, and pictures."""
     causal: list[int] = []
     whole: list[int] = []
     decode = Context.decode
@@ -42,13 +40,12 @@ def read(
         decode(self, tokens, made, **given)
 
     with Gemma4(bundle, **EXACT | how) as model, monkeypatch.context() as patch:
-        logits = [model.evaluate(asked["prompt"]).logits[-1].copy() for asked in ASKED]
         patch.setattr(Context, "decode", watched)
-        return [model.generate(**asked, temperature=0, max_tokens=16).text for asked in ASKED], logits, causal, whole
+        return [model.generate(**asked, temperature=0, max_tokens=16).text for asked in ASKED], causal, whole
 
 
 def test_answers_stay_the_same(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    expected, logits, usual, picture = read(tiny_bundle, monkeypatch, draft="off")
+    expected, usual, picture = read(tiny_bundle, monkeypatch, draft="off")
     assert expected[0] == "I read the number 4072."
     assert len(picture) == 1
     for how, most in (
@@ -58,12 +55,20 @@ def test_answers_stay_the_same(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatc
         ({"micro_batch": 5, "draft": 3}, 5),
         ({"micro_batch": 5, "parallel": 2}, 5),
     ):
-        texts, again, rows, whole = read(tiny_bundle, monkeypatch, **{"draft": "off", **how})
+        texts, rows, whole = read(tiny_bundle, monkeypatch, **{"draft": "off", **how})
         assert texts == expected, how
-        for one, other in zip(logits, again, strict=True):
-            np.testing.assert_allclose(one, other, atol=0.005)
-        assert max(rows) == most or max(usual) < max(rows) < most, how
+        assert min(most, max(usual)) <= max(rows) <= most, how
         assert whole == picture, "a picture is never divided"
+
+
+def test_logits_stay_the_same(bundle: Path) -> None:
+    def logits(**how: Any) -> Any:
+        with Gemma4(bundle, **EXACT | how, draft="off") as model:
+            return model.evaluate("What number is this? " * 10, images=PICTURE).logits
+
+    expected = logits()
+    for how in ({"micro_batch": 64, "threads_batch": 2}, {"micro_batch": 7}, {"micro_batch": 1024}):
+        np.testing.assert_allclose(logits(**how), expected, atol=0.01)
 
 
 def opened(bundle: Path, **how: Any) -> EngineOptions:
