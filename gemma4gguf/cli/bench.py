@@ -37,7 +37,8 @@ def bench(file: Path | None, compare: Path | None, tune: bool, as_json: bool, **
     Takes a minute or two. Without FILE the bundled small model is measured, which says whether all is well, and
     little of the real one. Figures are medians; half of the measurements lie within the ± beside them.
 
-    With --tune it tries which options are fastest here, one after another, beginning with those that are given.
+    With --tune it tries which options are fastest here, one after another, beginning with those that are given: a
+    minute or two, longer where a large model is slow.
     """
     from ..tools.bench import bench as work
     from ..tools.bench import compared
