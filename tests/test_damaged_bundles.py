@@ -156,6 +156,10 @@ HOSTILE = {
     "2^64 numbers": (gguf(pair("a", ARRAY, struct.pack("<IQ", U64, HUGE))), "values runs past the end"),
     "2^61 numbers, 0 bytes by overflow": (gguf(pair("a", ARRAY, struct.pack("<IQ", U64, 1 << 61))), "past the end"),
     "2^64 strings": (gguf(pair("a", ARRAY, struct.pack("<IQ", STRING, HUGE))), "values runs past the end"),
+    "strings of 2^63 bytes": (
+        gguf(pair("a", ARRAY, struct.pack("<IQQQ", STRING, 2, 1 << 63, 0))),
+        "an array of 2 strings runs past the end",
+    ),
     "strings of 2^64 bytes": (gguf(pair("a", ARRAY, struct.pack("<IQQ", STRING, 1, HUGE))), "past the end"),
     "no dimensions": (gguf(ARCHITECTURE, tensors=tensor("a", ()), counts=(1, 1)), "0 dimensions"),
     "2^32 dimensions": (

@@ -11,7 +11,8 @@ import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, overload
 
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
 
@@ -85,39 +86,45 @@ class Header:
 
 
 class LazyStrings(Sequence[str]):
-    """An array of strings, decoded at first use (a vocabulary has 262,144 of them)."""
+    """An array of strings, each decoded when it is asked for (a vocabulary has 262,144 of them)."""
 
     def __init__(self, raw: bytes, count: int) -> None:
         self._raw, self._count = raw, count
-        self._items: list[str] | None = None
 
-    def stored(self) -> Iterator[bytes]:
+    @cached_property
+    def stored(self) -> list[bytes]:
         """Each string's bytes, as they are in the file."""
-        raw, pos = self._raw, 0
+        raw, length, pos = self._raw, _U64.unpack_from, 0
+        found = []
         for _ in range(self._count):
-            (n,) = _U64.unpack_from(raw, pos)
-            yield raw[pos + 8 : pos + 8 + n]
-            pos += 8 + n
-
-    def _load(self) -> list[str]:
-        if self._items is None:
-            self._items = [raw.decode("utf-8", "replace") for raw in self.stored()]
-        return self._items
+            start = pos + 8
+            pos = start + length(raw, pos)[0]
+            found.append(raw[start:pos])
+        return found
 
     def __len__(self) -> int:
         return self._count
 
-    def __getitem__(self, index: Any) -> Any:
-        return self._load()[index]
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        found = self.stored[index]
+        return _decoded(found) if isinstance(found, bytes) else list(map(_decoded, found))
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._load())
+        return map(_decoded, self.stored)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and list(self) == list(other)
 
     def __repr__(self) -> str:
         return f"LazyStrings({self._count})"
+
+
+def _decoded(raw: bytes) -> str:
+    return raw.decode("utf-8", "replace")
 
 
 def tensor_nbytes(shape: Sequence[int], kind: GGMLQuantizationType) -> int:
@@ -191,7 +198,7 @@ class _Cursor:
     def value(self) -> Any:
         kind = self.kind()
         if kind is GGUFValueType.STRING:
-            return self.string("a string", self.left.limits.string_bytes).decode("utf-8", "replace")
+            return _decoded(self.string("a string", self.left.limits.string_bytes))
         if kind is GGUFValueType.ARRAY:
             return self.array()
         return self.number(_SCALARS[kind])
@@ -214,13 +221,15 @@ class _Cursor:
             return list(struct.unpack(f"<{count}{scalar.format[1:]}", self.take(count * scalar.size)))
         self.room(count, _U64.size, self.left.strings)
         self.left.strings -= count
-        start, data, size, pos = self.pos, self.data, self.size, self.pos
-        for _ in range(count):  # the one hot loop: 776,000 strings in a 12B's header
-            end = pos + 8
-            pos = end + int.from_bytes(data[pos:end], "little")
-            if pos > size or end > size:
-                self.pos = start
-                raise self.fail(f"an array of {count:,} strings runs past the end of the {self.whole}")
+        start = pos = self.pos
+        data, length = self.data, _U64.unpack_from
+        try:
+            for _ in range(count):  # the one hot loop: 776,000 strings in a 12B's header
+                pos += 8 + length(data, pos)[0]
+        except (struct.error, OverflowError):  # past the end of the file
+            pos = len(data) + 1
+        if pos > self.size:
+            raise self.fail(f"an array of {count:,} strings runs past the end of the {self.whole}")
         self.pos = pos
         return LazyStrings(data[start:pos], count)
 

@@ -8,6 +8,7 @@ know where the settings are used.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from itertools import compress
 from typing import Any
 
 from gguf import LlamaFileType, TokenType
@@ -16,7 +17,7 @@ from .container import LazyStrings
 
 TOKENS = "tokenizer.ggml.tokens"
 TOKEN_TYPES = "tokenizer.ggml.token_type"
-SPECIAL_TYPES = (TokenType.UNKNOWN, TokenType.CONTROL, TokenType.USER_DEFINED)
+SPECIAL_TYPES = frozenset((TokenType.UNKNOWN, TokenType.CONTROL, TokenType.USER_DEFINED))
 IMAGE_BUDGET = "gemma4gguf.image.max_soft_tokens"
 BUDGETS = (70, 140, 280, 560, 1120)  # soft tokens per picture; the ones the model was trained with
 DEFAULT_BUDGET = 280  # soft tokens
@@ -32,12 +33,17 @@ def image_budget(metadata: Mapping[str, Any]) -> int:
     return budget
 
 
-def special_tokens(metadata: Mapping[str, Any]) -> tuple[str, ...]:
-    """Texts of the vocabulary's control, user-defined and unknown tokens: those that llama.cpp finds in any text."""
+def special_ids(metadata: Mapping[str, Any]) -> list[int]:
+    """Ids of the vocabulary's control, user-defined and unknown tokens: those that llama.cpp finds in any text."""
     tokens, types = metadata.get(TOKENS), metadata.get(TOKEN_TYPES)
     if not isinstance(tokens, LazyStrings) or not isinstance(types, list):
-        return ()
-    return tuple(tokens[i] for i, kind in enumerate(types[: len(tokens)]) if kind in SPECIAL_TYPES)
+        return []
+    return list(compress(range(len(tokens)), map(SPECIAL_TYPES.__contains__, types)))
+
+
+def special_tokens(metadata: Mapping[str, Any]) -> tuple[str, ...]:
+    """Texts of the same tokens."""
+    return tuple(metadata[TOKENS][i] for i in special_ids(metadata))
 
 
 def end_token_ids(metadata: Mapping[str, Any], find: Callable[[str], int | None]) -> list[int]:

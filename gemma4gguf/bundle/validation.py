@@ -30,7 +30,7 @@ from .schema import (
     Model,
     tensors,
 )
-from .settings import END_TOKEN_IDS, SPECIAL_TYPES, TOKEN_TYPES, TOKENS
+from .settings import END_TOKEN_IDS, TOKEN_TYPES, TOKENS, special_ids
 
 # Numbers that a drafter shares with its target, because it reads the target's cache.
 _SHARED = {
@@ -277,11 +277,13 @@ def check_vocabulary(section: Section) -> None:
         )
     if len(tokens) > MAX_TOKENS:
         raise FormatError(f"{where} {len(tokens):,} tokens, expected at most {MAX_TOKENS:,}")
-    distinct: set[bytes] = set()
-    for i, raw in enumerate(tokens.stored()):
-        if b"\0" in raw:
-            raise FormatError(f"{where} token {i} has a NUL in it, where C would cut it; get the file again")
-        distinct.add(raw or b"[EMPTY_%d]" % i)  # llama.cpp's name for an empty one
+    stored = tokens.stored
+    if b"\0" in b"".join(stored):
+        i = next(i for i, raw in enumerate(stored) if b"\0" in raw)
+        raise FormatError(f"{where} token {i} has a NUL in it, where C would cut it; get the file again")
+    distinct = set(stored)
+    if b"" in distinct:  # llama.cpp names each of them
+        distinct = distinct - {b""} | {b"[EMPTY_%d]" % i for i, raw in enumerate(stored) if not raw}
     twice = len(tokens) - len(distinct)
     if twice:
         raise FormatError(f"{where} {twice:,} of its {len(tokens):,} tokens are there twice; get the file again")
@@ -302,9 +304,8 @@ def check_vocabulary(section: Section) -> None:
 
 def _check_special_tokens(text: Section) -> None:
     """Texts are searched for special tokens: short ones, and no control token that is a character of a text."""
-    tokens, types = vocabulary(text), text.metadata.get(TOKEN_TYPES) or ()
-    special = [(tokens[i], kind) for i, kind in enumerate(types[: len(tokens)]) if kind in SPECIAL_TYPES]
-    for token, kind in special:
+    for i in special_ids(text.metadata):
+        token, kind = text.metadata[TOKENS][i], text.metadata[TOKEN_TYPES][i]
         if len(token) > MAX_SPECIAL or (kind == TokenType.CONTROL and len(token) == 1):
             raise FormatError(
                 f"{text.path}: tokenizer: {token!r:.80} is a special token of {len(token):,} characters, expected 2 to "

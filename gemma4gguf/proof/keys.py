@@ -30,7 +30,7 @@ def differences(section: Section, expected: Section) -> Iterator[str]:
 
 def _same(found: Any, value: Any) -> bool:
     if isinstance(value, LazyStrings) and isinstance(found, LazyStrings):
-        return len(found) == len(value) and all(a == b for a, b in zip(found.stored(), value.stored(), strict=True))
+        return found.stored == value.stored
     if isinstance(value, list) and isinstance(found, list):
         return len(found) == len(value) and all(map(_same, found, value))
     if isinstance(value, float) and isinstance(found, float):
