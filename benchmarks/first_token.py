@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import statistics
 import subprocess
@@ -46,10 +47,15 @@ next(iter(model.stream(question, images=pictures, max_tokens=1)))
 """
 
 
-def measured(command: list[str]) -> tuple[float, float]:
-    """Seconds on the wall and of the processor that a command takes. The question on its standard input, too."""
+def measured(command: list[str], compiled: str) -> tuple[float, float]:
+    """Seconds on the wall and of the processor that a command takes. The question on its standard input, too.
+
+    `compiled`: a folder for Python's bytecode, which an installed package has: the environment may forbid it.
+    """
+    environment = {**os.environ, "PYTHONPYCACHEPREFIX": compiled}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     before, begun = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    subprocess.run(command, check=True, input=f"{QUESTION}\n".encode(), capture_output=True, cwd=ROOT)
+    subprocess.run(command, check=True, input=f"{QUESTION}\n".encode(), capture_output=True, cwd=ROOT, env=environment)
     wall, after = time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_CHILDREN)
     return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
@@ -89,8 +95,10 @@ def main() -> None:
                 contestants[f"{case}, mtmd"] = [*theirs, *shown]  # without a picture it asks on its standard input
         contestants["help"] = [sys.executable, "-m", "gemma4gguf", "--help"]
         for command in contestants.values():
-            measured(command)  # the file's pages are in memory from here on
-        rounds = [{name: measured(command) for name, command in contestants.items()} for _ in range(given.rounds)]
+            measured(command, folder)  # the file's pages are in memory from here on, and Python's bytecode is written
+        rounds = [
+            {name: measured(command, folder) for name, command in contestants.items()} for _ in range(given.rounds)
+        ]
     ratios = {
         f"{case}, with / {other}": {
             unit: round(statistics.median(each[f"{case}, with"][i] / each[f"{case}, {other}"][i] for each in rounds), 3)
