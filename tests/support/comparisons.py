@@ -59,7 +59,9 @@ _DRAFTS = " --only auto," + ",".join(f"fixed\\ {n},llama-server\\ {n}" for n in 
 PROGRAMS: dict[str, Program] = {
     "pictures": Program("benchmarks/pictures.py {bundle} --peers {peers} --rounds {rounds}", 5),
     "sound": Program("benchmarks/sound.py --rounds {rounds}", 5),
-    "first token": Program("benchmarks/first_token.py {bundle} --peers {peers} --rounds {rounds} --cases text,photo"),
+    "first token": Program(
+        "benchmarks/first_token.py {bundle} --peers {peers} --rounds {rounds} --cases text,photo", 5
+    ),
     "decode": Program(
         f"{_DECODE} --tokens 64 --only prefill,llama-bench\\ prefill,llama-bench\\ plain,useless", quick="--tokens 8"
     ),
