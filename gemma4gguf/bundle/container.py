@@ -222,11 +222,11 @@ class _Cursor:
         self.room(count, _U64.size, self.left.strings)
         self.left.strings -= count
         start = pos = self.pos
-        data, length = self.data, _U64.unpack_from
+        data, length = self.data, _U64.unpack
         try:
             for _ in range(count):  # the one hot loop: 776,000 strings in a 12B's header
-                pos += 8 + length(data, pos)[0]
-        except (struct.error, OverflowError):  # past the end of the file
+                pos += 8 + length(data[pos : pos + 8])[0]
+        except struct.error:  # past the end of the file
             pos = len(data) + 1
         if pos > self.size:
             raise self.fail(f"an array of {count:,} strings runs past the end of the {self.whole}")
