@@ -208,13 +208,13 @@ WHY: Mapping[str, str] = {
         "beside it"
     ),
     "start to first token, text, without drafter": (
-        "Python's packages take half a second of the processor to load, which llama-mtmd-cli does not have to"
+        "Python and its packages take 0.4 seconds to load, which llama-mtmd-cli does not have to"
     ),
-    "start to first token, text, with drafter": "as above, and the drafter is opened; llama-mtmd-cli opens none",
+    "start to first token, text, with drafter": "the drafter is opened, too; llama-mtmd-cli opens none",
     "start to first token, a photo of 12 MP, without drafter": (
         "nearly all of it is reading the picture's 266 positions, which both do with llama.cpp's kernels"
     ),
-    "start to first token, a photo of 12 MP, with drafter": "the picture's positions and the drafter, as above",
+    "start to first token, a photo of 12 MP, with drafter": "the picture's positions, as above, and the drafter",
     "a transcript": (
         "the peer is told where the words are; finding them in 171 seconds of sound takes about one second "
         "([174 times real time](decisions.md)), and so small a model answers all of them in two"
