@@ -179,6 +179,29 @@ HOSTILE = {
 }
 
 
+class Fetched:
+    """Bytes elsewhere, as of a file on the Hub, and how far somebody looked."""
+
+    def __init__(self, raw: bytes) -> None:
+        self.raw, self.seen = raw, 0
+
+    def __len__(self) -> int:
+        return 1 << 40
+
+    def __getitem__(self, where: slice) -> bytes:
+        self.seen = max(self.seen, where.stop)
+        return self.raw[where]
+
+
+def test_a_long_string_far_away_is_not_fetched() -> None:
+    """Strings that lead beyond the longest header are refused before anybody looks there."""
+    strings = struct.pack("<IQQ", STRING, 2, 1 << 39)
+    fetched = Fetched(gguf(ARCHITECTURE, pair("a", ARRAY, strings)))
+    with pytest.raises(FormatError, match="runs past the end of the largest header"):
+        read_header(fetched, 0, "FILE")
+    assert fetched.seen <= len(fetched.raw)
+
+
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_headers(tmp_path: Path, name: str) -> None:
     raw, message = HOSTILE[name]

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, overload
+from typing import Any, Protocol, overload
 
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
 
@@ -153,10 +153,17 @@ class Allowance:
         self.numbers, self.strings = limits.numbers, limits.strings
 
 
+class Slices(Protocol):
+    """What a header is read from: bytes, a mapped file, or a file on the Hub, of which slices are fetched."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, where: slice, /) -> bytes: ...
+
+
 class _Cursor:
     """A read position in untrusted bytes. Every read is checked against the end first."""
 
-    def __init__(self, data: Any, start: int, where: str, allowance: Allowance) -> None:
+    def __init__(self, data: Slices, start: int, where: str, allowance: Allowance) -> None:
         self.data, self.pos, self.where, self.left = data, start, where, allowance
         self.size = min(len(data), start + allowance.bytes)
 
@@ -172,7 +179,7 @@ class _Cursor:
     def take(self, n: int) -> bytes:
         if n > self.size - self.pos:
             raise self.fail(f"a field of {n:,} bytes runs past the end of the {self.whole}")
-        out: bytes = self.data[self.pos : self.pos + n]
+        out = self.data[self.pos : self.pos + n]
         self.pos += n
         return out
 
@@ -221,15 +228,12 @@ class _Cursor:
             return list(struct.unpack(f"<{count}{scalar.format[1:]}", self.take(count * scalar.size)))
         self.room(count, _U64.size, self.left.strings)
         self.left.strings -= count
-        start = pos = self.pos
-        data, length = self.data, _U64.unpack
-        try:
-            for _ in range(count):  # the one hot loop: 776,000 strings in a 12B's header
-                pos += 8 + length(data[pos : pos + 8])[0]
-        except struct.error:  # past the end of the file
-            pos = len(data) + 1
-        if pos > self.size:
-            raise self.fail(f"an array of {count:,} strings runs past the end of the {self.whole}")
+        start, data, size, pos = self.pos, self.data, self.size, self.pos
+        for _ in range(count):  # the one hot loop: 776,000 strings in a 12B's header
+            end = pos + 8
+            pos = end + int.from_bytes(data[pos:end], "little")
+            if pos > size:  # now: a file on the Hub would be fetched as far as somebody looks
+                raise self.fail(f"an array of {count:,} strings runs past the end of the {self.whole}")
         self.pos = pos
         return LazyStrings(data[start:pos], count)
 
@@ -250,7 +254,7 @@ def _other_version(version: int) -> str:
     return f"GGUF version {version} is not supported (expected {VERSION}); {cure}"
 
 
-def read_header(data: Any, start: int, where: str, allowance: Allowance | None = None) -> Header:
+def read_header(data: Slices, start: int, where: str, allowance: Allowance | None = None) -> Header:
     """Parse the GGUF that begins at byte `start` of `data` (bytes or mmap). `where` names the file in errors.
 
     `allowance`: the limits, shared by all headers of a file. Raises FormatError for anything that is not a well-formed
