@@ -20,6 +20,7 @@ import soundfile
 from PIL import Image
 
 from gemma4gguf import Bundle, Gemma4
+from gemma4gguf.bundle.container import LazyStrings
 from gemma4gguf.bundle.reading import DRAFTER, EMBEDDER, TEXT
 from gemma4gguf.errors import FormatError, MissingPartError
 from gemma4gguf.tools.export import export
@@ -272,7 +273,7 @@ def test_gguf_py_reads_header_and_tensors(bundle: Path, parts: dict[str, Path]) 
         section = Bundle.open(bundle).require(architecture)
         reader = gguf.GGUFReader(path)
         keys = {name: f.contents() for name, f in reader.fields.items() if not name.startswith("GGUF.")}
-        assert keys == {k: list(v) if hasattr(v, "_load") else v for k, v in section.metadata.items()}
+        assert keys == {k: list(v) if isinstance(v, LazyStrings) else v for k, v in section.metadata.items()}
         assert [t.name for t in reader.tensors] == list(section.tensors)
         for tensor in reader.tensors:
             assert np.array_equal(np.asarray(tensor.data).reshape(-1).view(np.uint8), section.raw(tensor.name))
@@ -331,7 +332,7 @@ def test_the_javascript_reader_needs_only_the_first_bytes(node_folder: Path, bun
     assert found["dataOffset"] == text.header.data_start
     assert set(text.metadata) <= set(found["keys"])
     for key, value in text.metadata.items():
-        wanted = len(value) if isinstance(value, list) or hasattr(value, "_load") else value
+        wanted = len(value) if isinstance(value, list | LazyStrings) else value
         assert found["keys"][key] == (pytest.approx(wanted) if isinstance(wanted, float) else wanted)
     assert found["tensors"] == [
         {"name": t.name, "shape": list(reversed(t.shape)), "dtype": int(t.type), "offset": t.offset}
