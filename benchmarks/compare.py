@@ -191,8 +191,8 @@ def chosen(only: str, gpu: bool) -> list[str]:
         return [name for name in known if PROGRAMS[name].by_default]
     names = []
     for asked in only.split(","):
-        begins_so = [name for name in known if PROGRAMS[name].by_default and name.startswith(f"{asked} ")]
-        found = [asked] if asked in known else begins_so
+        group = [name for name in known if PROGRAMS[name].by_default and name.startswith(f"{asked} ")]
+        found = [asked] if asked in known else group
         if not found:
             sys.exit(f"--only: there is no {asked!r}; there are {', '.join(known)}")
         names += found

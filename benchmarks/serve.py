@@ -105,9 +105,9 @@ def main() -> None:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         ours = [sys.executable, "-m", "gemma4gguf", "serve", given.bundle, "--parallel", places, "--context", CONTEXT]
-        commands = {
-            "ours": [*ours, "--threads", given.threads, "--draft", "off", "--no-disk-cache"]
-        }  # first turns are new
+        ours += ["--threads", given.threads, "--draft", "off"]
+        ours += ["--no-disk-cache"]  # so that a first turn is one
+        commands = {"ours": ours}
         if given.peers:
             opened = Bundle.open(given.bundle)
             for name in (TEXT, EMBEDDER):

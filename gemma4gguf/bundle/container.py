@@ -232,7 +232,7 @@ class _Cursor:
         for _ in range(count):  # the one hot loop: 776,000 strings in a 12B's header
             end = pos + 8
             pos = end + int.from_bytes(data[pos:end], "little")
-            if pos > size:  # now: a file on the Hub would be fetched as far as somebody looks
+            if pos > size:  # here, not after the loop: the next look would fetch a file on the Hub up to there
                 raise self.fail(f"an array of {count:,} strings runs past the end of the {self.whole}")
         self.pos = pos
         return LazyStrings(data[start:pos], count)
@@ -255,7 +255,7 @@ def _other_version(version: int) -> str:
 
 
 def read_header(data: Slices, start: int, where: str, allowance: Allowance | None = None) -> Header:
-    """Parse the GGUF that begins at byte `start` of `data` (bytes or mmap). `where` names the file in errors.
+    """Parse the GGUF that begins at byte `start` of `data`. `where` names the file in errors.
 
     `allowance`: the limits, shared by all headers of a file. Raises FormatError for anything that is not a well-formed
     little-endian GGUF v3 inside the file's bounds.

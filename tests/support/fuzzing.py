@@ -14,7 +14,7 @@ import numpy as np
 from gguf import GGUFValueType as V
 
 from converters.safetensors import read_file
-from gemma4gguf.bundle.container import read_header
+from gemma4gguf.bundle.container import LazyStrings, read_header
 from gemma4gguf.bundle.reading import DRAFTER, EMBEDDER, TEXT, Bundle
 from gemma4gguf.bundle.validation import check_text
 from gemma4gguf.chat.rendering import render
@@ -158,7 +158,7 @@ def header(folder: Path) -> Case:
 
         def read() -> str:
             found = read_header(bytes(changed[:end]), 0, "FILE")
-            return str(sum(len(list(v)) for v in found.metadata.values() if hasattr(v, "stored")))
+            return str(sum(len(list(v)) for v in found.metadata.values() if isinstance(v, LazyStrings)))
 
         return judged("header", forkserver.here(read), usual)
 
