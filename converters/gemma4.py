@@ -24,7 +24,7 @@ TEXT_PREFIXES = ("model.language_model.", "language_model.model.", "language_mod
 EMBEDDER_PREFIXES = ("model.", "")
 ANCHOR, HEAD = "embed_tokens.weight", "lm_head.weight"  # the embedding, and an output matrix of its own
 UNROTATED = 1e30  # divides a rotary frequency to practically zero
-SHOWN = 12  # problems in one message
+SHOWN = 12  # problems in one message, and names in one of them
 FIRST = "layers.0.input_layernorm.weight"  # every language model has it, and its drafter
 
 
@@ -264,7 +264,7 @@ def _check(where: str, problems: list[str], left: Mapping[str, StoredTensor]) ->
     if unknown and all("lora_" in name for name in unknown):
         raise ConversionError(f"{where}: holds LoRA weights; merge the adapter into its base model first")
     if unknown:
-        problems = [*problems, f"no place for {listed(unknown, 200)}"]
+        problems = [*problems, f"no place for {listed(unknown, SHOWN)}"]
     if problems:
         shown = [*problems[:SHOWN], *([f"and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else [])]
         raise ConversionError(

@@ -47,6 +47,15 @@ def test_a_value_projection_on_a_full_layer_has_no_place(folder: Path) -> None:
     fails(folder, f"no place for {layer}v_proj.weight")
 
 
+def test_the_weights_of_a_deeper_model_are_not_all_listed(folder: Path) -> None:
+    def edit(header: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes]:
+        first = next(value for name, value in header.items() if name != "__metadata__")
+        return header | {f"model.language_model.layers.{n}.more.weight": first for n in range(100, 130)}, data
+
+    edit_weights(folder, edit)
+    assert "layers.112" not in fails(folder, "no place for model.language_model.layers.100.more.weight", "and 18 more")
+
+
 def test_names_with_line_breaks_stay_on_one_line(folder: Path) -> None:
     def edit(header: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes]:
         header["bad\nname\x1b[2J"] = next(iter(header.values()))
