@@ -105,7 +105,13 @@ def observe(bundle: Bundle, *, threads: int | None, short: bool) -> list[Seen]:
             assert embedder is not None
             return embedder
 
-        return [_seen(model, each, spans(each.segments, model.vocab, own, budget), threads) for each in asked]
+        return [
+            _seen(model, each, _cut(spans(each.segments, model.vocab, own, budget), each), threads) for each in asked
+        ]
+
+
+def _cut(parts: Sequence[Span], prompt: Prompt) -> Sequence[Span]:
+    return parts if prompt.most is None else [replace(parts[0], ids=parts[0].ids[: prompt.most])]
 
 
 def _seen(model: Loaded, prompt: Prompt, parts: Sequence[Span], threads: int | None) -> Seen:

@@ -15,16 +15,20 @@ from numpy.typing import NDArray
 from ..chat.rendering import Segment, raw_segments
 
 SIDE, RATE = 48, 16_000  # pixels of a patch's side; samples a second
+BEYOND = 64  # tokens of a long text that are beyond the window
 CLIP = 25_000  # samples: 39 frames and a part of one
 SENTENCE = "The quick brown fox jumps over the lazy dog; 47 + 38 = 85, and das Größte ist 你好. "
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """`modality`: what it is about, as a report calls it. `segments`: text, pictures and clips in order."""
+    """`modality`: what it is about, as a report calls it. `segments`: text, pictures and clips in order. `most`: tokens
+    that are read of a text, which has more with any tokenizer; None: all.
+    """
 
     modality: str
     segments: Sequence[Segment]
+    most: int | None = None
 
 
 def prompts(budget: int, window: int, *, sees: bool, hears: bool, short: bool) -> list[Prompt]:
@@ -34,9 +38,9 @@ def prompts(budget: int, window: int, *, sees: bool, hears: bool, short: bool) -
     asked = "<|turn>user\n{}What is this? " + SENTENCE + "<turn|>\n<|turn>model\n"
     found = [Prompt("text", raw_segments(asked.format("")))]
     if not short:
-        found.append(
-            Prompt("long text", raw_segments(SENTENCE * (window // 8 + 1)))
-        )  # a sentence is more than 8 tokens
+        most = window + BEYOND
+        sentences = SENTENCE * (most // 8 + 1)  # a sentence is more than 8 tokens
+        found.append(Prompt("long text", raw_segments(sentences), most))
     if sees:
         found.append(Prompt("picture", raw_segments(asked.format("<|image|>"), [first])))
     if sees and not short:

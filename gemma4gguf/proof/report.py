@@ -137,6 +137,7 @@ def prove(
     said = [line for section, _, other in pairs for line in keys.differences(section, other)]
     progress(0, 1, "engine")
     seen = layers.observe(bundle, threads=threads, short=quick)
+    progress(1, 1, "engine")
     places = list(layers.compare(bundle, seen, weights, chosen, lambda done: progress(done, len(chosen), "layers")))
     apart = [] if quick else list(_apart(weights, seen, lambda done, total: progress(done, total, "source")))
     return Report(
