@@ -162,9 +162,10 @@ def memory(
 
     `options.context` positions for each of `options.sequences`. `repacked`: types that this processor has copied
     (`library.repacked_types`). `media`: the embedder is used, for pictures of up to `image_tokens`. `drafts`: the
-    drafter is loaded, where there is one. `keep`: bytes that may be kept of caches. `used`: positions of each sequence
-    that are in use, for measurements; None: all.
+    drafter is loaded, where there is one. `keep`: bytes that may be kept of caches. `used`: positions that one sequence
+    has in use, and the others none, for measurements; None: all.
     """
+    in_use = options.sequences if used is None else 1
     used = options.context if used is None else used
     drafter = facts.drafter if drafts else None
     embedder = facts.embedder if media else None
@@ -174,7 +175,7 @@ def memory(
     return Memory(
         weights=_weights(facts.text, repacked),
         cache=Bytes(options.sequences * _cache(facts, options)),
-        kept=Bytes(min(keep, options.sequences * _window(facts, options, used))),
+        kept=Bytes(min(keep, in_use * _window(facts, options, used))),
         compute=Bytes(_compute(facts, options, used)),
         outputs=Bytes(outputs * rows_of_logits),
         vocabulary=Bytes(_vocabulary(facts.text)),
@@ -213,10 +214,12 @@ def _cache(facts: Facts, options: ContextOptions) -> int:
 
 
 def _window(facts: Facts, options: ContextOptions, used: int) -> int:
-    """What `session` keeps of the sliding layers at a prompt's end, where they will not hold all of the context."""
-    if used <= facts.window or options.context <= facts.window + options.micro_batch:
+    """What is kept of the sliding layers, where they will not hold all of the context: of a prompt's end, or of a
+    conversation that made room.
+    """
+    if options.context <= facts.window + options.micro_batch:
         return 0
-    return facts.window * sum(row for layer, row in _rows(facts, options) if layer.sliding)
+    return min(used, facts.window) * sum(row for layer, row in _rows(facts, options) if layer.sliding)
 
 
 def _rows(facts: Facts, options: ContextOptions) -> list[tuple[Layer, int]]:
