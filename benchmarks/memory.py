@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What a model takes of memory, measured, against what `gemma4gguf plan` computes beforehand.
 
-    benchmarks/memory.py BUNDLE... [--tokens 1100]
+    benchmarks/memory.py BUNDLE... [--tokens 1100] [--context 131072]
 
 ROWS says what is tried: of models (tiny, and the 12B's shapes with 6, 24 and 48 layers), types, contexts, slots,
 drafter and media, every pair that fits 24 GB is in one of them. Those of the given bundles are run, each in a process
@@ -107,12 +107,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundles", nargs="+", type=Path)
     parser.add_argument("--tokens", type=int, default=1100)
+    parser.add_argument("--context", type=int, help="only the rows with this context")
     given = parser.parse_args()
     rows = []
     for file in given.bundles:
         bundle = Bundle.open(file)
         facts = Facts.of(bundle.sections)
         for row in rows_of(facts, file_type(bundle.text.metadata.get("general.file_type"))):
+            if given.context not in (None, row.context):
+                continue
             rows.append(run(file, facts, row, given.tokens))
             print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
     print(json.dumps({"processor": system_info(), "rows": rows}, indent=1))
