@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -132,8 +133,25 @@ def test_convert_inspect_verify(
 
 def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(cli, ["doctor"]) == 0
-    assert "llama.cpp" in (shown := capsys.readouterr().out)
+    shown = capsys.readouterr().out
+    assert "llama.cpp" in shown
     assert "none in this build" in shown
+    *_, last = shown.splitlines()
+    assert re.match(r"12B, 262,144 tokens  I?Q\d_\w+: (fits|tight|no), takes \d+\.\d\d of \d+\.\d\d GB", last)
+
+
+def test_doctor_without_a_known_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    for known in (10**9, None):
+        monkeypatch.setattr(doctor, "memory_limit", lambda known=known: known)
+        told = {finding.name: finding.value for finding in doctor.examine()}["memory"]
+        assert told == ("1.0 GB" if known else "unknown on this system")
+    assert doctor.fitting() == []
+
+
+def test_doctor_tells_how_a_file_fits(bundle: Path) -> None:
+    (found,) = doctor.fitting(bundle)
+    assert (found.name, found.problem) == ("model, 8,192 tokens", "")
+    assert re.match(r"\w+: fits, takes 0\.\d\d of ", found.value)
 
 
 @pytest.mark.parametrize(("names", "word"), [(["A", "B"], "A, B"), ([], "none found")])

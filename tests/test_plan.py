@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,10 @@ from gemma4gguf.errors import ConversionError, InputError
 from gemma4gguf.native.library import repacked_types
 from gemma4gguf.runtime.memory import memory
 from gemma4gguf.tools.offer import look
-from gemma4gguf.tools.plan import Choice, plan
+from gemma4gguf.tools.plan import Choice, Longest, for_each_context, plan
+from gemma4gguf.tools.plan_source import Source, read_source
 from gemma4gguf.tools.pull import pull
+from gemma4gguf.tools.released import released
 from scripts.make_memory_picture import bars, picture
 from tests.support.hub import Hub, Repository, serving
 from tests.support.published import Layout
@@ -30,6 +33,7 @@ from tests.support.standin_config import REAL
 
 GB = 10**9
 AVX2 = frozenset({"Q4_0", "Q4_K", "IQ4_NL"})  # what docs/memory.md is for
+PARTS = ("text", "embedder", "drafter")
 PAGE = Path(__file__).parent.parent / "docs" / "memory.md"
 
 
@@ -41,6 +45,12 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         write_checkpoint(folder / "gemma", sizes=REAL, seed=None),
         write_drafter(folder / "assistant", sizes=REAL, seed=None),
     )
+
+
+@pytest.fixture(scope="module")
+def known(real: tuple[Path, Path]) -> Source:
+    """What is read of both, once."""
+    return read_source(*real, lambda done, total: None)
 
 
 @pytest.fixture
@@ -79,10 +89,9 @@ def test_every_type_is_the_mixture_that_a_conversion_makes(checkpoint: Path, mak
         assert choices[quant].memory.weights == made.memory.weights
 
 
-def test_the_best_type_and_context_for_a_memory(real: tuple[Path, Path]) -> None:
-    gemma, assistant = real
+def test_the_best_type_and_context_for_a_memory(known: Source) -> None:
     for limit, best in ((64, ("Q8_0", 32_768)), (16, ("Q6_K", 32_768)), (8, None), (4, None)):
-        found = plan(gemma, limit=limit * GB, drafter=assistant)
+        found = plan(known, limit=limit * GB)
         assert (found.best and (found.best.type, found.best.context)) == best
     assert found.instead is None
     assert found.least.memory.total > 4 * GB
@@ -120,15 +129,15 @@ def test_a_context_that_is_asked_for(real: tuple[Path, Path]) -> None:
     assert small.memory.cache.private * 32 == short.memory.cache.private * 17  # 34 bytes for 32 values, not 64
 
 
-def test_the_longest_context_that_fits(real: tuple[Path, Path]) -> None:
-    gemma, assistant = real
+def test_the_longest_context_that_fits(known: Source) -> None:
+    only = replace(known, types=("Q4_K_M",))
 
     def longest(limit: int, kv_type: str = "f16") -> Choice:
-        how: dict[str, Any] = {"drafter": assistant, "repacked": AVX2, "kv_type": kv_type}
-        found = plan(f"{gemma}:Q4_K_M", limit=limit * GB, context="max", **how)
+        how: dict[str, Any] = {"repacked": AVX2, "kv_type": kv_type}
+        found = plan(only, limit=limit * GB, context="max", **how)
         (choice,) = found.choices
         if choice.fits and choice.context < 262_144:
-            (more,) = plan(f"{gemma}:Q4_K_M", limit=limit * GB, context=choice.context + 256, **how).choices
+            (more,) = plan(only, limit=limit * GB, context=choice.context + 256, **how).choices
             assert not more.fits
         return choice
 
@@ -139,6 +148,66 @@ def test_the_longest_context_that_fits(real: tuple[Path, Path]) -> None:
     at_8 = longest(8)
     assert not at_8.fits
     assert at_8.context == 2048
+
+
+def test_every_type_with_every_context(known: Source) -> None:
+    found = plan(known, limit=12 * GB, repacked=AVX2)
+    table = {choice.type: {at.context: at.fit for at in choice.contexts} for choice in found.choices}
+    assert table["Q5_K_S"] == {8_192: "fits", 32_768: "tight", 131_072: "tight", 262_144: "tight"}
+    assert table["Q4_K_M"] == {8_192: "fits", 32_768: "fits", 131_072: "tight", 262_144: "tight"}
+    assert table["Q3_K_M"] == {8_192: "fits", 32_768: "fits", 131_072: "fits", 262_144: "tight"}
+    assert set(table["Q8_0"].values()) == {"tight"}
+    assert [(kind, at.fit) for kind, at in for_each_context(found)] == [
+        ("Q5_K_S", "fits"),
+        ("Q4_K_M", "fits"),
+        ("Q3_K_M", "fits"),  # no larger one does
+        ("IQ4_XS", "tight"),  # takes least of those with 4 bits
+    ]
+    at_8 = plan(known, limit=8 * GB, repacked=AVX2)
+    assert [at.fit for at in at_8.choices[6].contexts] == ["tight", "tight", "no", "no"]  # Q4_K_M, mostly copied
+    page = PAGE.read_text(encoding="utf-8")
+    for choice in plan(known, limit=16 * GB, repacked=AVX2).choices:
+        if choice.type in ("Q8_0", "Q6_K", "Q4_K_M"):
+            file, takes = (rf"{n / GB:.2f}\ GB" for n in (choice.size, choice.memory.total))
+            row = [choice.type, file, *(at.fit for at in choice.contexts), takes, f"{choice.context:,}"]
+            assert re.search("^    " + " +".join(row), page, re.M), row
+    for choice in plan(known, limit=12 * GB, context=131_072, repacked=AVX2).choices:
+        (at,) = choice.contexts
+        assert (at.context, at.takes, at.fit) == (131_072, choice.memory.total, table[choice.type][131_072])
+
+
+def test_a_smaller_cache_where_it_makes_more_room(
+    known: Source, real: tuple[Path, Path], tiny_bundle: Path, run: Callable[..., tuple[int, str]]
+) -> None:
+    one = plan(replace(known, types=("Q4_K_M",)), limit=12 * GB, context=131_072, repacked=AVX2)
+    assert (one.best, one.longest) == (None, Longest("Q4_K_M", {"f16": 72_192, "q8_0": 167_680}))
+    assert plan(known, limit=12 * GB, repacked=AVX2).longest.type == "Q5_K_S"
+    assert plan(known, limit=4 * GB, repacked=AVX2).longest == Longest("Q2_K", {"f16": 0, "q8_0": 0})
+    line = re.compile(r"longer: IQ4_XS has [\d,]+ tokens with --context max --kv-type q8_0 ")
+    for more, told in (
+        ((), True),
+        (("--context", 200_000), True),  # does not fit
+        (("--context", 8192), False),  # does, and nobody asked for more
+    ):
+        assert bool(line.search(run(f"{real[0]}:IQ4_XS", "--memory", "12GB", *more)[1])) is told, more
+    assert "longer" not in run(tiny_bundle, "--memory", "1GB")[1]  # all that the model was made for
+
+
+def test_the_released_model_is_a_table(known: Source) -> None:
+    """It is what a plan reads of checkpoints of these shapes, but for the words of their vocabulary."""
+
+    def wordless(source: Source) -> Source:
+        parts = {name: replace(getattr(source.facts, name), header=0, merges=0) for name in PARTS}
+        return replace(source, facts=replace(source.facts, **parts))
+
+    table = released()
+    for name in PARTS:
+        ours, theirs = ({(t.name, t.shape) for t in getattr(s.facts, name).tensors} for s in (table, known))
+        assert ours == theirs
+    made = [plan(wordless(source), limit=16 * GB, repacked=AVX2) for source in (table, known)]
+    assert made[0].choices == made[1].choices
+    takes = [plan(source, limit=16 * GB, repacked=AVX2).choices[0].contexts[0].takes for source in (table, known)]
+    assert takes[0] - takes[1] == pytest.approx(0.1 * GB, rel=0.02)  # 514,906 merges for 1,347: see docs/memory.md
 
 
 def test_the_page_about_memory(real: tuple[Path, Path]) -> None:
@@ -190,6 +259,14 @@ def test_what_it_prints(tiny_bundle: Path, run: Callable[..., tuple[int, str]]) 
     best: dict[str, Any] = found["best"]
     assert best["total"] == best["private"] + best["mapped"] == sum(sum(k.values()) for k in best["memory"].values())
     assert found["get"] is None
+    assert best["fits"] is True
+    assert best["contexts"] == [{"context": 8192, "takes": best["total"], "fit": "fits"}]
+    assert found["longest"] == {"type": "Q8_0", "tokens": {"f16": 8192, "q8_0": 8192}}
+    assert re.search(r"^type +file +4,096 +takes +tokens\nQ8_0 .* MB +fits .* MB +4,096 \(best\)$", said, re.M)
+    short = json.loads(run(tiny_bundle, "--memory", "1GB", "--context", 2048, "--json")[1])["best"]
+    narrow = run(tiny_bundle, "--memory", f"{short['private'] / 1000 + 1:.0f}K")[1]  # opens, and little more
+    assert re.search(r"^Q8_0 .* MB +no .* MB +2,048 \(tight\)$", narrow, re.M)
+    assert "tight: it opens" in narrow
     assert run(tiny_bundle)[0] == 0  # this machine's own memory
     assert "8,192 (best)" in run(tiny_bundle, "--memory", "1GB", "--context", "max")[1]
     for wrong in ("most", "0", "-5"):

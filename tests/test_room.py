@@ -17,7 +17,7 @@ from gemma4gguf.native.context import ContextOptions
 from gemma4gguf.native.library import repacked_types, supports_gpu
 from gemma4gguf.runtime.engine import EngineOptions
 from gemma4gguf.runtime.memory import KEEP, Facts, Memory, memory
-from gemma4gguf.runtime.room import CONTEXTS, check_room, contexts, every_context, first_that_fits, settled, usable
+from gemma4gguf.runtime.room import CONTEXTS, check_room, contexts, every_context, first_that_fits, fit, settled, usable
 
 AVX2 = frozenset({"Q4_0", "Q4_K", "IQ4_NL"})
 
@@ -72,6 +72,32 @@ def test_opening_refuses_only_what_cannot_fit(facts: Facts) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         check_room("x", needed, None, needed.private)  # pages of files do not count there
+
+
+def test_fit_is_what_opening_does(tiny_bundle: Path, facts: Facts) -> None:
+    """At each bound to the byte: "no" is refused, "tight" warns or takes what is left to the system, "fits" neither."""
+    bundle, needed = Bundle.open(tiny_bundle), memory(facts, ContextOptions(4096), repacked=repacked_types())
+    options = EngineOptions(ContextOptions(4096), image_tokens=280, cache_memory=KEEP)
+
+    def opening(limit: int, own: int | None) -> str:
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            try:
+                settled(bundle, options, limit=limit, own=own)
+            except MemoryLimitError:
+                return "no"
+        spared = usable(limit) >= needed.total and (own is None or usable(own) >= needed.private)
+        assert not (told and spared)
+        return "fits" if spared else "tight"
+
+    found = []
+    for limit in (needed.private - 1, needed.private, needed.total - 1, needed.total, needed.total * 8 // 7 + 2):
+        for own in (None, needed.private - 1, needed.private, needed.private * 8 // 7 + 2):
+            found.append(fit(needed, limit, own))
+            assert found[-1] == opening(limit, own), (limit, own)
+    assert found[::4] == ["no", "tight", "tight", "tight", "fits"]
+    assert found[-4:] == ["fits", "no", "tight", "fits"]
+    assert fit(needed, None) == "fits"
 
 
 def test_what_a_bundle_is_opened_with(tiny_bundle: Path, facts: Facts) -> None:

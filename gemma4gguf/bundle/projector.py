@@ -111,7 +111,7 @@ def _half(section: Section, half: str, where: str) -> Half | None:
     epsilon = meta.get(key)
     if not isinstance(epsilon, float) or not (math.isfinite(epsilon) and 0 < epsilon < 1):
         raise FormatError(f"{where}: {key} is {epsilon!r:.80}, expected a small number such as 1e-6")
-    shapes = _shapes(half, width, hidden)
+    shapes = half_shapes(half, width, hidden)
     for name, shape in shapes.items():
         _check_tensor(section, name, shape, where)
     if half == "vision" and (places := section.tensors["v.position_embd.weight"].shape[1]) < min(BUDGETS):
@@ -138,8 +138,8 @@ def _check_tensor(section: Section, name: str, shape: tuple[int, ...], where: st
         raise FormatError(f"{where}: {name!r} is stored as {info.type.name}, expected F32; convert again")
 
 
-def _shapes(half: str, width: int, hidden: int) -> dict[str, tuple[int, ...]]:
-    """Tensor -> shape in numpy order. `width` is the embedder's own, `hidden` a soft token's."""
+def half_shapes(half: str, width: int, hidden: int, places: int = _ANY) -> dict[str, tuple[int, ...]]:
+    """Tensor -> shape in numpy order. `width` is the embedder's own, `hidden` a soft token's, `places` a patch's."""
     if half == "audio":
         return {"mm.a.input_projection.weight": (hidden, FRAME_SAMPLES)}
     return {
@@ -149,7 +149,7 @@ def _shapes(half: str, width: int, hidden: int) -> dict[str, tuple[int, ...]]:
         "v.patch_embd.bias": (width,),
         "v.patch_norm.2.weight": (width,),
         "v.patch_norm.2.bias": (width,),
-        "v.position_embd.weight": (AXES, _ANY, width),
+        "v.position_embd.weight": (AXES, places, width),
         "v.patch_norm.3.weight": (width,),
         "v.patch_norm.3.bias": (width,),
         "mm.input_projection.weight": (hidden, width),

@@ -63,13 +63,13 @@ def _told(value: object) -> str:
 @common
 @found("file")
 def doctor(file: Path | None, as_json: bool) -> int:
-    """Show what this machine offers and what would stop gemma4gguf on it.
+    """Show what this machine offers, what would stop gemma4gguf on it, and which type of the 12B fits its memory.
 
-    With FILE, also whether that model is read fast enough to listen here.
+    With FILE, how that model fits instead, and whether it is read fast enough to listen here. `plan` says more.
     """
-    from ..tools.doctor import Finding, examine
+    from ..tools.doctor import Finding, examine, fitting
 
-    findings = examine()
+    findings = [*examine(), *fitting(file)]
     if file is not None:
         from ..model import Gemma4
         from ..tools.listening import reading_speed, verdict

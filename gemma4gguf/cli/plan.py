@@ -10,9 +10,13 @@ import click
 
 from ..arguments import LONGEST
 from .common import common, print_json
-from .show import Progress, Table, number, printable, size, warn
+from .show import Progress, Table, note, number, printable, size, warn
 
 UNITS = {"": 10**9, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+TIGHT = "tight: it opens, but takes of what is left to the system, or reads pages again and again; no: it is refused"
+LONGER = (
+    "longer: {type} has {more} tokens with --context max --kv-type {lean} (8 bits a value), {tokens} with {kv_type}"
+)
 LOW = "{type} keeps fewer than 4 bits per weight: expect clearly more mistakes"
 
 
@@ -57,6 +61,7 @@ def plan(source: str, as_json: bool, **how: Any) -> int:
     """
     from converters.mixture import UNDER_FOUR_BITS
 
+    from ..tools.plan import LEAN
     from ..tools.plan import plan as work
 
     with Progress(quiet=as_json) as progress:
@@ -76,6 +81,10 @@ def plan(source: str, as_json: bool, **how: Any) -> int:
     for name, command in (("get it", found.get), ("run it", found.run), ("or a mix of types", found.mix)):
         if command is not None:
             click.echo(f"{name}:  {printable(command)}")  # on one line, to be copied
+    tokens = found.longest.tokens
+    if tokens[LEAN] > tokens[found.kv_type] and not (found.best and isinstance(how["context"], int)):
+        names = {"type": found.longest.type, "lean": LEAN, "kv_type": found.kv_type}
+        note(LONGER.format(more=number(tokens[LEAN]), tokens=number(tokens[found.kv_type]), **names))
     return 0 if found.best else 1
 
 
@@ -88,19 +97,21 @@ def _for_json(found: Any) -> dict[str, Any]:
         strict=True,
     ):
         if choice is not None:
+            told["fits"] = choice.fits
             told |= {name: getattr(choice.memory, name) for name in ("private", "mapped", "total")}
     return held
 
 
 def _print_choices(found: Any) -> None:
-    table = Table("type", "file", "takes", "tokens")
+    table = Table("type", "file", *(number(at.context) for at in found.choices[0].contexts), "takes", "tokens")
     for choice in found.choices:
-        if choice.fits:
-            tokens = number(choice.context) + (" (best)" if choice == found.best else "")
-        else:
-            tokens = f"does not fit with {number(choice.context)}"
-        table.row(choice.type, size(choice.size), size(choice.memory.total), tokens)
+        fits = [at.fit for at in choice.contexts]
+        mark = "best" if choice == found.best else choice.fit
+        tokens = number(choice.context) + (f" ({mark})" if mark != "fits" else "")
+        table.row(choice.type, size(choice.size), *fits, size(choice.memory.total), tokens)
     table.print()
+    if any(at.fit != "fits" for choice in found.choices for at in choice.contexts):
+        note(TIGHT)
 
 
 def _print_no(found: Any) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, fields
+from functools import cached_property
 from math import prod
 
 from gguf import GGMLQuantizationType
@@ -63,7 +64,7 @@ class Part:
         header = section.header
         return cls(tuple(section.tensors.values()), header.data_start - header.start, tokens, merges)
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Bytes of all tensors."""
         return sum(tensor.nbytes for tensor in self.tensors)

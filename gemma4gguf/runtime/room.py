@@ -10,16 +10,20 @@ import warnings
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING, Literal
 
 from ..bundle.reading import Bundle
 from ..errors import MemoryLimitError
 from ..limits import current
 from ..machine import data_limit, memory_free, memory_limit
 from ..native.library import repacked_types, supports_gpu
-from .engine import EngineOptions
 from .memory import CELLS, Facts, Memory, memory
 
+if TYPE_CHECKING:  # `gemma4gguf doctor` plans, and loads no engine
+    from .engine import EngineOptions
+
 CONTEXTS = (32_768, 16_384, 8_192, 4_096, 2_048)  # positions; the choice where nobody asks for a number
+Fit = Literal["fits", "tight", "no"]  # the best first
 SPARE = 8  # a plan leaves an eighth of the memory to the system and to other programs
 
 
@@ -95,10 +99,13 @@ def first_that_fits(
     """
 
     def fits(length: int) -> bool:
-        needed = needs(length)
-        return (room is None or needed.total <= room) and (own is None or needed.private <= own)
+        return _within(needs(length), room, own)
 
     return lengths[min(bisect_left(lengths, True, key=fits), len(lengths) - 1)]
+
+
+def _within(needed: Memory, room: int | None, own: int | None) -> bool:
+    return (room is None or needed.total <= room) and (own is None or needed.private <= own)
 
 
 def _check_cache(where: str, context: int, size: int) -> None:
@@ -115,13 +122,25 @@ def usable(limit: int) -> int:
     return limit - limit // SPARE
 
 
+def fit(needed: Memory, limit: int | None, own: int | None = None) -> Fit:
+    """What opening does with `limit` bytes of memory and `own` of private memory. None: no limit.
+
+    "fits": it opens with what a plan gives away. "tight": it opens, and either takes of what a plan leaves to the
+    system, or pages of the file will be read again and again. "no": it is refused.
+    """
+    most = _least(limit, own)
+    if most is not None and needed.private > most:
+        return "no"
+    return "fits" if _within(needed, limit and usable(limit), own and usable(own)) else "tight"
+
+
 def check_room(where: str, needed: Memory, limit: int | None, own: int | None = None, *, force: bool = False) -> None:
     """Raise MemoryLimitError where the private part of `needed` cannot fit into `limit` bytes, or into `own`.
 
     Warns where it fits and the mapped part does not, and where `force` makes a warning of the error. None: no limit.
     """
     most = _least(limit, own)
-    if most is None or needed.private <= most:
+    if most is None or fit(needed, limit, own) != "no":
         if limit is not None and needed.total > limit:
             warnings.warn(
                 f"{where}: takes {_gb(needed.total)} of memory with the file's own pages, and this process may use "

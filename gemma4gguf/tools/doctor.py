@@ -1,6 +1,7 @@
-"""Examine this machine: versions, processor, memory, and what would keep gemma4gguf from running.
+"""Examine this machine: versions, processor, memory, what would keep gemma4gguf from running, and what fits.
 
-Nothing comes in; findings go out, each with a name, a value and maybe a problem. This module does not know bundles.
+Nothing comes in, or a bundle; findings go out, each with a name, a value and maybe a problem. Knows nothing of what
+fits: that is `plan`'s.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 
 from ..bundle.finding import model_names, models_folder
 from ..errors import Gemma4Error
-from ..machine import physical_cores
+from ..machine import memory_limit, physical_cores
 
 PACKAGES = {  # required package -> (the beginning of the version it was tested with, its module)
     "llama-cpp-python": ("0.3.36", ""),  # `_llama` loads it
@@ -48,6 +49,31 @@ def examine() -> list[Finding]:
         Finding("memory", _memory()),
         Finding("models folder", _models()),
         Finding("free disk here", f"{shutil.disk_usage(Path.cwd()).free / 1e9:.1f} GB"),
+    ]
+
+
+def fitting(file: Path | None = None) -> list[Finding]:
+    """What fits this machine's memory with each context: a bundle, or which type of the 12B with its drafter.
+
+    Nothing where the memory is unknown, or a package does not load: `examine` says so. Raises FormatError.
+    """
+    if memory_limit() is None:
+        return []
+    try:
+        from converters.mixture import UNDER_FOUR_BITS
+
+        from .plan import for_each_context, plan
+        from .released import released
+    except (Gemma4Error, ImportError, OSError, RuntimeError):
+        return []
+    found, whose = plan(released() if file is None else file), "12B" if file is None else "model"
+    return [
+        Finding(
+            f"{whose}, {at.context:,} tokens",
+            f"{kind}: {at.fit}, takes {at.takes / 1e9:.2f} of {found.room / 1e9:.2f} GB"
+            + (", fewer than 4 bits a weight" if kind in UNDER_FOUR_BITS else ""),
+        )
+        for kind, at in for_each_context(found)
     ]
 
 
@@ -106,7 +132,5 @@ def _gpu(supported: bool, names: list[str]) -> str:
 
 
 def _memory() -> str:
-    try:
-        return f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 1e9:.1f} GB"
-    except (AttributeError, ValueError, OSError):
-        return "unknown on this system"
+    limit = memory_limit()
+    return "unknown on this system" if limit is None else f"{limit / 1e9:.1f} GB"

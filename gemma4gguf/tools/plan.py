@@ -1,45 +1,73 @@
 """What of a model fits into a memory: the best type and context, and the commands that get and run it.
 
 In: a bundle, a checkpoint folder or a Hub id, of which only headers are read, and bytes of memory. Out: a `Plan`. What
-a type weighs is the converter's own mixture, what a context weighs is `runtime.memory`. Nothing is loaded or written.
+a type weighs is the converter's own mixture, what a context weighs is `runtime.memory`, and what fits `runtime.room`.
+Nothing is loaded or written.
 """
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from converters import mixture
 from converters.mixture import MIXTURES, UNDER_FOUR_BITS
 
 from ..arguments import LONGEST
 from ..errors import InputError
-from ..machine import memory_limit
+from ..machine import data_limit, memory_limit
 from ..native.context import KV_TYPES, ContextOptions
 from ..native.library import repacked_types
 from ..runtime.memory import Facts, Memory, memory
-from ..runtime.room import contexts, every_context, first_that_fits, usable
+from ..runtime.room import Fit, contexts, every_context, first_that_fits, fit, usable
 from .plan_source import QUANTISED, Progress, Source, read_source
 
+LEAN = "q8_0"  # a cache of about half the size
 STEP = 10**6  # bytes: sizes of mixes are told in these
+TOLD = (8_192, 32_768, 131_072, 262_144)  # positions that every type is told for, up to the model's own limit
 ENOUGH = 8_192  # positions: a better type is not worth a shorter context
+Needs = Callable[[int], Memory]  # what a context takes
+
+
+@dataclass(frozen=True)
+class ContextFit:
+    """What a type takes with a context, in bytes, and whether that "fits", is "tight" or no ("no"): see `room.fit`."""
+
+    context: int
+    takes: int
+    fit: Fit
 
 
 @dataclass(frozen=True)
 class Choice:
     """A type of the text model in a memory. `context`: the one asked for, or the longest that fits, or the shortest.
 
-    `size`: of the bundle, in bytes.
+    `size`: of the bundle, in bytes. `memory` and `fit` are for that context; `contexts` are those of TOLD that the
+    model was made for, or the one asked for.
     """
 
     type: str
     size: int
     context: int
     memory: Memory
-    fits: bool
+    fit: Fit
+    contexts: tuple[ContextFit, ...]
+
+    @property
+    def fits(self) -> bool:
+        return self.fit == "fits"
+
+
+@dataclass(frozen=True)
+class Longest:
+    """The longest context with which a type fits, by the cache's type: `kv_type` and LEAN. 0: none fits."""
+
+    type: str
+    tokens: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -50,6 +78,7 @@ class Plan:
     quality that fits, of 4 bits a weight and more where it may be any; None: it does not fit. `instead` is then the
     best of any type that would, or None. `least` takes least of all types. `get` and `run` are commands for the best.
     `mix` makes a larger file for the same context, its types chosen by measuring; None where there is no such choice.
+    `longest` is that of the one choice, else of the best type, of `instead`, or of the choice that takes least.
     """
 
     source: str
@@ -64,10 +93,11 @@ class Plan:
     get: str | None
     run: str | None
     mix: str | None
+    longest: Longest
 
 
 def plan(
-    source: str | Path,
+    source: str | Path | Source,
     *,
     limit: int | None = None,
     context: int | Literal["max"] | None = None,
@@ -77,49 +107,78 @@ def plan(
     repacked: Collection[str] | None = None,
     progress: Progress = lambda done, total: None,
 ) -> Plan:
-    """Plan a bundle, a checkpoint folder or a Hub id; `NAME:TYPE` asks for one type.
+    """Plan a bundle, a checkpoint folder or a Hub id, or what was read of one; `NAME:TYPE` asks for one type.
 
-    `limit`: bytes of memory; None: what this machine lets this process use. `context` positions for each of `parallel`
-    conversations; None: as many as fit, up to 32,768; "max": as many as fit. `drafter` goes into the bundle of a
-    checkpoint. `repacked`: types that the processor has copied; None: those of this one. Raises InputError, FormatError
-    and ConversionError.
+    `limit`: bytes of memory; None: what this machine lets this process use, and what of it may be private. `context`
+    positions for each of `parallel` conversations; None: as many as fit, up to 32,768; "max": as many as fit. `drafter`
+    goes into the bundle of a checkpoint. `repacked`: types that the processor has copied; None: those of this one.
+    Raises InputError, FormatError and ConversionError.
     """
     if kv_type not in KV_TYPES:
         raise InputError(f"kv_type is {kv_type!r}, expected one of {', '.join(KV_TYPES)}")
+    own = data_limit() if limit is None else None
     limit = memory_limit() if limit is None else limit
     if limit is None:
         raise InputError("limit: this system does not tell how much memory it has; give it")
-    model = read_source(source, drafter, progress)
-    longest = model.facts.limit
-    if isinstance(context, int) and context > longest:
-        raise InputError(f"context is {context:,}, the model was made for at most {longest:,}")
-    lengths = _lengths(context, longest)
+    model = source if isinstance(source, Source) else read_source(source, drafter, progress)
+    made_for = model.facts.limit
+    if isinstance(context, int) and context > made_for:
+        raise InputError(f"context is {context:,}, the model was made for at most {made_for:,}")
+    lengths = _lengths(context, made_for)
+    told = (context,) if isinstance(context, int) else tuple(n for n in TOLD if n <= made_for) or (made_for,)
     enough, room = min(ENOUGH, lengths[0]), usable(limit)
 
     copied = repacked_types() if repacked is None else repacked
 
-    def choice(name: str) -> Choice:
-        facts = _retyped(model, name)
-
+    def needs_of(facts: Facts, kv_type: str) -> Needs:
         def needs(context: int) -> Memory:
             outputs = ContextOptions.outputs * parallel
             options = ContextOptions(context, sequences=parallel, outputs=outputs, kv_type=kv_type)
             return memory(facts, options, repacked=copied)
 
-        length = first_that_fits(lengths, needs, room)
-        needed = needs(length)
-        return Choice(name, _size(facts), length, needed, needed.total <= room)
+        return cache(needs)
+
+    def at(needs: Needs, context: int) -> ContextFit:
+        return ContextFit(context, needs(context).total, fit(needs(context), limit, own))
+
+    def first(needs: Needs, lengths: Sequence[int]) -> ContextFit:
+        """The first length that fits, else the last."""
+        return at(needs, first_that_fits(lengths, needs, room, own and usable(own)))
+
+    def choice(name: str) -> Choice:
+        facts = _retyped(model, name)
+        needs = needs_of(facts, kv_type)
+        found, each = first(needs, lengths), tuple(at(needs, context) for context in told)
+        return Choice(name, _size(facts), found.context, needs(found.context), found.fit, each)
+
+    def most(name: str, kv_type: str) -> int:
+        found = first(needs_of(_retyped(model, name), kv_type), every_context(made_for))
+        return found.context if found.fit == "fits" else 0
 
     choices = [choice(name) for name in model.types]
     good = [c for c in choices if len(choices) == 1 or c.type not in UNDER_FOUR_BITS]
     best = _best(good, enough, model.trained_for)
     every = choices if model.types == QUANTISED else [choice(name) for name in QUANTISED]
     instead = None if best else _best(choices, enough, None) or _best(every, enough, None)
-    least = min(every, key=lambda c: c.memory.total)
+    least = _least(every)
     chosen = best or instead
     get, run = _commands(model, chosen, kv_type)
     mix = None if chosen in (None, choices[0]) else _mix(model, chosen, room)
-    return Plan(str(source), limit, room, parallel, kv_type, tuple(choices), best, instead, least, get, run, mix)
+    told_of = (choices[0] if len(choices) == 1 else chosen or _least(choices)).type
+    longest = Longest(told_of, {kind: most(told_of, kind) for kind in (kv_type, LEAN)})
+    name = model.named(model.type) if model is source else str(source)
+    return Plan(name, limit, room, parallel, kv_type, tuple(choices), best, instead, least, get, run, mix, longest)
+
+
+def for_each_context(found: Plan) -> list[tuple[str, ContextFit]]:
+    """A type for each context: the best that fits, else the one that takes least; of 4 bits and more, if it may be."""
+
+    def rank(pair: tuple[str, ContextFit]) -> tuple[int, bool, int]:
+        kind, at = pair
+        return get_args(Fit).index(at.fit), kind in UNDER_FOUR_BITS, 0 if at.fit == "fits" else at.takes
+
+    by_context = zip(*([(choice.type, at) for at in choice.contexts] for choice in found.choices), strict=True)
+    return [min(pairs, key=rank) for pairs in by_context]
 
 
 def _lengths(context: int | str | None, longest: int) -> Sequence[int]:
@@ -133,6 +192,10 @@ def _best(choices: Sequence[Choice], enough: int, first: str | None) -> Choice |
     """The first that fits with `enough` positions, else the first that fits; `first` is a type that goes before all."""
     fitting = sorted((c for c in choices if c.fits), key=lambda c: (c.context < enough, c.type != first))
     return fitting[0] if fitting else None
+
+
+def _least(choices: Sequence[Choice]) -> Choice:
+    return min(choices, key=lambda c: c.memory.total)
 
 
 def _size(facts: Facts) -> int:
