@@ -36,6 +36,7 @@ ROWS = 32  # of each prompt's last positions: their logits are compared
 KEPT, HALVES, ROUNDED = 0.002, 0.02, 0.08
 SOFT_EXACT, SOFT_ROUNDED = 1e-4, 0.05  # of soft tokens: with an embedder in F32, and in other types
 Floats = NDArray[np.float32]
+NOTHING: Floats = np.empty((0, 0), np.float32)
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Seen:
 
     prompt: Prompt
     passage: Passage
-    states: Sequence[Floats]
+    states: list[Floats]
     logits: Floats
 
 
@@ -137,7 +138,10 @@ def compare(
     layers: Sequence[int],
     report: Callable[[int], None] = lambda done: None,
 ) -> Iterator[Place]:
-    """The embedder, each of `layers`, and the logits, for every prompt in turn. `report`: layers done."""
+    """The embedder, each of `layers`, and the logits, for every prompt in turn. `report`: layers done.
+
+    A state that was used is dropped from `seen`: at the 12B's shapes they are 2 GB.
+    """
     yield from _soft_tokens(bundle, seen, source)
     model = Model(FileNorms(Sections(bundle.text, numbers=source.numbers), source))
     most, passages, last = _bound(bundle), [s.passage for s in seen], len(model.layers) - 1
@@ -148,6 +152,8 @@ def compare(
         for each, ours in zip(seen, outputs, strict=True):
             theirs = each.states[i]
             yield Place(each.prompt.modality, f"layer {i} ({kind})", _off(ours[-len(theirs) :], theirs), most)
+            if i:
+                each.states[i - 1] = NOTHING
         report(done)
     if last in layers:
         for each in seen:

@@ -14,7 +14,7 @@ Floats: TypeAlias = "NDArray[np.float32]"
 Whole: TypeAlias = "NDArray[np.int64]"
 
 LAYER_NORM_EPSILON = 1e-5  # torch's default
-BLOCK = 256  # queries whose scores are in memory at a time
+BLOCK = 256  # rows whose scores, or other intermediate values, are in memory at a time
 
 
 def rms_norm(x: Floats, epsilon: float, weight: Floats | None = None) -> Floats:
@@ -32,10 +32,13 @@ def layer_norm(x: Floats, weight: Floats, bias: Floats) -> Floats:
 
 
 def gelu(x: Floats) -> Floats:
-    """The tanh form."""
-    inner = np.float32(np.sqrt(2 / np.pi)) * (x + np.float32(0.044715) * x * x * x)
-    halves: Floats = np.float32(0.5) * x * (1 + np.tanh(inner))
-    return halves
+    """The tanh form, of a few rows at a time: its intermediate values are as large as they are."""
+    out = np.empty_like(x)
+    for start in range(0, len(x), BLOCK):
+        part = x[start : start + BLOCK]
+        inner = np.float32(np.sqrt(2 / np.pi)) * (part + np.float32(0.044715) * part * part * part)
+        out[start : start + BLOCK] = np.float32(0.5) * part * (1 + np.tanh(inner))
+    return out
 
 
 def frequencies(head: int, theta: float, fraction: float = 1.0) -> Floats:

@@ -101,7 +101,8 @@ class Layer:
         """What follows attention: its output matrix, the feed-forward step, and the layer's scalar."""
         h = h + self.norm(self.times(attended, "self_attn.o_proj"), "post_attention_layernorm")
         x = self.norm(h, "pre_feedforward_layernorm")
-        x = gelu(self.times(x, "mlp.gate_proj")) * self.times(x, "mlp.up_proj")
+        gate = gelu(self.times(x, "mlp.gate_proj"))
+        x = np.multiply(gate, self.times(x, "mlp.up_proj"), out=gate)
         h = h + self.norm(self.times(x, "mlp.down_proj"), "post_feedforward_layernorm")
         return h * self.tensor("layer_scalar")
 
