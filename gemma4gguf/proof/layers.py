@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from tempfile import TemporaryFile
 
 import numpy as np
 from gguf import GGMLQuantizationType as T
@@ -36,7 +37,6 @@ ROWS = 32  # of each prompt's last positions: their logits are compared
 KEPT, HALVES, ROUNDED = 0.002, 0.02, 0.08
 SOFT_EXACT, SOFT_ROUNDED = 1e-4, 0.05  # of soft tokens: with an embedder in F32, and in other types
 Floats = NDArray[np.float32]
-NOTHING: Floats = np.empty((0, 0), np.float32)
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Seen:
 
     prompt: Prompt
     passage: Passage
-    states: list[Floats]
+    states: Sequence[Floats]
     logits: Floats
 
 
@@ -128,7 +128,20 @@ def _seen(model: Loaded, prompt: Prompt, parts: Sequence[Span], threads: int | N
     )
     with Context(model, options, watcher=watcher) as context:
         logits = np.stack([row.copy() for row in position_logits(context, parts, first=max(0, at - ROWS))])
-    return Seen(prompt, Passage(ids, soft), watcher.take(model.n_embd), logits)
+    return Seen(prompt, Passage(ids, soft), _on_disk(watcher.take(model.n_embd)), logits)
+
+
+def _on_disk(states: Sequence[Floats]) -> list[Floats]:
+    """The same in a temporary file: at the 12B's shapes those of all prompts are 2 GB. Raises OSError."""
+    found, start = [], 0
+    with TemporaryFile() as file:
+        for state in states:
+            file.write(state.data)
+        file.flush()
+        for state in states:
+            found.append(np.memmap(file, np.float32, "r", start, state.shape))
+            start += state.nbytes
+    return found
 
 
 def compare(
@@ -138,10 +151,7 @@ def compare(
     layers: Sequence[int],
     report: Callable[[int], None] = lambda done: None,
 ) -> Iterator[Place]:
-    """The embedder, each of `layers`, and the logits, for every prompt in turn. `report`: layers done.
-
-    A state that was used is dropped from `seen`: at the 12B's shapes they are 2 GB.
-    """
+    """The embedder, each of `layers`, and the logits, for every prompt in turn. `report`: layers done."""
     yield from _soft_tokens(bundle, seen, source)
     model = Model(FileNorms(Sections(bundle.text, numbers=source.numbers), source))
     most, passages, last = _bound(bundle), [s.passage for s in seen], len(model.layers) - 1
@@ -152,8 +162,6 @@ def compare(
         for each, ours in zip(seen, outputs, strict=True):
             theirs = each.states[i]
             yield Place(each.prompt.modality, f"layer {i} ({kind})", _off(ours[-len(theirs) :], theirs), most)
-            if i:
-                each.states[i - 1] = NOTHING
         report(done)
     if last in layers:
         for each in seen:
