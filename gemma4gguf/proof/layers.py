@@ -133,7 +133,8 @@ def _seen(model: Loaded, prompt: Prompt, parts: Sequence[Span], threads: int | N
 
 def _on_disk(states: Sequence[Floats]) -> list[Floats]:
     """The same in a temporary file: at the 12B's shapes those of all prompts are 2 GB. Raises OSError."""
-    found, start = [], 0
+    found: list[Floats] = []
+    start = 0
     with TemporaryFile() as file:
         for state in states:
             file.write(state.data)
