@@ -90,7 +90,7 @@ PROGRAMS: dict[str, Program] = {
     ),
     "transcribe": Program("benchmarks/transcribe.py --rounds {rounds}", quick="--blocks 1"),
     "batch": Program("scripts/check_batch.py speed --lines 400", 1, "--lines 40"),
-    "growth": Program("benchmarks/growth.py {bundle} --prompt 8192", 1, "--only slots"),
+    "growth": Program("benchmarks/growth.py {bundle} --prompt 16384", 1, "--only slots"),
     "growth to 64k": Program("benchmarks/growth.py {bundle} --only prompt --prompt 65536", 1, by_default=False),
     **{  # a server is started anew for each figure, which on a GPU takes longer than the figure
         f"gpu drafts {share}": Program(
