@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """A long context under a memory limit: open a bundle, read a long prompt, answer.
 
-    benchmarks/long_context.py BUNDLE --limit 16GB [--context 262144] [--kv-type q8_0] [--tokens 8192] [--threads 2]
+    benchmarks/long_context.py BUNDLE --limit 16 [--context 262144] [--kv-type q8_0] [--tokens 8192] [--threads 2]
 
 The limit holds for a process of its own and for the pages of files that it reads: a control group's (Linux; needs
 rights to make one), else that of private memory alone (`ulimit -d`). Where the bundle is refused, the error's text is

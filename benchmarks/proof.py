@@ -8,7 +8,7 @@ file's weights), layers (each computed again from the engine's input), source (t
 engine holds counts too. Prints JSON with every fault. Linux only: it reads /proc.
 
 --spoil changes the bundle first, in place, and puts it back at the end: a matrix of layer 0 becomes that of layer 1,
-one scale in the first full layer changes its sign, and the chat template is another model's.
+one scale in layer 5 (the first full one at the 12B's shapes) changes its sign, and the template is another model's.
 """
 
 from __future__ import annotations
@@ -86,14 +86,9 @@ def spoiled(file: Path) -> Iterator[None]:
         words = start + read(start, size).index(template)
         before = [(at[TAKEN], read(at[TAKEN], taken)), (at[SCALED], scale), (words, template)]
         flipped = bytes([scale[0], scale[1] ^ 0x80])
-        write(
-            [
-                (at[TAKEN], read(at[GIVEN], taken)),
-                (at[SCALED], flipped),
-                (words, OTHERS.ljust(len(template))[: len(template)]),
-            ]
-        )
+        other = OTHERS.ljust(len(template))[: len(template)]  # in place, so as long as it was
         try:
+            write([(at[TAKEN], read(at[GIVEN], taken)), (at[SCALED], flipped), (words, other)])
             yield
         finally:
             write(before)

@@ -13,7 +13,7 @@ from .common import common, print_json
 from .show import Progress, Table, note, number, printable, size, warn
 
 UNITS = {"": 10**9, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
-TIGHT = "tight: it opens, but takes of what is left to the system, or reads pages again and again; no: it is refused"
+TIGHT = "tight: it opens, but takes some of what the system needs, or reads pages again and again; no: it is refused"
 LONGER = (
     "longer: {type} has {more} tokens with --context max --kv-type {lean} (8 bits a value), {tokens} with {kv_type}"
 )

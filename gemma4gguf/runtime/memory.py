@@ -119,10 +119,10 @@ class Memory:
     """Bytes by kind.
 
     `weights`: mapped where they are used as they lie, private where llama.cpp rearranges a copy for this processor.
-    `cache`: keys and values. `kept`: the sliding layers of each sequence, as they were where its last prompt ended.
-    `compute`: llama.cpp's buffers. `outputs`: rows of logits. `vocabulary`: as llama.cpp
-    holds it. `embedder`: its matrices, and the work on one picture. `drafter`: everything of it. `python`: the
-    interpreter, libraries and the file's headers.
+    `cache`: keys and values. `kept`: the sliding layers of each sequence, as they were where its last prompt ended, or
+    where it made room. `compute`: llama.cpp's buffers. `outputs`: rows of logits. `vocabulary`: as llama.cpp holds it.
+    `embedder`: its matrices, and the work on one picture. `drafter`: everything of it. `python`: the interpreter,
+    libraries and the file's headers.
     """
 
     weights: Bytes

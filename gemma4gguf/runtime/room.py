@@ -125,7 +125,7 @@ def usable(limit: int) -> int:
 def fit(needed: Memory, limit: int | None, own: int | None = None) -> Fit:
     """What opening does with `limit` bytes of memory and `own` of private memory. None: no limit.
 
-    "fits": it opens with what a plan gives away. "tight": it opens, and either takes of what a plan leaves to the
+    "fits": it opens with what a plan gives away. "tight": it opens, and either takes some of what a plan leaves to the
     system, or pages of the file will be read again and again. "no": it is refused.
     """
     most = _least(limit, own)
