@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Every comparison with other programs in one run: what `scripts/bench` starts.
 
-    benchmarks/compare.py [--only NAME,...] [--rounds N] [--out FILE] [--compare OLD.json] [--bundle FILE] [--quick]
+    benchmarks/compare.py [--only NAME,...|--all] [--rounds N] [--out FILE] [--compare OLD.json] [--bundle FILE]
+        [--quick]
     benchmarks/compare.py --gpu --bundle FILE --peers FOLDER --out FILE
 
 The table is tests/support/comparisons.py. What it needs is prepared where it is missing: stock llama.cpp by
@@ -9,6 +10,7 @@ scripts/peers, and 6 layers of the 12B's shapes with random weights, Q4_0 with a
 programs run one after another, and their figures and ratios go to one JSON with the machine in it. A file that is there
 already is added to, so a run can be made in pieces, on one machine. Ctrl-C keeps what was measured.
 
+--all       also what takes long: all 48 layers converted (64 GB of disk), a prompt of 65,536 tokens.
 --compare   status 1, and a line each, for ratios outside their budget that were better in an older file.
 --gpu       decoding and drafts with all layers on the GPU; needs neither torch nor transformers.
 """
@@ -184,11 +186,11 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def chosen(only: str, gpu: bool) -> list[str]:
-    """The programs that run: those named, or all that run by default, also by their first words."""
+def chosen(only: str, gpu: bool, everything: bool = False) -> list[str]:
+    """The programs that run: those named, also by their first words; or all that run by default, or everything."""
     known = [name for name, program in PROGRAMS.items() if program.gpu == gpu]
     if not only:
-        return [name for name in known if PROGRAMS[name].by_default]
+        return [name for name in known if everything or PROGRAMS[name].by_default]
     names = []
     for asked in only.split(","):
         group = [name for name in known if PROGRAMS[name].by_default and name.startswith(f"{asked} ")]
@@ -222,6 +224,7 @@ def measure(names: Sequence[str], command: Callable[[Program], list[str]], repor
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", metavar="NAME,...", help=", ".join(PROGRAMS))
+    parser.add_argument("--all", action="store_true", help="also what takes long")
     parser.add_argument("--rounds", type=int, help="of every program [3 to 5]")
     parser.add_argument("--out", type=Path, help="[benchmarks/results/cpu.json or gpu.json]")
     parser.add_argument("--compare", type=Path, metavar="OLD.json")
@@ -232,7 +235,7 @@ def main() -> None:
     given = parser.parse_args()
     before = json.loads(given.compare.read_text("utf-8")) if given.compare else None
     out = given.out or RESULTS / ("gpu.json" if given.gpu else "cpu.json")
-    names, prepared = chosen(given.only, given.gpu), Prepared(given.bundle, given.peers)
+    names, prepared = chosen(given.only, given.gpu, given.all), Prepared(given.bundle, given.peers)
     here = machine()
     if given.gpu and not here["gpus"]:
         sys.exit("--gpu: this llama.cpp finds no GPU; `gemma4gguf doctor` tells which it finds")

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""docs/performance.md and its pictures, from what scripts/bench has measured: benchmarks/results/.
+"""docs/performance.md and its pictures, from what scripts/bench has measured: benchmarks/results/. cpu.json makes the
+page and gpu.json its part about a GPU; of every other cpu-NAME.json, another machine's, the ratios are told.
 
 With --check nothing is written; the difference is printed, and the exit status 1 where there is one. Why a ratio does
 not hold stands in the table of comparisons, tests/support/comparisons.py.
@@ -119,10 +120,16 @@ def ratios_table(found: Sequence[Report]) -> str:
         unit, sides = one["unit"], [one["ours"], one["peer"]]
         ours, theirs = (f"{shown(side)} {unit}" if side is not None else "" for side in sides)
         spread = "{} to {}".format(*one["spread"]) if one["rounds"] > 1 else ""
-        budget = f"{'at least' if one['larger is better'] else 'at most'} {one['budget']:g}"
-        kept = "held" if one["held"] else "**not held**"
-        rows.append((one["title"], one["against"], ours, theirs, f"{one['ratio']:g}", spread, budget, kept))
+        rows.append((one["title"], one["against"], ours, theirs, f"{one['ratio']:g}", spread, budget(one), held(one)))
     return table(*rows)
+
+
+def budget(one: Report) -> str:
+    return f"{'at least' if one['larger is better'] else 'at most'} {one['budget']:g}"
+
+
+def held(one: Report) -> str:
+    return "held" if one["held"] else "**not held**"
 
 
 def missed(found: Sequence[Report]) -> str:
@@ -130,9 +137,9 @@ def missed(found: Sequence[Report]) -> str:
     lines = []
     for one in found:
         if not one["held"]:
-            off, budget = abs(one["ratio"] / one["budget"] - 1), one["budget"]
+            off = abs(one["ratio"] / one["budget"] - 1)
             reason = WHY.get(one["title"], "not explained yet")
-            ratio = f"{one['ratio']:g}, where {budget:g} is the budget, {off:.0%} off"
+            ratio = f"{one['ratio']:g}, where {one['budget']:g} is the budget, {off:.0%} off"
             lines.append(f"- **{one['title']}** against {one['against']}: {ratio}: {reason}.")
     return "\n".join(lines) or "Every ratio holds."
 
@@ -206,7 +213,15 @@ def commands(report: Report) -> str:
     return table(*rows)
 
 
-def page(cpu: Report, gpu: Report | None) -> str:
+def elsewhere(report: Report) -> str:
+    """Another machine and its ratios."""
+    rows = [("what", "against", "ratio", "budget", "")]
+    for one in report["comparisons"]:
+        rows.append((one["title"], one["against"], f"{one['ratio']:g}", budget(one), held(one)))
+    return f"{machine(report)}\n\n{table(*rows)}"
+
+
+def page(cpu: Report, others: Sequence[Report], gpu: Report | None) -> str:
     ratios, grown = cpu["comparisons"], growths(cpu)
     parts = ["# Performance", MADE, INTRO, machine(cpu), "![Every ratio](performance.svg)", ratios_table(ratios)]
     parts += ["## What does not hold", missed(ratios)]
@@ -224,6 +239,7 @@ def page(cpu: Report, gpu: Report | None) -> str:
             "![How time and memory grow](performance-growth.svg)",
             growth_table(grown),
         ]
+    parts += [part for other in others for part in ("## On another machine", elsewhere(other))]
     parts += ["## On a GPU", gpu_part(gpu), "## How it was measured", commands(cpu)]
     return "\n\n".join(filter(None, parts)) + "\n"
 
@@ -254,7 +270,11 @@ def made(results: Path = RESULTS) -> dict[str, str]:
     """The files of docs/, by name."""
     read = {path.stem: json.loads(path.read_text("utf-8")) for path in sorted(results.glob("*.json"))}
     cpu, grown = read["cpu"], growths(read["cpu"])
-    files = {"performance.md": page(cpu, read.get("gpu")), "performance.svg": ratios_picture(cpu["comparisons"])}
+    others = [report for name, report in read.items() if name.startswith("cpu-")]
+    files = {
+        "performance.md": page(cpu, others, read.get("gpu")),
+        "performance.svg": ratios_picture(cpu["comparisons"]),
+    }
     return files | ({"performance-growth.svg": growth_picture(grown)} if grown else {})
 
 

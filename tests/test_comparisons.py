@@ -82,6 +82,7 @@ def test_only_takes_names_and_first_words() -> None:
     assert compare.chosen("sound,drafts", gpu=False) == ["sound", "drafts 0.5", "drafts 0.7", "drafts 0.9"]
     assert compare.chosen("growth", gpu=False) == ["growth"]
     assert all(PROGRAMS[name].gpu for name in compare.chosen("", gpu=True))
+    assert set(compare.chosen("", gpu=False, everything=True)) == {n for n, p in PROGRAMS.items() if not p.gpu}
     with pytest.raises(SystemExit, match="there is no 'noise'"):
         compare.chosen("noise", gpu=False)
 

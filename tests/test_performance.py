@@ -50,6 +50,15 @@ def test_a_gpu_s_result_takes_the_place_of_not_run(tmp_path: Path) -> None:
     assert page.count("| llama-server 1 |") == 2  # of the processor and of the GPU
 
 
+def test_another_machine_s_ratios_are_told_too(tmp_path: Path) -> None:
+    other = {**CPU, "machine": {**CPU["machine"], "processor": "Some processor"}}
+    for name, report in (("cpu", CPU), ("cpu-other", other)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(report))
+    page = make_performance.made(tmp_path)["performance.md"]
+    assert "Some processor, " in page
+    assert page.count("| writing | llama-bench |") == 2
+
+
 @pytest.mark.parametrize("name", [name for name in make_performance.made() if name.endswith(".svg")])
 def test_pictures_are_well_formed(name: str) -> None:
     root = ElementTree.fromstring(make_performance.made()[name])
