@@ -124,50 +124,68 @@ def plan(
     made_for = model.facts.limit
     if isinstance(context, int) and context > made_for:
         raise InputError(f"context is {context:,}, the model was made for at most {made_for:,}")
-    lengths = _lengths(context, made_for)
-    told = (context,) if isinstance(context, int) else tuple(n for n in TOLD if n <= made_for) or (made_for,)
-    enough, room = min(ENOUGH, lengths[0]), usable(limit)
-
     copied = repacked_types() if repacked is None else repacked
+    asked = _Asked(model, limit, own, _lengths(context, made_for), _told(context, made_for), parallel, kv_type, copied)
+    enough, room = min(ENOUGH, asked.lengths[0]), usable(limit)
 
-    def needs_of(facts: Facts, kv_type: str) -> Needs:
-        def needs(context: int) -> Memory:
-            outputs = ContextOptions.outputs * parallel
-            options = ContextOptions(context, sequences=parallel, outputs=outputs, kv_type=kv_type)
-            return memory(facts, options, repacked=copied)
-
-        return cache(needs)
-
-    def at(needs: Needs, context: int) -> ContextFit:
-        return ContextFit(context, needs(context).total, fit(needs(context), limit, own))
-
-    def first(needs: Needs, lengths: Sequence[int]) -> ContextFit:
-        """The first length that fits, else the last."""
-        return at(needs, first_that_fits(lengths, needs, room, own and usable(own)))
-
-    def choice(name: str) -> Choice:
-        facts = _retyped(model, name)
-        needs = needs_of(facts, kv_type)
-        found, each = first(needs, lengths), tuple(at(needs, context) for context in told)
-        return Choice(name, _size(facts), found.context, needs(found.context), found.fit, each)
-
-    def most(name: str, kv_type: str) -> int:
-        found = first(needs_of(_retyped(model, name), kv_type), every_context(made_for))
-        return found.context if found.fit == "fits" else 0
-
-    choices = [choice(name) for name in model.types]
+    choices = [asked.choice(name) for name in model.types]
     good = [c for c in choices if len(choices) == 1 or c.type not in UNDER_FOUR_BITS]
     best = _best(good, enough, model.trained_for)
-    every = choices if model.types == QUANTISED else [choice(name) for name in QUANTISED]
+    every = choices if model.types == QUANTISED else [asked.choice(name) for name in QUANTISED]
     instead = None if best else _best(choices, enough, None) or _best(every, enough, None)
     least = _least(every)
     chosen = best or instead
     get, run = _commands(model, chosen, kv_type)
     mix = None if chosen in (None, choices[0]) else _mix(model, chosen, room)
     told_of = (choices[0] if len(choices) == 1 else chosen or _least(choices)).type
-    longest = Longest(told_of, {kind: most(told_of, kind) for kind in (kv_type, LEAN)})
+    longest = Longest(told_of, {kind: asked.most(told_of, kind) for kind in (kv_type, LEAN)})
     name = model.named(model.type) if model is source else str(source)
     return Plan(name, limit, room, parallel, kv_type, tuple(choices), best, instead, least, get, run, mix, longest)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What is planned, and for what: bytes of memory and of private memory, and how it would be opened.
+
+    `lengths` are contexts to choose from, the longest first; `told` those that every type is told for. `copied`: types
+    that the processor has copied.
+    """
+
+    model: Source
+    limit: int
+    own: int | None
+    lengths: Sequence[int]
+    told: tuple[int, ...]
+    parallel: int
+    kv_type: str
+    copied: Collection[str]
+
+    def choice(self, name: str) -> Choice:
+        """A type with the first length that fits, else with the last."""
+        facts = _retyped(self.model, name)
+        needs = self._needs(facts, self.kv_type)
+        found = self._first(needs, self.lengths)
+        each = tuple(self._at(needs, context) for context in self.told)
+        return Choice(name, _size(facts), found.context, needs(found.context), found.fit, each)
+
+    def most(self, name: str, kv_type: str) -> int:
+        """The longest context of all that fits, with a cache of that type; 0: none does."""
+        found = self._first(self._needs(_retyped(self.model, name), kv_type), every_context(self.model.facts.limit))
+        return found.context if found.fit == "fits" else 0
+
+    def _needs(self, facts: Facts, kv_type: str) -> Needs:
+        def needs(context: int) -> Memory:
+            outputs = ContextOptions.outputs * self.parallel
+            options = ContextOptions(context, sequences=self.parallel, outputs=outputs, kv_type=kv_type)
+            return memory(facts, options, repacked=self.copied)
+
+        return cache(needs)
+
+    def _first(self, needs: Needs, lengths: Sequence[int]) -> ContextFit:
+        return self._at(needs, first_that_fits(lengths, needs, usable(self.limit), self.own and usable(self.own)))
+
+    def _at(self, needs: Needs, context: int) -> ContextFit:
+        return ContextFit(context, needs(context).total, fit(needs(context), self.limit, self.own))
 
 
 def for_each_context(found: Plan) -> list[tuple[str, ContextFit]]:
@@ -186,6 +204,13 @@ def _lengths(context: int | str | None, longest: int) -> Sequence[int]:
     if isinstance(context, int):
         return [context]
     return every_context(longest) if context == LONGEST else contexts(longest)
+
+
+def _told(context: int | str | None, longest: int) -> tuple[int, ...]:
+    """Contexts that every type is told for."""
+    if isinstance(context, int):
+        return (context,)
+    return tuple(n for n in TOLD if n <= longest) or (longest,)
 
 
 def _best(choices: Sequence[Choice], enough: int, first: str | None) -> Choice | None:
