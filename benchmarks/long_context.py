@@ -19,7 +19,6 @@ import json
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -29,7 +28,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from gemma4gguf.tools.plan import plan  # noqa: E402
-from tests.support.private import watch  # noqa: E402
+from tests.support.private import watched  # noqa: E402
 
 GROUPS = (  # of version 2 and 1: where, the limit's file, the peak's file
     (Path("/sys/fs/cgroup"), "memory.max", "memory.peak"),
@@ -117,12 +116,11 @@ def main() -> None:
     with limited(limit) as (start, peak_file):
         command = [*start, sys.executable, "-c", CHILD, json.dumps(asked)]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
-            peak = [0]
-            watcher = threading.Thread(target=watch, args=(process.pid, peak))
-            watcher.start()
+        with (
+            subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process,
+            watched(process.pid) as peak,
+        ):
             said, _ = process.communicate()
-            watcher.join()
         found |= {"status": process.returncode, "private_mb": round(peak[0] / 1e6)}
         if peak_file is not None:
             found["group_mb"] = round(int(peak_file.read_text()) / 1e6)

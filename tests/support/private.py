@@ -10,6 +10,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,8 +54,17 @@ class Measured:
     prompt: int
 
 
-def watch(pid: int, peak: list[int]) -> None:
-    """Keep the largest number of private bytes in `peak[0]` until the process is gone."""
+@contextmanager
+def watched(pid: int) -> Iterator[list[int]]:
+    """The peak of a process's private bytes, in a list of one. The process has to end in the block."""
+    peak = [0]
+    watcher = threading.Thread(target=_watch, args=(pid, peak), daemon=True)
+    watcher.start()
+    yield peak
+    watcher.join()
+
+
+def _watch(pid: int, peak: list[int]) -> None:
     status = Path(f"/proc/{pid}/status")
     while True:
         try:
@@ -92,14 +103,12 @@ def measure(file: Path, context: int, tokens: int, *, drafts: bool, media: bool 
     }
     command = [sys.executable, "-c", CHILD, json.dumps(given)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(
-        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
+    with (
+        subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process,
+        watched(process.pid) as peak,
+    ):
         assert process.stdin is not None
         assert process.stdout is not None
-        peak = [0]
-        watcher = threading.Thread(target=watch, args=(process.pid, peak))
-        watcher.start()
         mapped, prompt = 0, ""
         if process.stdout.readline():
             Path(f"/proc/{process.pid}/clear_refs").write_text("1")
@@ -109,7 +118,6 @@ def measure(file: Path, context: int, tokens: int, *, drafts: bool, media: bool 
                 mapped = touched(process.pid, file.resolve())
         process.stdin.close()
         process.wait()
-        watcher.join()
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, command)
     return Measured(peak[0], mapped, int(prompt))
