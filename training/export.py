@@ -1,4 +1,4 @@
-"""Trained weights -> folders in the Hub's layout, bf16.
+"""Trained weights -> folders in the Hub's layout, bf16, and back.
 
 In: the averaged weights of the target and the drafter. Out: models/tiny and models/tiny-assistant. Knows the
 checkpoint's names.
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from . import config as c
 from .drafter import Drafter
@@ -74,6 +74,14 @@ def target_tensors(model: Target) -> dict[str, torch.Tensor]:
         "model.embed_audio.embedding_projection.weight": model.sound,
     }
     return out
+
+
+@torch.no_grad()
+def read(folder: Path, model: Target) -> None:
+    """The weights of an exported target into the model."""
+    saved = load_file(folder / "model.safetensors")
+    for name, place in target_tensors(model).items():  # each is the model's own memory
+        place.copy_(saved[name])
 
 
 def drafter_tensors(model: Drafter) -> dict[str, torch.Tensor]:

@@ -11,6 +11,7 @@ import fcntl
 import multiprocessing
 import pickle
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection
 
@@ -20,15 +21,18 @@ from tokenizers import Tokenizer
 from . import batches, texts
 
 # Of each kind, how many examples a step has, and the weight of their mean loss.
+VIDEOS: list[tuple[texts.Make, int, float]] = [
+    (texts.watch, 36, 1.5),
+    (partial(texts.watch, long=True), 8, 0.6),
+    (texts.watch_hear, 12, 0.5),
+]
 MIXTURE: list[tuple[texts.Make, int, float]] = [
     (texts.row, 48, 2.0),
     (texts.see, 24, 0.8),
     (texts.see_two, 8, 0.3),
     (texts.photo, 12, 0.4),
     (texts.hear, 72, 1.6),
-    (texts.watch, 36, 1.5),
-    (partial(texts.watch, long=True), 8, 0.6),
-    (texts.watch_hear, 12, 0.5),
+    *VIDEOS,
     (texts.total, 72, 2.0),
     (partial(texts.total, think=True), 12, 0.5),
     (texts.use_tool, 28, 0.7),
@@ -36,6 +40,19 @@ MIXTURE: list[tuple[texts.Make, int, float]] = [
     (texts.plain, 2, 0.05),
 ]
 PIPE_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Amount:
+    """`share`: of the examples of MIXTURE. `videos`: times as many of VIDEOS, with as much more weight."""
+
+    share: float = 1.0
+    videos: float = 1.0
+
+    def of(self, kind: tuple[texts.Make, int, float]) -> tuple[texts.Make, int, float]:
+        make, count, weight = kind
+        times = self.videos if kind in VIDEOS else 1.0
+        return make, max(1, round(count * self.share * times)), weight * times
 
 
 def cheapest_cuts(lengths: Sequence[int], overhead: int = 8000) -> list[int]:
@@ -54,13 +71,13 @@ def cheapest_cuts(lengths: Sequence[int], overhead: int = 8000) -> list[int]:
 
 
 def draw(
-    material: texts.Material, tokenizer: Tokenizer, seed: int, step: int, share: float = 1.0
+    material: texts.Material, tokenizer: Tokenizer, seed: int, step: int, amount: Amount = Amount()
 ) -> list[batches.Batch]:
     """A step's batches, of like length each; the weights of a part's labels sum to the part's weight."""
     rng = np.random.default_rng([seed, step])
     pairs: list[tuple[batches.Item, float]] = []
-    for make, count, weight in MIXTURE:
-        own = [batches.item(make(rng, material), tokenizer) for _ in range(max(1, round(count * share)))]
+    for make, count, weight in map(amount.of, MIXTURE):
+        own = [batches.item(make(rng, material), tokenizer) for _ in range(count)]
         each = weight / sum(it.reply for it in own)
         pairs += [(it, each) for it in own]
     pairs.sort(key=lambda pair: len(pair[0].ids))
@@ -73,7 +90,7 @@ class Artists:
     """Processes that draw the steps from `first` on. Start them before the GPU is touched: they are forks."""
 
     def __init__(
-        self, material: texts.Material, tokenizer: Tokenizer, seed: int, first: int, count: int, share: float = 1.0
+        self, material: texts.Material, tokenizer: Tokenizer, seed: int, first: int, count: int, amount: Amount
     ) -> None:
         context = multiprocessing.get_context("fork")
         self.pipes: list[Connection] = []
@@ -81,7 +98,7 @@ class Artists:
             receiver, sender = context.Pipe(duplex=False)
             with contextlib.suppress(OSError):
                 fcntl.fcntl(sender.fileno(), fcntl.F_SETPIPE_SZ, PIPE_BYTES)
-            work = partial(_draw_for_ever, material, tokenizer, seed, first + rank, count, share, sender)
+            work = partial(_draw_for_ever, material, tokenizer, seed, first + rank, count, amount, sender)
             context.Process(target=work, daemon=True).start()
             sender.close()
             self.pipes.append(receiver)
@@ -96,10 +113,10 @@ class Artists:
 
 
 def _draw_for_ever(
-    material: texts.Material, tokenizer: Tokenizer, seed: int, step: int, stride: int, share: float, pipe: Connection
+    material: texts.Material, tokenizer: Tokenizer, seed: int, step: int, stride: int, amount: Amount, pipe: Connection
 ) -> None:
     while True:
-        drawn = pickle.dumps(draw(material, tokenizer, seed, step, share), protocol=5)
+        drawn = pickle.dumps(draw(material, tokenizer, seed, step, amount), protocol=5)
         try:
             pipe.send_bytes(drawn)
         except OSError:
