@@ -196,6 +196,10 @@ _WHOLE_JPEG = (
     "the JPEG is decoded whole, on one core, by the same library as there; at half its scale, stripes become another "
     "picture ([tried](decisions.md))"
 )
+_DRAFTS_LOST = (
+    "48 tokens are few for the tests of a new pace, and no length pays here: by the costs of rows below, what guesses "
+    "bring is at most what they take"
+)
 # Why a ratio does not hold, by its title. The page tells it where that is so.
 WHY: Mapping[str, str] = {
     "a photo of 12 MP to 280 patches": _WHOLE_JPEG,
@@ -219,8 +223,21 @@ WHY: Mapping[str, str] = {
         "the peer is told where the words are; finding them in 171 seconds of sound takes about one second "
         "([174 times real time](decisions.md)), and so small a model answers all of them in two"
     ),
-    "drafts, 50% accepted, beside llama-server": (
-        "both do best without drafts here; what is left is `auto` looking for lengths that pay, and two rounds"
+    "gemma4gguf --help": "on this processor Python and click alone take 0.065 seconds (`python -c 'import click'`)",
+    "writing": "the same kernels, and a machine whose speed changes by a tenth from one minute to the next",
+    "a drafter that is never right": (
+        "64 tokens are few: a pace that knows nothing tries two guesses and then one, which takes the time of about "
+        "three tokens; it is kept, and 1,000 tokens lose little ([simulated](decisions.md#drafts))"
+    ),
+    **{
+        f"drafts, {share} accepted, beside {peer}": _DRAFTS_LOST
+        for share in ("50%", "70%", "90%")
+        for peer in ("none", "llama-server")
+    },
+    "four answers at once": "one round of a few seconds, with the same kernels",
+    "convert 48 layers to Q4_K_M": (
+        "quantising to Q4_K takes nearly all of it, by llama.cpp's functions on both sides; the rest of the peer's way "
+        "counts less than with six layers"
     ),
 }
 
