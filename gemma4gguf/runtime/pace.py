@@ -21,7 +21,7 @@ HOPE = 0.6  # prior acceptance of a position
 WEIGHT = 2.0  # weight of a prior, in observations
 MEMORY = 0.985  # decay of all observations per step with drafts
 FADING = 0.997  # the same, per step without, because they may no longer hold
-FIRST, INCOME, SAVED = 0.2, 0.0007, 3.0  # what tests of one length may lose, in tokens: at first, per token, at most
+FIRST, INCOME, SAVED = 1.0, 0.0007, 3.0  # what tests of one length may lose, in tokens: at first, per token, at most
 LEAST = 0.05  # tokens that a test costs at least, or lengths nearly as good as the best would be tested all the time
 BINS = (0.05, 0.15, 0.3, 0.5, 0.7, 0.85, 0.95)  # edges of the confidence bins; acceptance is counted per bin
 
