@@ -47,6 +47,7 @@ SUBJECTS = (
 OPENERS = ("", "What is ", "Tell me about ", "<|turn>user\n", "Once there was\n\n", "I like ", "1. ", "Why, then, ")
 PROMPTS = [opener + subject for opener in OPENERS for subject in SUBJECTS]
 MARGIN = 0.05  # of logits whose standard deviation is about 2
+ROUGH = 0.3  # the same, where activations are quantised too: last bits grow, on AVX2 alone beyond MARGIN
 PREFIX = {TEXT: "", EMBEDDER: "mmproj-", DRAFTER: "mtp-"}
 
 
@@ -253,8 +254,8 @@ def test_pack_of_llama_cpps_own_files(
     out = tmp_path / "packed.gguf"
     pack(text, out, embedder=projector, drafter=draft)
     assert faults(out) == []
-    job = runtimes.firm(out, runtimes.prepare(out, PROMPTS[:40], STEPS), MARGIN)
-    assert len(job.prompts) >= 10
+    job = runtimes.firm(out, runtimes.prepare(out, PROMPTS, STEPS), ROUGH)
+    assert len(job.prompts) >= 5
     mine = runtimes.ours(out, job)
     assert runtimes.llama_cpp_python(text, job) == mine
     assert runtimes.ours(text, job) == mine
