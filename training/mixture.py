@@ -70,9 +70,7 @@ def cheapest_cuts(lengths: Sequence[int], overhead: int = 8000) -> list[int]:
     return cuts[::-1]
 
 
-def draw(
-    material: texts.Material, tokenizer: Tokenizer, seed: int, step: int, amount: Amount = Amount()
-) -> list[batches.Batch]:
+def draw(material: texts.Material, tokenizer: Tokenizer, seed: int, step: int, amount: Amount) -> list[batches.Batch]:
     """A step's batches, of like length each; the weights of a part's labels sum to the part's weight."""
     rng = np.random.default_rng([seed, step])
     pairs: list[tuple[batches.Item, float]] = []
