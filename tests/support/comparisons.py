@@ -63,11 +63,11 @@ PROGRAMS: dict[str, Program] = {
         "benchmarks/first_token.py {bundle} --peers {peers} --rounds {rounds} --cases text,photo", 5
     ),
     "decode": Program(
-        f"{_DECODE} --tokens 64 --only prefill,llama-bench\\ prefill,llama-bench\\ plain,useless", quick="--tokens 8"
+        f"{_DECODE} --only prefill,llama-bench\\ prefill,llama-bench\\ plain,useless", quick="--tokens 8"
     ),
     **{
         f"drafts {share}": Program(
-            f"{_DECODE} --tokens 48 --lengths 1,3 --accept {share} "
+            f"{_DECODE} --tokens 192 --lengths 1,3 --accept {share} "
             "--only auto,llama-server\\ 0,llama-server\\ 1,llama-server\\ 3",
             2,
             "--tokens 8 --lengths 1",
