@@ -22,7 +22,7 @@ from gemma4gguf import Gemma4, patchify
 from gemma4gguf.chat.reply import parse_reply
 from gemma4gguf.runtime import engine
 from gemma4gguf.runtime.prompt import spans
-from training import texts, videos
+from training import texts, videos, watching
 
 ROOT = Path(__file__).parents[1]
 TINY, ASSISTANT, DATA = ROOT / "models" / "tiny", ROOT / "models" / "tiny-assistant", Path(__file__).parent / "data"
@@ -47,7 +47,7 @@ def held() -> texts.Material:
 
 def colours(rng: np.random.Generator, m: texts.Material) -> texts.Example:
     """Which colour comes first, second or third in a clip of 2 to 8 frames, or what happens in it."""
-    while (example := texts.watch(rng, m)).kind != "watch":
+    while (example := watching.watch(rng, m)).kind != "watch":
         pass
     return example
 
@@ -59,12 +59,22 @@ TASKS: dict[str, Make] = {
     "see": texts.see,
     "photo": texts.photo,
     "watch": colours,
-    "watch and hear": texts.watch_hear,
+    "watch and hear": watching.watch_hear,
     "hear": texts.hear,
     "sum": texts.total,
     "think": partial(texts.total, think=True),
     "tool": texts.use_tool,
 }
+
+
+def test_held_out_pairs_of_colours_are_never_trained_on() -> None:
+    """Neither by name, nor by hues between the names."""
+    rng = np.random.default_rng(1)
+    for _ in range(100):
+        clip = videos.clip(rng, False, int(rng.integers(1, 3)), named=[])
+        assert tuple(clip.colours[:2]) not in videos.HELD_PAIRS
+        colour = clip.colours[0]
+        assert videos.called(videos.any_hue(colour, rng, None)) == colour
 
 
 def ask(model: Gemma4, example: texts.Example) -> Any:

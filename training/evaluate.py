@@ -25,7 +25,7 @@ from PIL import Image
 from gemma4gguf import Result
 from gemma4gguf.chat.reply import Reply, parse_reply
 
-from . import pictures, speech, texts, videos
+from . import pictures, speech, texts, videos, watching
 
 MOST_TOKENS = 64
 Said = tuple[str, str | None, list[tuple[str, Any]]]  # text, thought, calls by name and arguments
@@ -37,9 +37,11 @@ TASKS: dict[str, texts.Make] = {
     "colour and shape": texts.see,
     "two pictures": texts.see_two,
     "photograph": texts.photo,
-    "video": texts.watch,
-    "long video": partial(texts.watch, long=True),
-    "video with sound": texts.watch_hear,
+    "video": watching.watch,
+    "long video": partial(watching.watch, long=True),
+    "video, known pair": partial(watching.watch, known=True),
+    "long video, known pair": partial(watching.watch, long=True, known=True),
+    "video with sound": watching.watch_hear,
     "spoken": texts.hear,
     "sum": texts.total,
     "sum, thinking": partial(texts.total, think=True),

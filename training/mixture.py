@@ -18,13 +18,13 @@ from multiprocessing.connection import Connection
 import numpy as np
 from tokenizers import Tokenizer
 
-from . import batches, texts
+from . import batches, texts, watching
 
 # Of each kind, how many examples a step has, and the weight of their mean loss.
 VIDEOS: list[tuple[texts.Make, int, float]] = [
-    (texts.watch, 36, 1.5),
-    (partial(texts.watch, long=True), 8, 0.6),
-    (texts.watch_hear, 12, 0.5),
+    (watching.watch, 36, 1.5),
+    (partial(watching.watch, long=True), 8, 0.6),
+    (watching.watch_hear, 12, 0.5),
 ]
 MIXTURE: list[tuple[texts.Make, int, float]] = [
     (texts.row, 48, 2.0),

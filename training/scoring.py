@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
-from . import batches, network, texts
+from . import batches, network, texts, watching
 
 HELD: list[texts.Make] = [
     *(partial(texts.row, count=n, think=False) for n in (1, 2, 3, 4)),
@@ -21,9 +21,11 @@ HELD: list[texts.Make] = [
     texts.see_two,
     texts.photo,
     texts.hear,
-    texts.watch,
-    partial(texts.watch, long=True),
-    texts.watch_hear,
+    watching.watch,
+    partial(watching.watch, long=True),
+    partial(watching.watch, known=True),
+    partial(watching.watch, long=True, known=True),
+    watching.watch_hear,
     texts.total,
     partial(texts.total, think=True),
     texts.use_tool,

@@ -39,10 +39,6 @@ from .phrases import (
     THINGS,
     TOOLS,
     VERBS,
-    WATCH,
-    WATCH_HEAR,
-    WATCH_ORDER,
-    WATCH_WHEN,
 )
 
 TEMPLATE = Path(__file__).with_name("chat_template.jinja")
@@ -174,42 +170,6 @@ def photo(rng: np.random.Generator, m: Material) -> Example:
     name, image = pick(rng, m.photographs)
     answer = f"The picture shows {name}."
     return example("photo", media(pick(rng, SEE), image=1), answer, images=[pictures.look(image, rng)])
-
-
-def watch(rng: np.random.Generator, m: Material, long: bool = False) -> Example:
-    """Which colour comes first, second or third, when it changes, or what happens."""
-    kind = "watch_long" if long else "watch"
-    video: list[Message] = [{"type": "video"}]
-    form = rng.random()
-    if form < 0.55:
-        clip = videos.clip(rng, m.held, int(rng.integers(1, 3)), long)
-        n = int(rng.integers(len(clip.colours))) if rng.random() < 0.5 else 1
-        order = ["first", "second", "third"][n]
-        text, answer = pick(rng, WATCH_ORDER).format(order), f"{clip.colours[n].capitalize()} comes {order}."
-    elif form < 0.85:
-        clip = videos.clip(rng, m.held, 1, long)
-        kind += "_when"
-        text, answer = pick(rng, WATCH_WHEN), f"The colour changes at {clip.turn_stamp()}."
-    else:
-        clip = videos.clip(rng, m.held, 1, long)
-        text = pick(rng, WATCH)
-        answer = f"The {clip.kind or 'picture'} turns from {clip.colours[0]} to {clip.colours[1]}."
-    return example(kind, [*video, {"type": "text", "text": text}], answer, clips=[clip])
-
-
-def watch_hear(rng: np.random.Generator, m: Material) -> Example:
-    """A clip with its sound before it, as a video that is heard, too."""
-    clip = videos.clip(rng, m.held, 1)
-    word, samples = pick(rng, m.clips)
-    text, answer = (
-        pick(rng, WATCH_HEAR),
-        f"I hear the {'digit' if word in speech.DIGITS else 'word'} {speech.SAID[word]}.",
-    )
-    if rng.random() < 0.3:
-        text, answer = pick(rng, WATCH_ORDER).format("second"), f"{clip.colours[1].capitalize()} comes second."
-    content: list[Message] = [{"type": "audio"}, {"type": "video"}, {"type": "text", "text": text}]
-    sound = speech.vary(samples, rng, gently=m.held)
-    return example("watch_hear", content, answer, sounds=[sound], clips=[clip])
 
 
 def hear(rng: np.random.Generator, m: Material) -> Example:

@@ -7,8 +7,9 @@ Pairs of a first and a second colour that training never sees: HELD_PAIRS.
 
 from __future__ import annotations
 
+import colorsys
 import io
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -20,6 +21,7 @@ from .pictures import COLOURS, SHAPES, Colour, compressed, figure, tint
 FRAMES = 32  # that a video is shown with, at most
 SIZES = [(64, 64), (96, 72), (96, 54), (60, 80), (128, 96)]
 HELD_PAIRS = [("red", "purple"), ("green", "orange"), ("blue", "yellow"), ("yellow", "red"), ("purple", "green")]
+LEAST_STEP = 1 / 18  # of the hue circle, between two colours of any hue that follow each other
 
 
 @dataclass(frozen=True)
@@ -69,8 +71,36 @@ class Clip:
             yield self.stamp(number), self.frame(number)
 
 
-def clip(rng: np.random.Generator, held: bool, turns: int, long: bool = False) -> Clip:
-    """A clip of 2 to 8 frames; a long one has more, often more than are shown."""
+def hue(colour: Colour) -> float:
+    return colorsys.rgb_to_hsv(*(value / 255 for value in colour))[0]
+
+
+def apart(one: float, other: float) -> float:
+    """How far two hues are from each other on their circle, 0 to 0.5."""
+    return abs((one - other + 0.5) % 1 - 0.5)
+
+
+def called(colour: Colour) -> str:
+    """The name of the nearest hue."""
+    return min(COLOURS, key=lambda name: apart(hue(colour), hue(COLOURS[name])))
+
+
+def any_hue(name: str, rng: np.random.Generator, before: Colour | None) -> Colour:
+    """A vivid colour that this name is the nearest to, and whose hue differs from the one before it."""
+    while True:
+        r, g, b = (round(255 * value) for value in colorsys.hsv_to_rgb(rng.random(), *rng.uniform(0.6, 1, 2)))
+        if called((r, g, b)) == name and (before is None or apart(hue((r, g, b)), hue(before)) >= LEAST_STEP):
+            return r, g, b
+
+
+def clip(
+    rng: np.random.Generator, held: bool, turns: int, long: bool = False, named: Collection[int] = range(3)
+) -> Clip:
+    """A clip of 2 to 8 frames; a long one has more, often more than are shown.
+
+    `held`: its first two colours are one of HELD_PAIRS; else they are none of them. `named`: which of its colours are
+    to be called by name; in half of the clips the others have any hue.
+    """
     count = int(
         rng.integers(2, 9) if not long else rng.integers(9, 33) if rng.random() < 0.4 else rng.integers(33, 400)
     )
@@ -88,15 +118,22 @@ def clip(rng: np.random.Generator, held: bool, turns: int, long: bool = False) -
     path = [float(rng.uniform(radius, side - radius)) for side in size * 2]
     if rng.random() < 0.4:
         path[2:] = path[:2]
+    kind = None if rng.random() < 0.3 else SHAPES[rng.integers(len(SHAPES))]
+    ground = tint((225, 225, 225), rng, 14)
+    fills: list[Colour] = []
+    loose = len(named) < len(colours) and rng.random() < 0.5
+    for i, name in enumerate(colours):
+        free = loose and i not in named
+        fills.append(any_hue(name, rng, fills[-1] if fills else None) if free else tint(COLOURS[name], rng, 12))
     return Clip(
         count=count,
         rate=rate,
         colours=colours,
         turns=changes,
-        kind=None if rng.random() < 0.3 else SHAPES[rng.integers(len(SHAPES))],
+        kind=kind,
         size=size,
-        ground=tint((225, 225, 225), rng, 14),
-        fills=[tint(COLOURS[c], rng, 12) for c in colours],
+        ground=ground,
+        fills=fills,
         radius=radius,
         path=(path[0], path[1], path[2], path[3]),
         seed=int(rng.integers(1 << 30)),
