@@ -77,10 +77,10 @@ def target_tensors(model: Target) -> dict[str, torch.Tensor]:
 
 
 @torch.no_grad()
-def read(folder: Path, model: Target) -> None:
-    """The weights of an exported target into the model."""
+def read(folder: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """Exported weights into the memory of a model, as `target_tensors` and `drafter_tensors` name its parts."""
     saved = load_file(folder / "model.safetensors")
-    for name, place in target_tensors(model).items():  # each is the model's own memory
+    for name, place in tensors.items():
         place.copy_(saved[name])
 
 

@@ -44,10 +44,14 @@ PIPE_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Amount:
-    """`share`: of the examples of MIXTURE. `videos`: times as many of VIDEOS, with as much more weight."""
+    """`share`: of the examples of MIXTURE. `videos`: times as many of VIDEOS, with as much more weight.
+
+    `batch`: the price of one more batch, in tokens; a CPU would rather have many than fill one up.
+    """
 
     share: float = 1.0
     videos: float = 1.0
+    batch: int = 8000
 
     def of(self, kind: tuple[texts.Make, int, float]) -> tuple[texts.Make, int, float]:
         make, count, weight = kind
@@ -55,7 +59,7 @@ class Amount:
         return make, max(1, round(count * self.share * times)), weight * times
 
 
-def cheapest_cuts(lengths: Sequence[int], overhead: int = 8000) -> list[int]:
+def cheapest_cuts(lengths: Sequence[int], overhead: int) -> list[int]:
     """Ends of the batches that pad ascending lengths least; `overhead`: the price of one more batch, in tokens."""
     begins = np.arange(len(lengths))
     best, before = np.zeros(len(lengths) + 1), np.zeros(len(lengths) + 1, np.int64)
@@ -79,7 +83,7 @@ def draw(material: texts.Material, tokenizer: Tokenizer, seed: int, step: int, a
         each = weight / sum(it.reply for it in own)
         pairs += [(it, each) for it in own]
     pairs.sort(key=lambda pair: len(pair[0].ids))
-    ends = cheapest_cuts([len(it.ids) for it, _ in pairs])
+    ends = cheapest_cuts([len(it.ids) for it, _ in pairs], amount.batch)
     cut = [pairs[begin:end] for begin, end in zip([0, *ends], ends, strict=False)]
     return [batches.stack([it for it, _ in part], [w for _, w in part]) for part in cut]
 

@@ -3,7 +3,7 @@
     python -m training.train WORK --minutes 5              # the target, by the clock; goes on where it stopped
     python -m training.train WORK --minutes 1 --drafter    # then its drafter
     python -m training.train WORK --steps 1500             # or by steps
-    python -m training.train WORK --start models/tiny --videos 4 --lr-muon 0.005 --lr-adam 0.0007   # on from an export
+    python -m training.train WORK --start models --videos 4 --lr-muon 0.0015 --lr-adam 0.0002   # on from an export
     python -m training.train WORK --export models          # the weights, and held-out samples of the material
 
 Needs torch, scikit-learn, pillow and jinja2; once, to render and write the spoken clips, espeak-ng, soundfile and soxr.
@@ -165,7 +165,7 @@ def main() -> None:
     p.add_argument("--processes", type=int, default=14, help="processes that draw the examples")
     p.add_argument("--share", type=float, default=1.0, help="of a step's examples; less for a try")
     p.add_argument("--videos", type=float, default=1.0, help="times as many examples with videos")
-    p.add_argument("--start", type=Path, metavar="DIR", help="weights of an exported target to begin with")
+    p.add_argument("--start", type=Path, metavar="DIR", help="folder of an export, whose weights a new run begins with")
     p.add_argument("--show", type=float, default=1, help="minutes between figures of held-out material")
     p.add_argument("--held", type=int, default=96, help="held-out examples a task")
     p.add_argument("--lr-muon", type=float, default=0.02)
@@ -191,14 +191,14 @@ def main() -> None:
         return
     material, held = (texts.Material.load(a.work, h) for h in (False, True))
     if a.start:
-        shutil.copyfile(a.start / "tokenizer.json", path)
+        shutil.copyfile(a.start / "tiny" / "tokenizer.json", path)
     elif not path.exists():
         make_tokenizer(material, path, a.seed)
     tok = Tokenizer.from_file(str(path))
     file = drafter_file if a.drafter else target_file
     done = torch.load(file, map_location="cpu")["step"] if file.exists() else 0
     first = done + (1_000_000 if a.drafter else 0)  # the drafter has examples of its own
-    amount = mixture.Amount(a.share, a.videos)
+    amount = mixture.Amount(a.share, a.videos, 8000 if a.device == "cuda" else 300)
     artists = mixture.Artists(material, tok, a.seed, first, a.processes, amount)  # forks, before the GPU is touched
     known = scoring.held_out(held, tok, a.held)
     if a.device == "cuda":
@@ -207,9 +207,11 @@ def main() -> None:
     torch.manual_seed(a.seed)
     target = network.Target()
     if a.start:
-        export.read(a.start, target)
+        export.read(a.start / "tiny", export.target_tensors(target))
     if a.drafter:
         model = drafter.Drafter(trained(target, target_file))
+        if a.start:
+            export.read(a.start / "tiny-assistant", export.drafter_tensors(model))
         run = Run(a, model, drafter.drafter_loss, artists, lambda: drafter.accepted(model, known), file)
     else:
         run = Run(a, target, network.target_loss, artists, lambda: scoring.score(target, known), file)
