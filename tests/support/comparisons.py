@@ -197,8 +197,8 @@ _WHOLE_JPEG = (
     "picture ([tried](decisions.md))"
 )
 _DRAFTS_LOST = (
-    "by the costs of rows below no length has more than 1.01 of plain while the memory is free; other work slows a row's "
-    "pass more than a check of four, so that for a while three guesses pay, which the pace finds after some tokens"
+    "by the costs of rows below no length has more than 1.01 of plain while the memory is free; other work slows one "
+    "row's pass more than a check of four, so for a while three guesses pay, which the pace finds after some tokens"
 )
 # Why a ratio does not hold, by its title. The page tells it where that is so.
 WHY: Mapping[str, str] = {
@@ -220,8 +220,8 @@ WHY: Mapping[str, str] = {
     ),
     "start to first token, a photo of 12 MP, with drafter": "the picture's positions, as above, and the drafter",
     "a transcript": (
-        "the peer is told where the words are; finding them in 171 seconds of sound takes one second or "
-        "two (174 times real time on a [quicker machine](decisions.md)), and so small a model answers all of them in two"
+        "the peer is told where the words are; finding them in 171 seconds of sound takes one second or two (174 times "
+        "real time on a [quicker machine](decisions.md)), and so small a model answers all of them in two"
     ),
     "gemma4gguf --help": "on this processor Python and click alone take 0.065 seconds (`python -c 'import click'`)",
     "writing": (
@@ -234,8 +234,8 @@ WHY: Mapping[str, str] = {
         for peer in ("none", "llama-server")
     },
     "server, 4 clients, fifth turn: rate": (
-        "one turn of one round: turns two to five together have 8.2 and 8.5 tokens/s (0.97), and either side changes by "
-        "an eighth from turn to turn"
+        "one turn of one round: turns two to five together have 8.2 and 8.5 tokens/s (0.97), and either side changes "
+        "by an eighth from turn to turn"
     ),
     "four answers at once": "one round of a few seconds, with the same kernels",
     "convert 48 layers to Q4_K_M": (
