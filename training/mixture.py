@@ -49,9 +49,9 @@ class Amount:
     `batch`: the price of one more batch, in tokens; a CPU would rather have many than fill one up.
     """
 
-    share: float = 1.0
-    videos: float = 1.0
-    batch: int = 8000
+    share: float
+    videos: float
+    batch: int
 
     def of(self, kind: tuple[texts.Make, int, float]) -> tuple[texts.Make, int, float]:
         make, count, weight = kind

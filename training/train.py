@@ -90,7 +90,7 @@ class Run:
         tensors = [network.Tensors(batch) for batch in self.artists.next()]
         while True:
             self.spent = time.monotonic() - begun
-            progress = self.step / a.steps if a.steps else self.spent / (a.minutes * 60)
+            progress = self.step / a.steps if a.steps else self.spent / max(a.minutes * 60, 1e-9)
             if progress >= 1:
                 break
             total = torch.zeros(())
@@ -158,7 +158,7 @@ def main() -> None:
     p.add_argument("--drafter", action="store_true", help="train the drafter of a finished target")
     p.add_argument("--export", type=Path, metavar="DIR", help="write DIR/tiny and DIR/tiny-assistant")
     p.add_argument("--samples", action="store_true", help="with --export: also the samples of the demo and the tests")
-    p.add_argument("--minutes", type=float, default=65, help="length of the run, by the clock")
+    p.add_argument("--minutes", type=float, default=65, help="length of the run, by the clock; 0: only its figures")
     p.add_argument("--steps", type=int, help="length of the run in steps, instead")
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--device", default="cuda", help="cuda or cpu")

@@ -75,6 +75,9 @@ def hue(colour: Colour) -> float:
     return colorsys.rgb_to_hsv(*(value / 255 for value in colour))[0]
 
 
+HUES = {name: hue(colour) for name, colour in COLOURS.items()}
+
+
 def apart(one: float, other: float) -> float:
     """How far two hues are from each other on their circle, 0 to 0.5."""
     return abs((one - other + 0.5) % 1 - 0.5)
@@ -82,7 +85,7 @@ def apart(one: float, other: float) -> float:
 
 def called(colour: Colour) -> str:
     """The name of the nearest hue."""
-    return min(COLOURS, key=lambda name: apart(hue(colour), hue(COLOURS[name])))
+    return min(HUES, key=lambda name: apart(hue(colour), HUES[name]))
 
 
 def any_hue(name: str, rng: np.random.Generator, before: Colour | None) -> Colour:
