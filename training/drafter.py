@@ -20,7 +20,7 @@ from torch import nn
 from . import config as c
 from .batches import Batch
 from .network import Kept, Layer, Target, Tensors, attention, linear, masks, matrix, rotary
-from .passes import LOW, norm
+from .passes import low, norm
 
 STEPS = 4
 
@@ -67,7 +67,7 @@ class Drafter(nn.Module):
         with torch.no_grad():
             target = self.target[0]
             logits, states, kept = target.body(target.inputs(batch), *masks(batch), batch.learnt, tail)
-            hidden = torch.zeros(chosen.numel(), c.HIDDEN, dtype=LOW).index_copy(0, batch.learnt, states)
+            hidden = torch.zeros(chosen.numel(), c.HIDDEN, dtype=low()).index_copy(0, batch.learnt, states)
             hidden = hidden.view(*chosen.shape, c.HIDDEN)
             best = torch.full_like(batch.labels.flatten(), -100).index_copy(0, batch.learnt, logits.argmax(-1))
             best = best.view(chosen.shape)
@@ -76,7 +76,7 @@ class Drafter(nn.Module):
         past = (keys[None, :] < at[:, None])[None] & batch.real[:, None, :]
         near = past & (at[:, None] - keys[None, :] < c.WINDOW)[None]
         views = {
-            kind: torch.zeros(seen.shape, dtype=LOW).masked_fill_(~seen, -1e9)[:, None]
+            kind: torch.zeros(seen.shape, dtype=low()).masked_fill_(~seen, -1e9)[:, None]
             for kind, seen in (("full_attention", past), ("sliding_attention", near))
         }
         turns = {

@@ -22,9 +22,9 @@ from . import batches, texts, watching
 
 # Of each kind, how many examples a step has, and the weight of their mean loss.
 VIDEOS: list[tuple[texts.Make, int, float]] = [
-    (watching.watch, 36, 1.5),
-    (partial(watching.watch, long=True), 8, 0.6),
-    (watching.watch_hear, 12, 0.5),
+    (watching.watch, 24, 1.0),
+    (partial(watching.watch, long=True), 36, 3.0),
+    (watching.watch_hear, 8, 0.5),
 ]
 MIXTURE: list[tuple[texts.Make, int, float]] = [
     (texts.row, 48, 2.0),

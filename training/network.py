@@ -18,7 +18,7 @@ from torch import nn
 
 from . import config as c
 from .batches import Batch
-from .passes import LOW, add_norm, attend, geglu, heads, norm, rms
+from .passes import add_norm, attend, geglu, heads, low, norm, rms
 from .pictures import size_for
 
 Kept = dict[str, tuple[torch.Tensor, torch.Tensor]]  # kind of layer -> keys and values
@@ -35,7 +35,7 @@ def rotary(kind: str, head_dim: int, positions: torch.Tensor) -> tuple[torch.Ten
 
 
 def linear(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    return F.linear(x.to(LOW), weight.to(LOW))
+    return F.linear(x.to(low()), weight.to(low()))
 
 
 def matrix(rows: int, columns: int, scale: float = 1.0) -> nn.Parameter:
@@ -91,8 +91,8 @@ class Vision(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("ln1_weight", (1 + 0.15 * torch.randn(c.PATCH_VALUES)).to(LOW).float())
-        self.register_buffer("ln1_bias", (0.05 * torch.randn(c.PATCH_VALUES)).to(LOW).float())
+        self.register_buffer("ln1_weight", (1 + 0.15 * torch.randn(c.PATCH_VALUES)).to(torch.bfloat16).float())
+        self.register_buffer("ln1_bias", (0.05 * torch.randn(c.PATCH_VALUES)).to(torch.bfloat16).float())
         self.dense = nn.Parameter(patch_filters())
         self.dense_bias = nn.Parameter(torch.zeros(c.HIDDEN))
         self.ln2_weight, self.ln2_bias = nn.Parameter(torch.ones(c.HIDDEN)), nn.Parameter(torch.zeros(c.HIDDEN))
@@ -102,7 +102,7 @@ class Vision(nn.Module):
 
     def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
         x = pixels.float() * (1 / 255)
-        return F.layer_norm(x, (c.PATCH_VALUES,), self.ln1_weight, self.ln1_bias, 1e-5).to(LOW)
+        return F.layer_norm(x, (c.PATCH_VALUES,), self.ln1_weight, self.ln1_bias, 1e-5).to(low())
 
     def forward(self, pixels: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
         """Pixels uint8 [P, 6912], places [P, 2] -> soft tokens [P, hidden]"""
@@ -201,7 +201,7 @@ def masks(batch: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
     real = batch.real[:, None, :] | torch.eye(n, dtype=torch.bool)[None]
     sliding = (causal | same) & (gap < c.WINDOW)[None] & real
     full = causal & real
-    additive = [torch.zeros(m.shape, dtype=LOW).masked_fill_(~m, -1e9)[:, None] for m in (sliding, full)]
+    additive = [torch.zeros(m.shape, dtype=low()).masked_fill_(~m, -1e9)[:, None] for m in (sliding, full)]
     return additive[0], additive[1]
 
 

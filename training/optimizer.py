@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from .passes import LOW
+from .passes import low
 
 NEWTON = ((3.4445, -4.7750, 2.0315),) * 5  # Keller Jordan's quintic; singular values end near 1
 
 
 def orthogonal(g: torch.Tensor) -> torch.Tensor:
     """G [n, rows, columns] -> the nearest matrices whose singular values are all about 1."""
-    x = g.to(LOW)
+    x = g.to(low())
     flip = x.shape[1] > x.shape[2]
     if flip:
         x = x.mT

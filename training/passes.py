@@ -1,6 +1,6 @@
-"""The passes of a layer in plain torch: float32 for the residual stream, LOW beside matrix products.
+"""The passes of a layer in plain torch: float32 for the residual stream, `low()` beside matrix products.
 
-In and out: tensors. `norm`, `add_norm`, `geglu`, `heads`, `attend`.
+In and out: tensors. `low`, `norm`, `add_norm`, `geglu`, `heads`, `attend`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,11 @@ import torch
 import torch.nn.functional as F
 
 EPS = 1e-6
-LOW = torch.bfloat16 if torch.cuda.is_available() else torch.float32  # few CPUs multiply in bfloat16: 9 times slower
+
+
+def low() -> torch.dtype:
+    """The type of matrix products: float32 on a CPU, since those without bfloat16 take nine times as long in it."""
+    return torch.bfloat16 if torch.get_default_device().type == "cuda" else torch.float32
 
 
 def rms(x: torch.Tensor, weight: torch.Tensor | None = None) -> torch.Tensor:
@@ -17,7 +21,7 @@ def rms(x: torch.Tensor, weight: torch.Tensor | None = None) -> torch.Tensor:
 
 
 def norm(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
-    return rms(x, w).to(LOW)
+    return rms(x, w).to(low())
 
 
 def add_norm(x: torch.Tensor, y: torch.Tensor, w: torch.Tensor, scalar: float = 1.0) -> torch.Tensor:
@@ -28,7 +32,7 @@ def add_norm(x: torch.Tensor, y: torch.Tensor, w: torch.Tensor, scalar: float = 
 
 def geglu(x: torch.Tensor) -> torch.Tensor:
     gate, up = x.chunk(2, -1)
-    return (F.gelu(gate.float(), approximate="tanh") * up).to(LOW)
+    return (F.gelu(gate.float(), approximate="tanh") * up).to(low())
 
 
 def heads(
@@ -48,14 +52,14 @@ def heads(
     def turn(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
         one, two = rms(x, w).chunk(2, -1)
         c, s = cos[:, None], sin[:, None]
-        return torch.cat([one * c - two * s, two * c + one * s], -1).to(LOW).transpose(1, 2)
+        return torch.cat([one * c - two * s, two * c + one * s], -1).to(low()).transpose(1, 2)
 
     q = turn(parts[:, :, :count], q_norm)
     if k_norm is None:
         return q, None, None
     k = parts[:, :, count : count + kv]
     v = parts[:, :, count + kv :] if parts.shape[2] > count + kv else k
-    return q, turn(k, k_norm), rms(v).to(LOW).transpose(1, 2)
+    return q, turn(k, k_norm), rms(v).to(low()).transpose(1, 2)
 
 
 def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

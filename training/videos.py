@@ -21,6 +21,7 @@ from .pictures import COLOURS, SHAPES, Colour, compressed, figure, tint
 FRAMES = 32  # that a video is shown with, at most
 SIZES = [(64, 64), (96, 72), (96, 54), (60, 80), (128, 96)]
 HELD_PAIRS = [("red", "purple"), ("green", "orange"), ("blue", "yellow"), ("yellow", "red"), ("purple", "green")]
+SLOW_SECONDS = (10, 400)
 LEAST_STEP = 1 / 18  # of the hue circle, between two colours of any hue that follow each other
 
 
@@ -97,18 +98,24 @@ def any_hue(name: str, rng: np.random.Generator, before: Colour | None) -> Colou
 
 
 def clip(
-    rng: np.random.Generator, held: bool, turns: int, long: bool = False, named: Collection[int] = range(3)
+    rng: np.random.Generator,
+    held: bool,
+    turns: int,
+    long: bool = False,
+    named: Collection[int] = range(3),
+    slow: bool = False,
 ) -> Clip:
     """A clip of 2 to 8 frames; a long one has more, often more than are shown.
 
     `held`: its first two colours are one of HELD_PAIRS; else they are none of them. `named`: which of its colours are
-    to be called by name; in half of the clips the others have any hue.
+    to be called by name; in half of the clips the others have any hue. `slow`: it lasts up to minutes, however few its
+    frames, so that its stamps are any.
     """
-    count = int(
-        rng.integers(2, 9) if not long else rng.integers(9, 33) if rng.random() < 0.4 else rng.integers(33, 400)
-    )
-    count = max(count, turns + 1)
+    few, most = (2, 8) if not long else (9, 32) if rng.random() < (0.7 if slow else 0.4) else (33, 399)
+    count = max(int(rng.integers(few, most + 1)), turns + 1)
     rate = float(rng.choice([0.5, 1.0, 1.0, 1.0, 2.0, 3.0] if not long else [1.0, 2.0, 5.0, 10.0, 24.0, 25.0, 30.0]))
+    if slow:
+        rate = count / float(np.exp(rng.uniform(*np.log(SLOW_SECONDS))))
     shown = [i * count // FRAMES for i in range(FRAMES)] if count > FRAMES else list(range(count))
     changes = sorted(int(shown[i]) for i in 1 + rng.permutation(len(shown) - 1)[:turns])
     names = list(COLOURS)

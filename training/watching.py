@@ -17,12 +17,14 @@ def watch(rng: np.random.Generator, m: Material, long: bool = False, known: bool
 
     `known`: of held-out material, clips whose pairs of colours are trained on. In training, colours that are not asked
     for may have any hue: so a change is one between any two colours, and a name does not hang on the one beside it.
+    Most clips of a when are slow there: so a stamp is copied digit by digit, and not guessed from the few usual ones.
     """
     kind = "watch" + "_long" * long + "_known" * known
     video: list[Message] = [{"type": "video"}]
     held = m.held and not known
     form = rng.random()
-    order_share, when_share = (0.55, 0.3) if m.held else (0.4, 0.45)  # when is the harder one to learn
+    # when is the harder one to learn, and hardest among many frames
+    order_share, when_share = (0.55, 0.3) if m.held else (0.2, 0.7) if long else (0.4, 0.45)
     if form < order_share:
         turns = int(rng.integers(1, 3))
         n = int(rng.integers(turns + 1)) if rng.random() < 0.5 else 1
@@ -30,7 +32,8 @@ def watch(rng: np.random.Generator, m: Material, long: bool = False, known: bool
         order = ["first", "second", "third"][n]
         text, answer = pick(rng, WATCH_ORDER).format(order), f"{clip.colours[n].capitalize()} comes {order}."
     elif form < order_share + when_share:
-        clip = videos.clip(rng, held, 1, long, named=range(3) if m.held else [])
+        slow = not m.held and rng.random() < 0.6
+        clip = videos.clip(rng, held, 1, long, named=range(3) if m.held else [], slow=slow)
         kind += "_when"
         text, answer = pick(rng, WATCH_WHEN), f"The colour changes at {clip.turn_stamp()}."
     else:
