@@ -3,7 +3,7 @@
     python -m training.train WORK --minutes 5              # the target, by the clock; goes on where it stopped
     python -m training.train WORK --minutes 1 --drafter    # then its drafter
     python -m training.train WORK --steps 1500             # or by steps
-    python -m training.train WORK --start models --videos 4 --lr-muon 0.0015 --lr-adam 0.0002   # on from an export
+    python -m training.train WORK --start models --videos 3 --lr-muon 0.0015 --lr-adam 0.0002   # on from an export
     python -m training.train WORK --export models          # the weights, and held-out samples of the material
 
 Needs torch, scikit-learn, pillow and jinja2; once, to render and write the spoken clips, espeak-ng, soundfile and soxr.
