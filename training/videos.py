@@ -21,7 +21,7 @@ from .pictures import COLOURS, SHAPES, Colour, compressed, figure, tint
 FRAMES = 32  # that a video is shown with, at most
 SIZES = [(64, 64), (96, 72), (96, 54), (60, 80), (128, 96)]
 HELD_PAIRS = [("red", "purple"), ("green", "orange"), ("blue", "yellow"), ("yellow", "red"), ("purple", "green")]
-SLOW_SECONDS = (10, 400)
+SLOW_SECONDS = (10, 400)  # that a slow clip lasts, at least and at most
 LEAST_STEP = 1 / 18  # of the hue circle, between two colours of any hue that follow each other
 
 
@@ -113,9 +113,11 @@ def clip(
     """
     few, most = (2, 8) if not long else (9, 32) if rng.random() < (0.7 if slow else 0.4) else (33, 399)
     count = max(int(rng.integers(few, most + 1)), turns + 1)
-    rate = float(rng.choice([0.5, 1.0, 1.0, 1.0, 2.0, 3.0] if not long else [1.0, 2.0, 5.0, 10.0, 24.0, 25.0, 30.0]))
     if slow:
         rate = count / float(np.exp(rng.uniform(*np.log(SLOW_SECONDS))))
+    else:
+        rates = [0.5, 1.0, 1.0, 1.0, 2.0, 3.0] if not long else [1.0, 2.0, 5.0, 10.0, 24.0, 25.0, 30.0]
+        rate = float(rng.choice(rates))
     shown = [i * count // FRAMES for i in range(FRAMES)] if count > FRAMES else list(range(count))
     changes = sorted(int(shown[i]) for i in 1 + rng.permutation(len(shown) - 1)[:turns])
     names = list(COLOURS)

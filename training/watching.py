@@ -17,7 +17,7 @@ def watch(rng: np.random.Generator, m: Material, long: bool = False, known: bool
 
     `known`: of held-out material, clips whose pairs of colours are trained on. In training, colours that are not asked
     for may have any hue: so a change is one between any two colours, and a name does not hang on the one beside it.
-    Most clips of a when are slow there: so a stamp is copied digit by digit, and not guessed from the few usual ones.
+    Where the question is when, most clips are slow there: so a stamp is copied, and not guessed from a few usual ones.
     """
     kind = "watch" + "_long" * long + "_known" * known
     video: list[Message] = [{"type": "video"}]

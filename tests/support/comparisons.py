@@ -224,7 +224,7 @@ WHY: Mapping[str, str] = {
         "real time on a [quicker machine](decisions.md)), and so small a model answers all of them in two"
     ),
     "gemma4gguf --help": "on this processor Python and click alone take 0.065 seconds (`python -c 'import click'`)",
-    "writing": ("a tie within what this machine's rounds differ by, which is more than the 3% that the budget allows"),
+    "writing": "a tie within what this machine's rounds differ by, which is more than the 3% that the budget allows",
     **{
         f"drafts, {share} accepted, beside {peer}": _DRAFTS_LOST
         for share in ("50%", "70%", "90%")
