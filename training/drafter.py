@@ -20,7 +20,7 @@ from torch import nn
 from . import config as c
 from .batches import Batch
 from .network import Kept, Layer, Target, Tensors, attention, linear, masks, matrix, rotary
-from .passes import low, norm
+from .passes import UNSEEN, low, norm
 
 STEPS = 4
 
@@ -76,7 +76,7 @@ class Drafter(nn.Module):
         past = (keys[None, :] < at[:, None])[None] & batch.real[:, None, :]
         near = past & (at[:, None] - keys[None, :] < c.WINDOW)[None]
         views = {
-            kind: torch.zeros(seen.shape, dtype=low()).masked_fill_(~seen, -1e9)[:, None]
+            kind: torch.zeros(seen.shape, dtype=low()).masked_fill_(~seen, UNSEEN)[:, None]
             for kind, seen in (("full_attention", past), ("sliding_attention", near))
         }
         turns = {

@@ -18,7 +18,7 @@ from torch import nn
 
 from . import config as c
 from .batches import Batch
-from .passes import add_norm, attend, geglu, heads, low, norm, rms
+from .passes import UNSEEN, add_norm, attend, geglu, heads, low, norm, rms
 from .pictures import size_for
 
 Kept = dict[str, tuple[torch.Tensor, torch.Tensor]]  # kind of layer -> keys and values
@@ -201,7 +201,7 @@ def masks(batch: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
     real = batch.real[:, None, :] | torch.eye(n, dtype=torch.bool)[None]
     sliding = (causal | same) & (gap < c.WINDOW)[None] & real
     full = causal & real
-    additive = [torch.zeros(m.shape, dtype=low()).masked_fill_(~m, -1e9)[:, None] for m in (sliding, full)]
+    additive = [torch.zeros(m.shape, dtype=low()).masked_fill_(~m, UNSEEN)[:, None] for m in (sliding, full)]
     return additive[0], additive[1]
 
 
