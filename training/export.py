@@ -105,6 +105,7 @@ def write(
         folder / "model.safetensors",
         metadata={"format": "pt"},
     )
+    (folder / "model.safetensors").chmod(0o644)  # it was written for its owner alone
     files = {
         "config.json": config,
         "generation_config.json": c.generation_config(),

@@ -77,6 +77,7 @@ class Run:
             model.load_state_dict(saved["model"])
             self.optimizer.load(saved["optimizer"])
             self.spent, self.step = saved["spent"], saved["step"]
+            print(f"on from {file}, not from an export", flush=True)
         print(
             f"{sum(p.numel() for p in model.parameters()):,} parameters, step {self.step}, {self.spent / 60:.1f} min",
             flush=True,
@@ -120,7 +121,8 @@ class Run:
             if time.monotonic() - saved > 60:
                 saved = time.monotonic()
                 self.save()
-        self.save()
+        if self.step > first:
+            self.save()
         put(self.model, self.optimizer.average)
         print("FINAL", scoring.table(self.show()), flush=True)
 
