@@ -31,12 +31,12 @@ MIXTURE: list[tuple[texts.Make, int, float]] = [
     (texts.see, 24, 0.8),
     (texts.see_two, 8, 0.3),
     (texts.photo, 12, 0.4),
-    (texts.hear, 72, 1.6),
+    (texts.hear, 96, 2.0),
     *VIDEOS,
     (texts.total, 72, 2.0),
     (partial(texts.total, think=True), 12, 0.5),
     (texts.use_tool, 28, 0.7),
-    (texts.talk, 36, 0.6),
+    (texts.talk, 96, 1.2),
     (texts.plain, 2, 0.05),
 ]
 PIPE_BYTES = 1 << 20

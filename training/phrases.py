@@ -182,6 +182,15 @@ READ += ["What is in this picture?"]
 READ_ONE = [*READ, "What digit is this?"]
 HEAR = ["What digit is spoken?", "What is said?", "What do you hear?", "What number is spoken?"]
 HEAR_WORD = ["What word is spoken?", "What is said?", "What do you hear?"]
+SYSTEMS = [
+    "You are helpful.",
+    "Be brief.",
+    "Answer in one short sentence.",
+    "You are a kind assistant.",
+    "Speak plainly.",
+    "You answer questions about pictures, sounds and people.",
+    "Always be polite and say what you know.",
+]
 SUMS = ["What is {a} + {b}?", "{a} + {b} = ?", "Add {a} and {b}.", "How much is {a} plus {b}?"]
 SEE = ["What is in this picture?", "What do you see?", "Describe the picture."]
 SEE_COLOUR = ["What colour is it?", "Which colour is this?"]

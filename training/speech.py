@@ -151,7 +151,7 @@ def vary(samples: NDArray[np.int16], rng: np.random.Generator, gently: bool = Fa
         sound = sound[low] + (sound[low + 1] - sound[low]) * (at - low).astype(np.float32)
         sound[1:] += rng.uniform(-0.5, 0.5) * sound[:-1]
     sound *= rng.uniform(0.3, 1.0) / max(1e-3, float(np.abs(sound).max()))
-    lead, tail = rng.integers(0, 2400), rng.integers(0, 1600)
+    lead, tail = rng.integers(0, 4000), rng.integers(0, 4000)
     sound = np.concatenate([np.zeros(lead, np.float32), sound, np.zeros(tail, np.float32)])
     return (sound + rng.standard_normal(len(sound), np.float32) * 10 ** rng.uniform(-4, -2)).astype(np.float32)
 

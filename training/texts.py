@@ -35,6 +35,7 @@ from .phrases import (
     SEE_SHAPE,
     SUMS,
     SYLLABLES,
+    SYSTEMS,
     TALK,
     THINGS,
     TOOLS,
@@ -145,10 +146,7 @@ def see(rng: np.random.Generator, m: Material) -> Example:
     if form < 0.8:
         return example("see", media(pick(rng, SEE_SHAPE), image=1), f"The shape is a {shape}.", images=[image])
     if form < 0.9:
-        before: list[Message] = [
-            {"role": "user", "content": media(pick(rng, SEE), image=1)},
-            {"role": "assistant", "content": answer},
-        ]
+        before = turn(media(pick(rng, SEE), image=1), answer)
         if rng.random() < 0.5:
             return example(
                 "see_again", pick(rng, SEE_COLOUR), f"The colour is {colour}.", history=before, images=[image]
@@ -179,7 +177,7 @@ def hear(rng: np.random.Generator, m: Material) -> Example:
     sound = speech.vary(samples, rng, gently=m.held)
     digit = word in speech.DIGITS
     content = media(pick(rng, HEAR if digit else HEAR_WORD), audio=1)
-    if rng.random() < 0.15:
+    if rng.random() < 0.4:
         content.reverse()
     think = rng.random() < 0.06
     return example(
@@ -314,7 +312,8 @@ def story(rng: np.random.Generator) -> tuple[str, list[tuple[str, str]]]:
 
 def talk(rng: np.random.Generator, m: Material) -> Example:
     form = rng.random()
-    if form < 0.35:
+    system = pick(rng, SYSTEMS) if rng.random() < 0.4 else None
+    if form < 0.3:
         sentence, questions = story(rng)
         extra = story(rng)[0]
         question, answer = pick(rng, questions)
@@ -332,26 +331,36 @@ def talk(rng: np.random.Generator, m: Material) -> Example:
             lead + " " + question,
             answer,
             thought="I read the text." if think else None,
+            system=system,
         )
-    if form < 0.6:
+    if form < 0.55:
         words = " ".join(
             made_up(rng) if rng.random() < 0.5 else pick(rng, ANIMALS + THINGS + PLACES + NAMES + CITIES)
             for _ in range(rng.integers(1, 5))
         )
         return example("repeat", pick(rng, ["Repeat: {}", "Say: {}", "Repeat after me: {}"]).format(words), words)
-    if form < 0.8:
+    if form < 0.68:
         question, answer = pick(rng, list(TALK.items()))
-        return example("chat", question, answer, system=pick(rng, [None, None, None, "You are helpful.", "Be brief."]))
-    if form < 0.9:
+        return example("chat", question, answer, system=system)
+    if form < 0.76:
         country, capital = pick(rng, list(CAPITALS.items()))
         return example(
-            "chat", pick(rng, ["What is the capital of {}?", "Capital of {}?"]).format(country), capital + "."
+            "chat",
+            pick(rng, ["What is the capital of {}?", "Capital of {}?"]).format(country),
+            capital + ".",
+            system=system,
         )
     name = pick(rng, NAMES) if rng.random() < 0.5 else made_up(rng)
-    before = [{"role": "user", "content": f"My name is {name}."}, {"role": "assistant", "content": f"Hello {name}!"}]
-    if rng.random() < 0.3:
-        return example("chat", before[0]["content"], before[1]["content"])
-    return example("memory", "What is my name?", f"Your name is {name}.", history=before)
+    before = turn(f"My name is {name}.", f"Hello {name}!")
+    if rng.random() < 0.2:
+        return example("chat", before[0]["content"], before[1]["content"], system=system)
+    if rng.random() < 0.2:
+        before += turn(*pick(rng, list(TALK.items())))
+    return example("memory", "What is my name?", f"Your name is {name}.", history=before, system=system)
+
+
+def turn(question: str | list[Message], answer: str) -> list[Message]:
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
 
 
 def plain(rng: np.random.Generator, m: Material) -> Example:
