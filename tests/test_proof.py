@@ -99,7 +99,7 @@ def whole_head(head: int, theta: float, fraction: float = 1.0) -> Any:
 WRONG: dict[str, tuple[object, str, object, str, str]] = {
     "a picture both ways on full layers": (reference, "visible", everywhere, "picture", FULL),
     "the whole head turns on full layers": (reference, "frequencies", whole_head, "long text", FULL),
-    "values without a norm": (reference.Layer, "values", lambda layer, x: x, "text", "layer 0 (sliding)"),
+    "values without a norm": (reference.Layer, "values", lambda layer, x: x, "sound", "layer 0 (sliding)"),
     "one position too many in the window": (reference, "visible", one_more, "long text", "layer 0 (sliding)"),
     "no layer scalar": (
         layers.FileNorms,
