@@ -101,7 +101,7 @@ def test_a_call_that_is_asked_for_is_made(model: Gemma4, seed: int) -> None:
 
 def test_a_call_behind_a_thought(model: Gemma4) -> None:
     choice = {"type": "function", "function": {"name": "set_timer"}}
-    question = [{"role": "user", "content": "Set a timer for 7 minutes."}]  # a thought about another has no end
+    question = [{"role": "user", "content": "Set a timer for 7 minutes."}]  # known: its thought ends
     result = model.chat(question, tools=[*TOOLS.values()], tool_choice=choice, thinking=True, temperature=0)
     assert result.thought
     assert [call.name for call in result.tool_calls] == ["set_timer"]

@@ -1,7 +1,7 @@
 """The words of the tiny model's world: places, names, questions, tools. No code but the lists.
 
 Names that training never sees: HELD_CITIES. What is asked about pictures, sounds, videos and sums stands in READ to
-WATCH_HEAR.
+WATCH_HEAR; SYSTEMS are system prompts beside some of it.
 """
 
 from __future__ import annotations

@@ -117,6 +117,10 @@ def media(text: str, image: int = 0, audio: int = 0) -> list[Message]:
     return [{"type": "image"}] * image + [{"type": "text", "text": text}] + [{"type": "audio"}] * audio
 
 
+def exchange(question: str | list[Message], answer: str) -> list[Message]:
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+
+
 def row(rng: np.random.Generator, m: Material, count: int | None = None, think: bool | None = None) -> Example:
     count = count or pick(rng, [1, 2, 3, 3, 4, 4, 4, 4] if not m.held else [1, 2, 3, 4])
     at = rng.integers(0, len(m.labels), count)
@@ -146,7 +150,7 @@ def see(rng: np.random.Generator, m: Material) -> Example:
     if form < 0.8:
         return example("see", media(pick(rng, SEE_SHAPE), image=1), f"The shape is a {shape}.", images=[image])
     if form < 0.9:
-        before = turn(media(pick(rng, SEE), image=1), answer)
+        before = exchange(media(pick(rng, SEE), image=1), answer)
         if rng.random() < 0.5:
             return example(
                 "see_again", pick(rng, SEE_COLOUR), f"The colour is {colour}.", history=before, images=[image]
@@ -351,16 +355,12 @@ def talk(rng: np.random.Generator, m: Material) -> Example:
             system=system,
         )
     name = pick(rng, NAMES) if rng.random() < 0.5 else made_up(rng)
-    before = turn(f"My name is {name}.", f"Hello {name}!")
+    before = exchange(f"My name is {name}.", f"Hello {name}!")
     if rng.random() < 0.2:
         return example("chat", before[0]["content"], before[1]["content"], system=system)
     if rng.random() < 0.2:
-        before += turn(*pick(rng, list(TALK.items())))
+        before += exchange(*pick(rng, list(TALK.items())))
     return example("memory", "What is my name?", f"Your name is {name}.", history=before, system=system)
-
-
-def turn(question: str | list[Message], answer: str) -> list[Message]:
-    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
 
 
 def plain(rng: np.random.Generator, m: Material) -> Example:

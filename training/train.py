@@ -77,7 +77,7 @@ class Run:
             model.load_state_dict(saved["model"])
             self.optimizer.load(saved["optimizer"])
             self.spent, self.step = saved["spent"], saved["step"]
-            print(f"on from {file}, not from an export", flush=True)
+            print(f"on from {file}", flush=True)
         print(
             f"{sum(p.numel() for p in model.parameters()):,} parameters, step {self.step}, {self.spent / 60:.1f} min",
             flush=True,
