@@ -6,7 +6,7 @@ In: a model and examples. Out: {kind: (right, all)}. That is the same as greedy 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 import numpy as np
@@ -15,30 +15,32 @@ from tokenizers import Tokenizer
 
 from . import batches, network, texts, watching
 
-HELD: list[texts.Make] = [
-    *(partial(texts.row, count=n, think=False) for n in (1, 2, 3, 4)),
-    texts.see,
-    texts.see_two,
-    texts.photo,
-    texts.hear,
-    watching.watch,
-    partial(watching.watch, long=True),
-    partial(watching.watch, known=True),
-    partial(watching.watch, long=True, known=True),
-    watching.watch_hear,
-    texts.total,
-    partial(texts.total, think=True),
-    texts.use_tool,
-    texts.talk,
-]
+HELD: dict[str, texts.Make] = {
+    **{f"row{n}": partial(texts.row, count=n, think=False) for n in (1, 2, 3, 4)},
+    "see": texts.see,
+    "see_two": texts.see_two,
+    "photo": texts.photo,
+    "hear": texts.hear,
+    "watch": watching.watch,
+    "watch_long": partial(watching.watch, long=True),
+    "watch_known": partial(watching.watch, known=True),
+    "watch_long_known": partial(watching.watch, long=True, known=True),
+    "watch_hear": watching.watch_hear,
+    "sum": texts.total,
+    "sum_think": partial(texts.total, think=True),
+    "tool": texts.use_tool,
+    "talk": texts.talk,
+}
 
 
-def held_out(material: texts.Material, tokenizer: Tokenizer, count: int, seed: int = 1234) -> list[batches.Batch]:
+def held_out(
+    material: texts.Material, tokenizer: Tokenizer, count: int, tasks: Iterable[str] = HELD, seed: int = 1234
+) -> list[batches.Batch]:
     """Batches of held-out material, `count` examples a task."""
     rng = np.random.default_rng(seed)
     out = []
-    for make in HELD:
-        items = [batches.item(make(rng, material), tokenizer) for _ in range(count)]
+    for task in tasks:
+        items = [batches.item(HELD[task](rng, material), tokenizer) for _ in range(count)]
         items.sort(key=lambda it: len(it.ids))
         for at in range(0, count, 32):
             out.append(batches.stack(items[at : at + 32]))

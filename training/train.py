@@ -170,6 +170,7 @@ def main() -> None:
     p.add_argument("--start", type=Path, metavar="DIR", help="folder of an export, whose weights a new run begins with")
     p.add_argument("--show", type=float, default=1, help="minutes between figures of held-out material")
     p.add_argument("--held", type=int, default=96, help="held-out examples a task")
+    p.add_argument("--tasks", nargs="+", choices=scoring.HELD, default=[*scoring.HELD], metavar="TASK", help="of these")
     p.add_argument("--lr-muon", type=float, default=0.02)
     p.add_argument("--lr-adam", type=float, default=0.003)
     p.add_argument("--decay", type=float, default=0.1)
@@ -202,7 +203,7 @@ def main() -> None:
     first = done + (1_000_000 if a.drafter else 0)  # the drafter has examples of its own
     amount = mixture.Amount(a.share, a.videos, 8000 if a.device == "cuda" else 300)
     artists = mixture.Artists(material, tok, a.seed, first, a.processes, amount)  # forks, before the GPU is touched
-    known = scoring.held_out(held, tok, a.held)
+    known = scoring.held_out(held, tok, a.held, a.tasks)
     if a.device == "cuda":
         torch.backends.cuda.enable_cudnn_sdp(False)  # it wants other masks
     torch.set_default_device(a.device)
