@@ -1,7 +1,7 @@
 """The training forward: Gemma 4 unified in small.
 
-In: a `Batch`. Out: the loss of its replies, or logits. The same mathematics as transformers' classes (a test of equal
-logits is in scoring.py); q, k and v, and gate and up, are one matrix each here and are split on export. Masks are the
+In: a `Batch`. Out: the loss of its replies, or logits. The same mathematics as transformers' classes (tests/parity
+compares their logits); q, k and v, and gate and up, are one matrix each here and are split on export. Masks are the
 ones of `generate()`: sliding layers see both ways inside one picture, full layers are causal.
 """
 

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
+from tokenizers import Tokenizer
 
-from training import passes
+from gemma4gguf import frame, patchify
+from tests.support.reference import Picture, Reference
+from tests.test_tiny import TINY, material
+from training import batches, export, network, passes, texts, watching
+
+SAME = 0.005  # logits of up to 30; training rounds an enlarged pixel by itself
 
 
 @pytest.mark.parametrize("window", [8, 96], ids=["sliding", "full"])
@@ -30,3 +41,52 @@ def test_attention_in_pieces_is_the_whole(window: int, monkeypatch: pytest.Monke
     whole = F.scaled_dot_product_attention(q, k.repeat_interleave(2, 1), v.repeat_interleave(2, 1), mask, scale=1.0)
     for ours, theirs in zip(gradients(passes.attend(q, k, v, mask)), gradients(whole), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Reference:
+    return Reference(TINY)
+
+
+def patches(image: Image.Image) -> Picture:
+    cut = patchify(image, 70)
+    return cut.pixels, cut.positions
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        texts.row,
+        texts.see_two,
+        texts.hear,
+        watching.watch,
+        watching.watch_hear,
+        partial(texts.total, think=True),
+        texts.use_tool,
+        texts.talk,
+    ],
+    ids=["row", "two pictures", "sound", "clip", "clip and sound", "thought", "tool", "talk"],
+)
+def test_logits_are_the_reference_s(make: Callable[..., texts.Example], tiny: Reference) -> None:
+    """The training code's own preparation and forward pass; the reference gets ours of the runtime."""
+    model = network.Target()
+    with torch.no_grad():
+        export.read(TINY, export.target_tensors(model))
+    rng, held = np.random.default_rng(5), material()
+    examples = [make(rng, held) for _ in range(3)]
+    tokenizer = Tokenizer.from_file(str(TINY / "tokenizer.json"))
+    batch = batches.stack([batches.item(example, tokenizer) for example in examples])
+    with torch.no_grad():
+        ours = model(network.Tensors(batch)).numpy()
+    wanted = []
+    for example in examples:
+        shown = []
+        for clip in example.clips:
+            frames = [(stamp, patches(picture)) for stamp, picture in clip.shown()]
+            text = " ".join(f"{stamp} <|image>{'<|video|>' * len(cut[0])}<image|>" for stamp, cut in frames)
+            shown.append((text, [cut for _, cut in frames]))
+        prompt = (example.prompt + example.reply).removeprefix("<bos>")
+        sounds = [frame((sound, 16000)) for sound in example.sounds]
+        logits = tiny.logits(tiny.inputs(prompt, [patches(image) for image in example.images], sounds, shown))
+        wanted.append(logits[-len(tiny.tokenize(example.reply)) - 1 : -1])
+    assert np.abs(ours - np.concatenate(wanted)).max() < SAME
