@@ -27,7 +27,7 @@ VIDEOS: list[tuple[texts.Make, int, float]] = [
     (watching.watch_hear, 8, 0.5),
 ]
 MIXTURE: list[tuple[texts.Make, int, float]] = [
-    (texts.row, 48, 2.0),
+    (texts.row, 128, 3.0),
     (texts.see, 24, 0.8),
     (texts.see_two, 8, 0.3),
     (texts.photo, 12, 0.4),
@@ -35,8 +35,8 @@ MIXTURE: list[tuple[texts.Make, int, float]] = [
     *VIDEOS,
     (texts.total, 72, 2.0),
     (partial(texts.total, think=True), 12, 0.5),
-    (texts.use_tool, 28, 0.7),
-    (texts.talk, 96, 1.2),
+    (texts.use_tool, 44, 1.0),
+    (texts.talk, 128, 1.6),
     (texts.plain, 2, 0.05),
 ]
 PIPE_BYTES = 1 << 20
