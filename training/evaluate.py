@@ -15,7 +15,6 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,42 +24,19 @@ from PIL import Image
 from gemma4gguf import Result
 from gemma4gguf.chat.reply import Reply, parse_reply
 
-from . import pictures, speech, texts, videos, watching
+from . import pictures, speech, texts, videos
+from .tasks import TASKS
 
 MOST_TOKENS = 64
 Said = tuple[str, str | None, list[tuple[str, Any]]]  # text, thought, calls by name and arguments
-TASKS: dict[str, texts.Make] = {
-    "digit": partial(texts.row, count=1, think=False),
-    "row of 2": partial(texts.row, count=2, think=False),
-    "row of 3": partial(texts.row, count=3, think=False),
-    "row of 4": partial(texts.row, count=4, think=False),
-    "colour and shape": texts.see,
-    "two pictures": texts.see_two,
-    "photograph": texts.photo,
-    "video": watching.watch,
-    "long video": partial(watching.watch, long=True),
-    "video, known pair": partial(watching.watch, known=True),
-    "long video, known pair": partial(watching.watch, long=True, known=True),
-    "video with sound": watching.watch_hear,
-    "spoken": texts.hear,
-    "sum": texts.total,
-    "sum, thinking": partial(texts.total, think=True),
-    "tool call": texts.use_tool,
-    "talk": texts.talk,
-}
 
 
 def material(work: Path, count: int, seed: int) -> list[tuple[str, texts.Example]]:
-    """[(task, Example)], held out: digits, voices, speeds, pitches, sums and cities that training never saw."""
+    """[(kind, Example)], held out: digits, voices, speeds, pitches, sums and cities that training never saw."""
     held = texts.Material.load(work, True)
     rng = np.random.default_rng(seed)
-    out = []
-    for task, make in TASKS.items():
-        for _ in range(count):
-            e = make(rng, held)
-            name = "spoken word" if e.kind.startswith("hear_word") else task
-            out.append((name + ", when" if e.kind.endswith("_when") else name, e))
-    return out
+    examples = [make(rng, held) for make in TASKS.values() for _ in range(count)]
+    return [(example.kind, example) for example in examples]
 
 
 def media(example: texts.Example) -> dict[str, Any]:
@@ -198,7 +174,7 @@ def report(
             + " | ".join(f"{np.mean(right[n][task]):.1%}" for n in engines)
             + " |"
         )
-    rows = [t for t in tasks if t == "digit" or t.startswith("row")]
+    rows = [t for t in tasks if t.startswith("row")]
     print(
         "| rows of 1 to 4, exactly | "
         + " | ".join(f"{np.mean([np.mean(right[n][t]) for t in rows]):.1%}" for n in engines)

@@ -7,40 +7,23 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from functools import partial
 
 import numpy as np
 import torch
 from tokenizers import Tokenizer
 
-from . import batches, network, texts, watching
-
-HELD: dict[str, texts.Make] = {
-    **{f"row{n}": partial(texts.row, count=n, think=False) for n in (1, 2, 3, 4)},
-    "see": texts.see,
-    "see_two": texts.see_two,
-    "photo": texts.photo,
-    "hear": texts.hear,
-    "watch": watching.watch,
-    "watch_long": partial(watching.watch, long=True),
-    "watch_known": partial(watching.watch, known=True),
-    "watch_long_known": partial(watching.watch, long=True, known=True),
-    "watch_hear": watching.watch_hear,
-    "sum": texts.total,
-    "sum_think": partial(texts.total, think=True),
-    "tool": texts.use_tool,
-    "talk": texts.talk,
-}
+from . import batches, network, texts
+from .tasks import TASKS
 
 
 def held_out(
-    material: texts.Material, tokenizer: Tokenizer, count: int, tasks: Iterable[str] = HELD, seed: int = 1234
+    material: texts.Material, tokenizer: Tokenizer, count: int, asked: Iterable[str] = TASKS, seed: int = 1234
 ) -> list[batches.Batch]:
     """Batches of held-out material, `count` examples a task."""
     rng = np.random.default_rng(seed)
     out = []
-    for task in tasks:
-        items = [batches.item(HELD[task](rng, material), tokenizer) for _ in range(count)]
+    for task in asked:
+        items = [batches.item(TASKS[task](rng, material), tokenizer) for _ in range(count)]
         items.sort(key=lambda it: len(it.ids))
         for at in range(0, count, 32):
             out.append(batches.stack(items[at : at + 32]))

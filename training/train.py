@@ -26,6 +26,7 @@ from torch import nn
 
 from . import config, drafter, export, mixture, network, scoring, texts, tokenizer
 from .optimizer import Optimizer
+from .tasks import TASKS
 
 Loss = Callable[[Any, network.Tensors], torch.Tensor]  # a model and a batch -> a tensor
 MUON = ("qkv", ".o", "gate_up", "down", "projection", "pre", "post")
@@ -170,7 +171,9 @@ def main() -> None:
     p.add_argument("--start", type=Path, metavar="DIR", help="folder of an export, whose weights a new run begins with")
     p.add_argument("--show", type=float, default=1, help="minutes between figures of held-out material")
     p.add_argument("--held", type=int, default=96, help="held-out examples a task")
-    p.add_argument("--tasks", nargs="+", choices=scoring.HELD, default=[*scoring.HELD], metavar="TASK", help="of these")
+    p.add_argument(
+        "--tasks", nargs="+", choices=TASKS, default=[*TASKS], metavar="TASK", help="held-out tasks to count"
+    )
     p.add_argument("--lr-muon", type=float, default=0.02)
     p.add_argument("--lr-adam", type=float, default=0.003)
     p.add_argument("--decay", type=float, default=0.1)
