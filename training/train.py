@@ -171,9 +171,8 @@ def main() -> None:
     p.add_argument("--start", type=Path, metavar="DIR", help="folder of an export, whose weights a new run begins with")
     p.add_argument("--show", type=float, default=1, help="minutes between figures of held-out material")
     p.add_argument("--held", type=int, default=96, help="held-out examples a task")
-    p.add_argument(
-        "--tasks", nargs="+", choices=TASKS, default=[*TASKS], metavar="TASK", help="held-out tasks to count"
-    )
+    names = ", ".join(TASKS)
+    p.add_argument("--tasks", nargs="+", choices=TASKS, default=[*TASKS], metavar="TASK", help=f"to count: {names}")
     p.add_argument("--lr-muon", type=float, default=0.02)
     p.add_argument("--lr-adam", type=float, default=0.003)
     p.add_argument("--decay", type=float, default=0.1)
