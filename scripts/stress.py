@@ -61,7 +61,7 @@ def same(given: argparse.Namespace) -> bool:
     dice, held = random.Random(given.seed), True
     questions = [
         OneQuestion(
-            f"{number} {task}",
+            f"{number} {example.kind}",
             {
                 "prompt": example.prompt.removeprefix("<bos>"),
                 "images": example.images,
@@ -69,7 +69,7 @@ def same(given: argparse.Namespace) -> bool:
                 "raw": True,
             },
         )
-        for number, (task, example) in enumerate(material(given.work, given.count, given.seed))
+        for number, example in enumerate(material(given.work, given.count, given.seed))
         if not example.clips
     ]
     with Gemma4(given.file, draft="off", **SIZE) as slow:

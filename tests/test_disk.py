@@ -37,7 +37,7 @@ def files(folder: Path) -> list[Path]:
 
 
 def begun(bundle: Path, question: str, folder: Path | None) -> tuple[Result, Any]:
-    """As `ask`, one token long, with the logits that it was drawn from: such a system prompt was never trained on."""
+    """As `ask`, for one token, and its logits. Tiny never learnt such a long system prompt, so its answer is chance."""
     with Gemma4(bundle, cache_dir=folder, **EXACT) as model:
         result = model.generate(question, system=SYSTEM, temperature=0, max_tokens=1)
         return result, model.engine.session.context.logits().copy()
@@ -46,10 +46,11 @@ def begun(bundle: Path, question: str, folder: Path | None) -> tuple[Result, Any
 def test_a_system_prompt_is_read_from_disk_after_a_restart(tiny_bundle: Path, tmp_path: Path) -> None:
     questions = "What is 47 + 38?", "What is 3 + 4?"
     cold = [begun(tiny_bundle, question, None)[1] for question in questions]
-    (first, one), (again, two) = (begun(tiny_bundle, question, tmp_path) for question in questions)
-    for logits, expected in zip((one, two), cold, strict=True):
+    (first, stored), (again, restored) = (begun(tiny_bundle, question, tmp_path) for question in questions)
+    for logits, expected in zip((stored, restored), cold, strict=True):
         seen = np.isfinite(expected)
-        assert np.abs(logits[seen] - expected[seen]).max() < 0.1  # Q8_0 rounds pieces of other lengths otherwise: 0.03
+        # in Q8_0 the last bits depend on how many rows are read at once: up to 0.03; another question is 7 apart
+        assert np.abs(logits[seen] - expected[seen]).max() < 0.1
     assert first.tokens.reused == 0
     assert again.tokens.prompt - again.tokens.reused < 30, "all but the question"
     assert files(tmp_path)

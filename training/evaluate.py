@@ -31,12 +31,11 @@ MOST_TOKENS = 64
 Said = tuple[str, str | None, list[tuple[str, Any]]]  # text, thought, calls by name and arguments
 
 
-def material(work: Path, count: int, seed: int) -> list[tuple[str, texts.Example]]:
-    """[(kind, Example)], held out: digits, voices, speeds, pitches, sums and cities that training never saw."""
+def material(work: Path, count: int, seed: int) -> list[texts.Example]:
+    """Held out: digits, voices, speeds, pitches, sums and cities that training never saw."""
     held = texts.Material.load(work, True)
     rng = np.random.default_rng(seed)
-    examples = [make(rng, held) for make in TASKS.values() for _ in range(count)]
-    return [(example.kind, example) for example in examples]
+    return [make(rng, held) for make in TASKS.values() for _ in range(count)]
 
 
 def media(example: texts.Example) -> dict[str, Any]:
@@ -148,12 +147,12 @@ def main() -> None:
         )
         right[name], drafted[name], replies[name] = defaultdict(list), defaultdict(lambda: [0, 0]), []
         begun = time.monotonic()
-        for task, example in asked:
+        for example in asked:
             reply, drafts = engine.answer(example)
             replies[name].append(reply)
-            right[name][task].append(reply == expected(example))
+            right[name][example.kind].append(reply == expected(example))
             if drafts:
-                for key in (task, "all"):
+                for key in (example.kind, "all"):
                     drafted[name][key][0] += drafts[0]
                     drafted[name][key][1] += drafts[1]
         print(f"{name}: {len(asked)} replies in {time.monotonic() - begun:.0f} s", file=sys.stderr)

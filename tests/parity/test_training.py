@@ -17,7 +17,7 @@ from tests.support.reference import Picture, Reference
 from tests.test_tiny import TINY, material
 from training import batches, export, network, passes, texts, watching
 
-SAME = 0.005  # logits of up to 30; training rounds an enlarged pixel by itself
+SAME = 0.005  # of logits up to 30; training has code of its own that enlarges pictures, and a pixel may round otherwise
 
 
 @pytest.mark.parametrize("window", [8, 96], ids=["sliding", "full"])
@@ -48,6 +48,14 @@ def tiny() -> Reference:
     return Reference(TINY)
 
 
+@pytest.fixture(scope="module")
+def trained() -> network.Target:
+    model = network.Target()
+    with torch.no_grad():
+        export.read(TINY, export.target_tensors(model))
+    return model
+
+
 def patches(image: Image.Image) -> Picture:
     cut = patchify(image, 70)
     return cut.pixels, cut.positions
@@ -67,17 +75,16 @@ def patches(image: Image.Image) -> Picture:
     ],
     ids=["row", "two pictures", "sound", "clip", "clip and sound", "thought", "tool", "talk"],
 )
-def test_logits_are_the_reference_s(make: Callable[..., texts.Example], tiny: Reference) -> None:
-    """The training code's own preparation and forward pass; the reference gets ours of the runtime."""
-    model = network.Target()
-    with torch.no_grad():
-        export.read(TINY, export.target_tensors(model))
+def test_logits_are_the_reference_s(
+    make: Callable[..., texts.Example], trained: network.Target, tiny: Reference
+) -> None:
+    """Training prepares media itself; the reference gets them as the runtime prepares them."""
     rng, held = np.random.default_rng(5), material()
     examples = [make(rng, held) for _ in range(3)]
     tokenizer = Tokenizer.from_file(str(TINY / "tokenizer.json"))
     batch = batches.stack([batches.item(example, tokenizer) for example in examples])
     with torch.no_grad():
-        ours = model(network.Tensors(batch)).numpy()
+        ours = trained(network.Tensors(batch)).numpy()
     wanted = []
     for example in examples:
         shown = []
