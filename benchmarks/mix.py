@@ -35,7 +35,7 @@ from gemma4gguf.bundle.reading import read_sections  # noqa: E402
 from gemma4gguf.tools import calibration, sensitivity  # noqa: E402
 from gemma4gguf.tools.imatrix import compute  # noqa: E402
 from gemma4gguf.tools.quality import compare  # noqa: E402
-from tests.test_tiny import COUNT, TASKS, figure, material  # noqa: E402
+from tests.support.held import COUNT, TASKS, figure, material  # noqa: E402
 from training import pictures  # noqa: E402
 
 MODEL, DATA = ROOT / "models" / "tiny", ROOT / "tests" / "data"
@@ -118,7 +118,7 @@ def weighed(base: Path, matrix: Path, **media: Any) -> dict[str, float]:
 
 
 def answered(path: Path) -> int:
-    """How many of the questions of tests/test_tiny.py a file answers right."""
+    """How many of the questions of tests/support/held.py a file answers right."""
     held = material()
     with Gemma4(path, threads=1) as model:
         return sum(round(COUNT * figure(model, held, task)) for task in TASKS)
@@ -138,7 +138,7 @@ def main() -> None:
     parser.add_argument("--types", default="Q3_K_M,IQ4_XS,Q4_K_S,Q4_K_M,Q5_K_M")
     parser.add_argument("--samples", type=int, default=1, help="how often pictures and clips are chosen anew [1]")
     parser.add_argument("--no-weights", action="store_true", help="choose by output errors alone")
-    parser.add_argument("--tasks", action="store_true", help="ask each file the questions of tests/test_tiny.py too")
+    parser.add_argument("--tasks", action="store_true", help="ask each file the questions of tests/support/held.py too")
     parser.add_argument("--no-mix", action="store_true", help="llama.cpp's mixtures only")
     given = parser.parse_args()
     work: Path = given.work

@@ -9,63 +9,28 @@ import json
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import soundfile
 
 from converters import convert
 from gemma4gguf import Gemma4, patchify
-from gemma4gguf.chat.reply import parse_reply
 from gemma4gguf.runtime import engine
 from gemma4gguf.runtime.prompt import spans
+from tests.support.held import COUNT, TASKS, ask, figure, material, right, said
 from training import texts, videos, watching
 
 ROOT = Path(__file__).parents[1]
-TINY, ASSISTANT, DATA = ROOT / "models" / "tiny", ROOT / "models" / "tiny-assistant", Path(__file__).parent / "data"
+TINY, ASSISTANT = ROOT / "models" / "tiny", ROOT / "models" / "tiny-assistant"
 
-COUNT = 24  # questions a task
 DROP = 0.2  # a wrong stage costs a figure at least this much
-
-
-def material() -> texts.Material:
-    """Digits, voices and speeds that were never trained on."""
-    kept = json.loads((DATA / "tiny.json").read_text())
-    samples, _ = soundfile.read(DATA / "tiny.flac", dtype="int16")
-    clips = list(zip(kept["words"], np.split(samples, kept["ends"][:-1]), strict=True))
-    digits = np.array(kept["digits"], np.uint8).reshape(-1, 8, 8)
-    return texts.Material(True, digits, np.array(kept["labels"]), clips)
 
 
 @pytest.fixture(scope="module")
 def held() -> texts.Material:
     return material()
-
-
-def watch(kind: str, rng: np.random.Generator, m: texts.Material) -> texts.Example:
-    """A question about a clip of 2 to 8 frames: "watch" asks for its colours, "watch_when" when they change."""
-    while (example := watching.watch(rng, m)).kind != kind:
-        pass
-    return example
-
-
-Make = Callable[[np.random.Generator, texts.Material], texts.Example]
-TASKS: dict[str, Make] = {
-    "digit": partial(texts.row, count=1, think=False),
-    "row": partial(texts.row, count=3, think=False),
-    "see": texts.see,
-    "photo": texts.photo,
-    "watch": partial(watch, "watch"),
-    "when": partial(watch, "watch_when"),
-    "watch and hear": watching.watch_hear,
-    "hear": texts.hear,
-    "sum": texts.total,
-    "think": partial(texts.total, think=True),
-    "tool": texts.use_tool,
-}
 
 
 def test_held_out_pairs_of_colours_are_never_trained_on() -> None:
@@ -76,32 +41,6 @@ def test_held_out_pairs_of_colours_are_never_trained_on() -> None:
         assert tuple(clip.colours[:2]) not in videos.HELD_PAIRS
         colour = clip.colours[0]
         assert videos.called(videos.any_hue(colour, rng, None)) == colour
-
-
-def ask(model: Gemma4, example: texts.Example) -> Any:
-    return model.generate(
-        example.prompt.removeprefix("<bos>"),
-        images=example.images,
-        audio=[(s, 16000) for s in example.sounds],
-        videos=[videos.encoded(clip) for clip in example.clips],
-        raw=True,
-        temperature=0,
-        max_tokens=64,
-    )
-
-
-def said(reply: Any) -> Any:
-    return reply.text, reply.thought, [(call.name, call.arguments) for call in reply.tool_calls]
-
-
-def right(model: Gemma4, example: texts.Example) -> bool:
-    wanted = example.reply.removesuffix("<turn|>").removesuffix("<|tool_response>")
-    return bool(said(ask(model, example)) == said(parse_reply(wanted)))
-
-
-def figure(model: Gemma4, held: texts.Material, task: str, count: int = COUNT) -> float:
-    rng = np.random.default_rng(1)
-    return float(np.mean([right(model, TASKS[task](rng, held)) for _ in range(count)]))
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,9 @@ from PIL import Image
 from tokenizers import Tokenizer
 
 from gemma4gguf import frame, patchify
+from tests.support.held import material
 from tests.support.reference import Picture, Reference
-from tests.test_tiny import TINY, material
+from tests.support.variants import TINY
 from training import batches, export, network, passes, texts, watching
 
 SAME = 0.005  # of logits up to 30; training has code of its own that enlarges pictures, and a pixel may round otherwise
