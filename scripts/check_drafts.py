@@ -25,7 +25,8 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from statistics import median
+from typing import Any, Literal
 
 import numpy as np
 
@@ -47,6 +48,7 @@ from training.evaluate import material  # noqa: E402
 MODELS = ROOT / "models"
 LENGTHS = range(1, 9)
 MOST_TOKENS = 48
+ROUNDS = 7  # of speed
 OPTIONS: dict[str, Any] = {"context": 1024, "threads": 1}
 GREEDY = SamplingOptions(temperature=0, top_k=0, top_p=1, min_p=0, seed=0)
 
@@ -180,22 +182,26 @@ def speed(work: Path, asked: list[Any], threads: int) -> bool:
         "after pictures": [e for e in asked if e.images],
     }
     for name, examples in groups.items():
-        tokens, seconds, steps = [0, 0], [0.0, 0.0], [0, 0]
-        with (
-            Gemma4(path, context=1024, threads=threads, draft="off") as plain,
-            Gemma4(path, context=1024, threads=threads) as drafting,
-        ):
-            for example, (i, model) in itertools.product(examples, enumerate((plain, drafting))):
-                prompt = example.prompt.removeprefix("<bos>")
-                done = model.generate(prompt, images=example.images, raw=True, temperature=0, max_tokens=MOST_TOKENS)
-                tokens[i] += done.tokens.completion
-                seconds[i] += done.timings.decode_s
-                steps[i] += done.draft.steps
-        one, two = (count / spent for count, spent in zip(tokens, seconds, strict=True))
+        speeds: dict[Literal["off", "auto"], list[float]] = {"off": [], "auto": []}
+        for draft in [*speeds] * ROUNDS:
+            tokens, seconds, steps = 0, 0.0, 0
+            # One at a time: with more threads than cores, OpenMP's sleep while they wait, and waking takes long.
+            with Gemma4(path, context=1024, threads=threads, draft=draft) as model:
+                for example in examples:
+                    prompt = example.prompt.removeprefix("<bos>")
+                    how: Any = {"images": example.images, "raw": True, "temperature": 0, "max_tokens": MOST_TOKENS}
+                    done = model.generate(prompt, **how)
+                    tokens += done.tokens.completion
+                    seconds += done.timings.decode_s
+                    steps += done.draft.steps
+            speeds[draft].append(tokens / seconds)
+        ratios = [auto / plain for plain, auto in zip(speeds["off"], speeds["auto"], strict=True)]
+        one, two = (median(taken) for taken in speeds.values())
         checks = ", ".join(f"{rows} {ms:.2f}" for rows, ms in sorted(done.draft.check_ms.items()))
         print(
-            f"speed, {threads} threads, {name}: {len(examples)} answers, {one:.0f} tokens a second, auto {two:.0f}, "
-            f"ratio {two / one:.2f}; {tokens[1] / max(1, steps[1]):.2f} tokens a step; ms: a draft step "
+            f"speed, {threads} threads, {name}: {len(examples)} answers, medians of {ROUNDS} rounds: "
+            f"{one:.0f} tokens a second, auto {two:.0f}, ratio {median(ratios):.2f} "
+            f"({min(ratios):.2f} to {max(ratios):.2f}); {tokens / max(1, steps):.2f} tokens a step; ms: a draft step "
             f"{done.draft.draft_ms or 0:.2f}, a check of rows {checks}",
             flush=True,
         )
