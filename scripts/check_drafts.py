@@ -10,7 +10,7 @@ greedy        held-out prompts of every kind, 1 to 8 guesses a step, from the mo
 seed          the same prompts sampled at temperature 1: the same seed gives the same text with drafts in 95 % of them.
 distribution  20,000 sampled answers of three tokens against the model's own odds: chi-square with p > 0.01.
 memory        1,000 prompts in one process, media among them: within 20 MB of what the first 100 took.
-speed         Q8_0, greedy, plain decoding and "auto" in turns, on text and after pictures: tokens a second. No verdict.
+speed         greedy, plain decoding and "auto" in turns, on text and after pictures: tokens a second. No verdict.
 
 WORK holds the cache of spoken clips (see training/evaluate.py). Prints a line a part; ends with status 1 if one fails.
 """
@@ -175,8 +175,8 @@ def memory(work: Path, asked: list[Any], prompts: int) -> bool:
     return growth <= 20
 
 
-def speed(work: Path, asked: list[Any], threads: int) -> bool:
-    path = _converted(MODELS / "tiny-assistant", work / "drafts-q8.gguf", "Q8_0")
+def speed(work: Path, asked: list[Any], quant: str, threads: int) -> bool:
+    path = _converted(MODELS / "tiny-assistant", work / f"drafts-{quant}.gguf", quant)
     groups = {
         "text": [e for e in asked if not e.images and not e.sounds],
         "after pictures": [e for e in asked if e.images],
@@ -199,7 +199,7 @@ def speed(work: Path, asked: list[Any], threads: int) -> bool:
         one, two = (median(taken) for taken in speeds.values())
         checks = ", ".join(f"{rows} {ms:.2f}" for rows, ms in sorted(done.draft.check_ms.items()))
         print(
-            f"speed, {threads} threads, {name}: {len(examples)} answers, medians of {ROUNDS} rounds: "
+            f"speed, {quant}, {threads} threads, {name}: {len(examples)} answers, medians of {ROUNDS} rounds: "
             f"{one:.0f} tokens a second, auto {two:.0f}, ratio {median(ratios):.2f} "
             f"({min(ratios):.2f} to {max(ratios):.2f}); {tokens / max(1, steps):.2f} tokens a step; ms: a draft step "
             f"{done.draft.draft_ms or 0:.2f}, a check of rows {checks}",
@@ -237,7 +237,7 @@ PARTS: dict[str, Callable[[argparse.Namespace, list[Any]], list[bool]]] = {
     "seed": lambda given, asked: [seed(given.work, asked)],
     "distribution": lambda given, asked: [distribution(given.work, given.samples)],
     "memory": lambda given, asked: [memory(given.work, asked, given.prompts)],
-    "speed": lambda given, asked: [speed(given.work, asked, int(threads)) for threads in given.threads.split(",")],
+    "speed": lambda given, asked: [speed(given.work, asked, quant, given.threads) for quant in given.types.split(",")],
 }
 
 
@@ -247,7 +247,8 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(PARTS), help=f"parts, separated by commas [{','.join(PARTS)}]")
     parser.add_argument("--count", type=int, default=28, help="prompts of each of twelve kinds [28]")
     parser.add_argument("--kv", default="f16,q8_0", help="cache types of the greedy part [f16,q8_0]")
-    parser.add_argument("--threads", default="1,2", help="threads of the speed part [1,2]")
+    parser.add_argument("--types", default="F32,Q8_0", help="of the weights, in the speed part [F32,Q8_0]")
+    parser.add_argument("--threads", type=int, default=1, help="of the speed part [1]")
     parser.add_argument("--samples", type=int, default=20_000)
     parser.add_argument("--prompts", type=int, default=1_000)
     given = parser.parse_args()
