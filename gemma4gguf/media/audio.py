@@ -193,6 +193,8 @@ def _by_pyav(
         with containers.demuxed(source.file, demuxer, name) as container:
             sound = containers.Sound(container, demuxer, name)
             yield from _at_model_rate(_mixed(blocks(sound), name, most), sound.rate, name, most)
+    except containers.NoSoundError:
+        raise
     except InputError as error:
         raise InputError(f"{error}; {recognised(source.head, 'sound', extra=True)}".rstrip("; ")) from refused
     seconds, stated = done / sound.rate, sound.stated or 0

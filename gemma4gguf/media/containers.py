@@ -111,6 +111,10 @@ def _stated(container: InputContainer, stream: AudioStream) -> float | None:
     return container.duration / 1e6 if alone and container.duration else None
 
 
+class NoSoundError(InputError):
+    """A whole file, but without sound."""
+
+
 class Sound:
     """The first sound of a container, read once from front to end.
 
@@ -119,9 +123,11 @@ class Sound:
 
     def __init__(self, container: InputContainer, demuxer: str, name: str) -> None:
         known = [stream for stream in container.streams.audio if stream.codec_context is not None]
+        if not container.streams.audio:
+            cure = "; give it as a video" if container.streams.video else ""
+            raise NoSoundError(f"{name}: it has no sound track{cure}")
         if not known:
-            unknown = "a sound track of an unknown kind" if container.streams.audio else "no sound track"
-            raise InputError(f"{name}: cannot be read as sound: it has {unknown}")
+            raise InputError(f"{name}: cannot be read as sound: it has a sound track of an unknown kind")
         self._container, self._name, self._stream = container, name, known[0]
         self.rate = self._stream.codec_context.sample_rate
         self.damaged = 0
