@@ -97,6 +97,7 @@ def test_what_is_wrong_is_told_in_one_line(tiny_bundle: Path, tmp_path: Path, mo
     assert "page.wav: cannot be read as sound" in done.stderr
     monkeypatch.setitem(sys.modules, "sounddevice", None)
     done = listened(tiny_bundle, "--key")
+    assert done.stderr.startswith("error: the microphone needs sounddevice")
     assert "pip install 'gemma4gguf[listen]'" in done.stderr
 
 

@@ -89,7 +89,7 @@ def microphone() -> Iterator[Samples]:
     try:
         library: Any = import_module("sounddevice")
     except (ImportError, OSError) as error:  # OSError: PortAudio itself is not there
-        raise InputError(f"sound is recorded by sounddevice, which does not load ({error}): {EXTRA}") from error
+        raise InputError(f"the microphone needs sounddevice, which does not load ({error}): {EXTRA}") from error
     recorded: queue.SimpleQueue[Samples] = queue.SimpleQueue()
 
     def take(block: Samples, *_: object) -> None:
