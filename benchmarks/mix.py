@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
@@ -32,13 +31,14 @@ from converters import convert  # noqa: E402
 from converters.imatrix import read_sums, write_sums  # noqa: E402
 from gemma4gguf import Gemma4  # noqa: E402
 from gemma4gguf.bundle.reading import read_sections  # noqa: E402
+from gemma4gguf.media.audio import SAMPLE_RATE  # noqa: E402
 from gemma4gguf.tools import calibration, sensitivity  # noqa: E402
 from gemma4gguf.tools.imatrix import compute  # noqa: E402
 from gemma4gguf.tools.quality import compare  # noqa: E402
 from tests.support.held import COUNT, TASKS, figure, material  # noqa: E402
 from training import pictures  # noqa: E402
 
-MODEL, DATA = ROOT / "models" / "tiny", ROOT / "tests" / "data"
+MODEL = ROOT / "models" / "tiny"
 EACH = 6  # pictures and clips that calibrate, and as many that judge
 WINDOWS = 3  # of text that judge
 QUALITY = files("gemma4gguf.tools").joinpath("quality.txt").read_text(encoding="utf-8")
@@ -51,14 +51,10 @@ def sums(first: int) -> str:
 
 def media(half: int, sample: int) -> tuple[list[np.ndarray], list[tuple[np.ndarray, int]]]:
     """Cards with handwritten digits and spoken words, the same ones for a sample; `half` 0 calibrates, 1 judges."""
-    kept = json.loads((DATA / "tiny.json").read_text())
-    samples, rate = soundfile.read(DATA / "tiny.flac", dtype="int16")
-    digits, rng = np.array(kept["digits"], np.uint8).reshape(-1, 8, 8), np.random.default_rng((half, sample))
-    cards = [
-        np.asarray(pictures.card(list(rng.permutation(digits[half::2])[:4]), rng, plain=True)) for _ in range(EACH)
-    ]
-    clips = np.split(samples, kept["ends"][:-1])[half::2]
-    return cards, [(clips[(sample * EACH + i) % len(clips)], rate) for i in range(EACH)]
+    held, rng = material(), np.random.default_rng((half, sample))
+    digits, clips = held.digits[half::2], held.clips[half::2]
+    cards = [np.asarray(pictures.card(list(rng.permutation(digits)[:4]), rng, plain=True)) for _ in range(EACH)]
+    return cards, [(clips[(sample * EACH + i) % len(clips)][1], SAMPLE_RATE) for i in range(EACH)]
 
 
 def judged(paths: list[Path], reference: Path, sample: int) -> dict[str, dict[str, float]]:

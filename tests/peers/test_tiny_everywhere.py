@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import io
 import itertools
-import json
 import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,11 +22,11 @@ from converters import convert
 from gemma4gguf import patchify
 from gemma4gguf.tools.export import export
 from tests.support import runtimes
+from tests.support.held import material
 from tests.support.runtimes import Job
 from training import texts
 
 ROOT = Path(__file__).parents[2]
-DATA = ROOT / "tests" / "data"
 
 COUNT, NEEDED = 20, 18
 CONTEXT = 4096
@@ -45,12 +44,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def held() -> texts.Material:
-    """Digits and voices that were never trained on."""
-    kept = json.loads((DATA / "tiny.json").read_text())
-    samples, _ = soundfile.read(DATA / "tiny.flac", dtype="int16")
-    clips = list(zip(kept["words"], np.split(samples, kept["ends"][:-1]), strict=True))
-    digits = np.array(kept["digits"], np.uint8).reshape(-1, 8, 8)
-    return texts.Material(True, digits, np.array(kept["labels"]), clips)
+    return material()
 
 
 # ── text ─────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -16,10 +16,11 @@ import soundfile
 
 from gemma4gguf import Gemma4, Result
 from gemma4gguf.batch.lines import CHAT, RESPONSES
+from gemma4gguf.media.audio import SAMPLE_RATE
 from gemma4gguf.records import Logprob
+from tests.support.held import material
 from training import pictures
 
-DATA = Path(__file__).parents[1] / "data"
 # In float32, where it makes no difference in how many pieces a prompt is read, or what a cache held before.
 HOW: dict[str, Any] = {"context": 1024, "threads": 1, "draft": "off", "kv_type": "f32", "flash_attention": "off"}
 LETTER, CERTAIN, LONG = "a", 100, 48  # answers of one letter again and again, by a bias on its token: of a known length
@@ -53,14 +54,12 @@ def mixed(count: int, folder: Path, letter: int) -> list[Json]:
 
     Pictures and clips become files in the folder.
     """
-    kept = json.loads((DATA / "tiny.json").read_text())
-    samples, rate = soundfile.read(DATA / "tiny.flac", dtype="int16")
-    digits, chance = np.array(kept["digits"], np.uint8).reshape(-1, 8, 8), np.random.default_rng(20)
-    cards, clips = 40, np.split(samples, kept["ends"][:-1])
+    held, chance = material(), np.random.default_rng(20)
+    cards, clips = 40, [clip for _, clip in held.clips]
     for i in range(cards):
-        pictures.card(list(chance.permutation(digits)[:4]), chance, plain=True).save(folder / f"{i}.png")
+        pictures.card(list(chance.permutation(held.digits)[:4]), chance, plain=True).save(folder / f"{i}.png")
     for i, clip in enumerate(clips):
-        soundfile.write(folder / f"{i}.wav", clip, rate)
+        soundfile.write(folder / f"{i}.wav", clip, SAMPLE_RATE)
 
     def asked(i: int) -> Json:
         addition, saying = f"What is {i} + {i % 89}?", f"{i}: say it."

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import soundfile
 from numpy.typing import NDArray
 
-DATA = Path(__file__).parent.parent / "data"
+from tests.support.held import material
+
 RATE = 16_000
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
@@ -23,9 +21,7 @@ class Word(NamedTuple):
 
 def clips() -> list[tuple[str, NDArray[np.float32]]]:
     """Twenty clips and what is said in them."""
-    kept = json.loads((DATA / "tiny.json").read_text())
-    samples, _ = soundfile.read(DATA / "tiny.flac", dtype="float32")
-    return list(zip(kept["words"], np.split(samples, kept["ends"][:-1]), strict=True))[::2]
+    return [(word, np.float32(clip / 32768)) for word, clip in material().clips[::2]]
 
 
 def memo(seed: int, pauses: tuple[float, float] = (1.0, 1.6)) -> tuple[NDArray[np.float32], list[Word]]:
