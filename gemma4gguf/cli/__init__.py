@@ -27,7 +27,7 @@ _LISTED = {  # by name: the module that has it, and what `--help` says of it
     "demo": ("demo", "Convert and question the bundled model."),
     "doctor": ("examine", "Show what this machine offers."),
     "export": ("export", "Lay out a bundle for other runtimes."),
-    "generate": ("generate", "Answer a question about text, pictures, sound."),
+    "generate": ("generate", "Answer a question about text, pictures, sound, videos."),
     "imatrix": ("imatrix", "Measure which weights matter, for --imatrix."),
     "inspect": ("examine", "Show what a bundle holds."),
     "list": ("pull", "Show the models in the models folder."),
@@ -70,7 +70,7 @@ class Group(click.Group):
 @click.group(cls=Group, commands=Commands(), context_settings=SETTINGS)
 @click.version_option(__version__, prog_name="gemma4gguf")
 def cli() -> None:
-    """Gemma 4 12B in one GGUF file: convert it, look into it, and ask it about text, pictures and sound.
+    """Gemma 4 12B in one GGUF file: convert it, look into it, and ask it about text, pictures, sound and videos.
 
     Nothing leaves this machine: no command uses the network but `pull`, a Hub id given as a source, and
     `batch --servers`.
