@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from ..answers import MOST_ANSWERS
+from ..media.containers import av
 from ..records import Chunk, Result
 from .card import Card
 from .failure import CODES, KINDS, RequestError
@@ -240,7 +241,7 @@ def models(card: Card) -> Json:
 
 def model(card: Card) -> Json:
     """One model, also as Anthropic's clients expect it."""
-    media = ["image", "audio"] if card.sees_and_hears else []
+    media = ["image", "audio", *(["video"] if av() else [])] if card.sees_and_hears else []
     return {
         "id": card.name,
         "object": "model",

@@ -39,6 +39,7 @@ def test_models(server: Serving) -> None:
     with client(server) as found:
         (model,) = found.models.list()
         assert model.id == "tiny"
+        assert (model.model_extra or {})["input_modalities"] == ["text", "image", "audio", "video"]
         assert found.models.retrieve("tiny") == model
         with pytest.raises(openai.NotFoundError, match="no model 'gpt' here"):
             found.models.retrieve("gpt")
