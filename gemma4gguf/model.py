@@ -50,7 +50,7 @@ class Gemma4(Coroutines, SeveralAnswers):
     of at most `cache_disk` bytes. `threads`: one per physical core. `threads_batch`: those for several rows at once (a
     prompt, a check of drafts, several answers); None: as `threads`. `micro_batch`: rows of a prompt that are computed
     together, 1 to 4096; a picture is never divided. `repack`: copy matrices into the order that suits this processor
-    best; False saves that memory. `gpu_layers`: a number, or auto (the default), all of them where there is a GPU.
+    best; False saves that memory. `gpu_layers`: a number, or auto (the default), as many as a GPU has room for.
     `kv_type`: f32, f16, bf16, q8_0, q4_0. `flash_attention`: auto, on, off. `image_tokens`: soft tokens a picture may
     take (70, 140, 280, 560, 1120). `draft`: tokens that a bundle's drafter proposes at a time, auto (as many as pay),
     off, or a number; it changes the speed, not the answer. `force`: open a bundle whose memory cannot fit.

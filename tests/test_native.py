@@ -96,7 +96,7 @@ def test_a_section_is_read_at_its_offset_or_not_at_all(bundle: Path) -> None:
 def test_devices_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """The processor is a device that every build has; here it stands for a GPU."""
     assert gpus() == []
-    monkeypatch.setattr("gemma4gguf.native.library._GPU_TYPES", {0})
+    monkeypatch.setattr("gemma4gguf.native.library._GPU_TYPES", (0,))
     assert len(gpus()) == 1
     monkeypatch.setattr(C, "_lib", None)
     assert gpus() == []

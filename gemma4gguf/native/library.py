@@ -19,10 +19,10 @@ except (ImportError, OSError, RuntimeError) as error:  # not installed, built fo
     reason = " ".join(str(error).split())
     raise NativeError(f"llama.cpp does not load ({reason}); `gemma4gguf doctor` looks at the installation") from error
 
-__all__ = ["C", "gpus", "repacked_types", "started", "supports_gpu", "system_info", "version"]
+__all__ = ["C", "gpu_memory", "gpus", "repacked_types", "started", "supports_gpu", "system_info", "version"]
 
 _ERROR, _CONTINUED = 4, 5  # enum ggml_log_level; a warning is 3
-_GPU_TYPES = {1, 2}  # enum ggml_backend_dev_type: with memory of its own, with the processor's
+_GPU_TYPES = (1, 2)  # enum ggml_backend_dev_type: with memory of its own, with the processor's
 
 
 class _Log:
@@ -99,13 +99,39 @@ def supports_gpu() -> bool:
 
 def gpus() -> list[str]:
     """The names of the GPUs that layers can be computed on. Empty where there are none, or the library cannot say."""
-    started()
-    count, get, kind, name = (
-        getattr(C._lib, f"ggml_backend_dev_{what}", None) for what in ("count", "get", "type", "description")
-    )
-    if count is None or get is None or kind is None or name is None:
+    name = _of_device("description", [ctypes.c_void_p], ctypes.c_char_p)
+    return [name(device).decode("utf-8", "replace") for kind in _GPU_TYPES for device in _devices(kind)] if name else []
+
+
+def gpu_memory() -> list[int]:
+    """Bytes that are free on each GPU that llama.cpp takes: those with memory of their own, if there are any. Empty
+    where there are none, or where one of them does not tell.
+    """
+    size = ctypes.c_size_t
+    ask = _of_device("memory", [ctypes.c_void_p, ctypes.POINTER(size), ctypes.POINTER(size)], None)
+    found = next(filter(None, map(_devices, _GPU_TYPES)), []) if ask else []
+    free = []
+    for device in found:
+        left, whole = size(), size()
+        ask(device, ctypes.byref(left), ctypes.byref(whole))
+        free.append(left.value)
+    return free if all(free) else []
+
+
+def _devices(kind: int) -> list[int]:
+    """The addresses of all devices of a kind."""
+    count = _of_device("count", [], ctypes.c_size_t)
+    get = _of_device("get", [ctypes.c_size_t], ctypes.c_void_p)
+    kind_of = _of_device("type", [ctypes.c_void_p], ctypes.c_int)
+    if not (count and get and kind_of):
         return []
-    count.restype, get.argtypes, get.restype = ctypes.c_size_t, [ctypes.c_size_t], ctypes.c_void_p
-    kind.argtypes, name.argtypes, name.restype = [ctypes.c_void_p], [ctypes.c_void_p], ctypes.c_char_p
-    devices = [get(index) for index in range(count())]
-    return [name(device).decode("utf-8", "replace") for device in devices if kind(device) in _GPU_TYPES]
+    return [device for device in map(get, range(count())) if kind_of(device) == kind]
+
+
+def _of_device(what: str, takes: list[Any], gives: Any) -> Any:
+    """A function of ggml's devices, or None where the library has none of that name."""
+    started()
+    function = getattr(C._lib, f"ggml_backend_dev_{what}", None)
+    if function is not None:
+        function.argtypes, function.restype = takes, gives
+    return function

@@ -40,6 +40,7 @@ from .disk import Disk, identity
 from .drafter import Drafter, drafter_weights
 from .fitting import LATEST_SOUND, warn_of_late_sound
 from .form import Form, wanted
+from .gpu import gpu_layers
 from .hearing import Hearing, HearingPlace
 from .keeping import Keeper
 from .loading import load
@@ -81,11 +82,13 @@ class Engine:
 
     def __init__(self, bundle: Bundle, options: EngineOptions) -> None:
         started = time.perf_counter()
+        library.started(options.debug)  # before two threads ask for it
+        if options.gpu_layers < 0:
+            options = replace(options, gpu_layers=gpu_layers(bundle, options.context, drafts=bool(options.draft)))
         self.bundle, self.options = bundle, options
         section = bundle.section(DRAFTER) if options.draft else None
         fixed = options.draft if isinstance(options.draft, int) else None
         self.pace = Pace(fixed, ratio=section.size / bundle.text.size if section else 1.0)
-        library.started(options.debug)  # before two threads ask for it
         with self._loading(section) as coming, ExitStack() as undo:  # a part that fails takes the others with it
             self.weights = undo.enter_context(self._load())
             context = undo.enter_context(Context(self.weights, options.context, hidden=bool(options.draft)))

@@ -175,7 +175,7 @@ def memory(
     rows_of_logits = FLOAT * (facts.text.tokens + facts.model.width)
     return Memory(
         weights=_weights(facts.text, repacked),
-        cache=Bytes(options.sequences * _cache(facts, options)),
+        cache=Bytes(options.sequences * sum(caches(facts, options))),
         kept=Bytes(min(keep, in_use * _window(facts, options, used))),
         compute=Bytes(_compute(facts, options, used)),
         outputs=Bytes(outputs * rows_of_logits),
@@ -209,9 +209,10 @@ def _cells(facts: Facts, options: ContextOptions) -> tuple[int, int]:
     return full, padded(min(full, facts.window + options.micro_batch), CELLS)
 
 
-def _cache(facts: Facts, options: ContextOptions) -> int:
+def caches(facts: Facts, options: ContextOptions) -> list[int]:
+    """Bytes of each layer's keys and values, for one sequence."""
     full, sliding = _cells(facts, options)
-    return sum((sliding if layer.sliding else full) * row for layer, row in _rows(facts, options))
+    return [(sliding if layer.sliding else full) * row for layer, row in _rows(facts, options)]
 
 
 def _window(facts: Facts, options: ContextOptions, used: int) -> int:
