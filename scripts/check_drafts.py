@@ -148,7 +148,7 @@ def distribution(work: Path, samples: int) -> bool:
 
 def memory(work: Path, asked: list[Any], prompts: int) -> bool:
     used: list[float] = []
-    with Gemma4(tiny(work), draft=3, **OPTIONS) as model:
+    with Gemma4(tiny(work), draft=3, cache_memory=0, **OPTIONS) as model:  # what is kept of caches would grow
         for number, example in zip(range(prompts), itertools.cycle(asked), strict=False):
             chunks = model.stream(
                 example.prompt.removeprefix("<bos>"),
