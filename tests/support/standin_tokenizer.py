@@ -41,6 +41,8 @@ ALPHABET = (
     + "".join(map(chr, range(33, 127)))
     + ("àâçéèêëîïôöùûüßñøåłžčœ«»„“”‘’–—…€£°×·АБабвгдежиклмнорст你好世界日本語한글😀🎉👍")
 )
+# What stands in every turn is one token each in the 12B. The small table is full before them.
+WORDS = ("user", "model", "thought", "system")
 CORPUS = """The quick brown fox jumps over the lazy dog. What is in this picture? There is a cat on the table, and the
 weather in Paris is sunny. I think that these are the things which the other ones want to hear and see. It was the
 best of times, it was the worst of times. How many words are there in this sentence? def main(arguments): return [token
@@ -69,7 +71,8 @@ def vocabulary(table: Table = SMALL) -> tuple[dict[str, int], list[list[str]]]:
     entries |= {BYTES + b: f"<0x{b:02X}>" for b in range(256)}
     entries |= {CHARACTERS + i: character for i, character in enumerate(ALPHABET)}
     strike = ["</", "</s", "</s>"]
-    pieces = [p for p in learn_pieces(400) if p not in strike and p not in entries.values()]
+    starts = [word[:end] for word in WORDS for end in range(2, len(word) + 1)]
+    pieces = [p for p in dict.fromkeys([*learn_pieces(400), *starts]) if p not in strike and p not in entries.values()]
     free = [i for i in range(CHARACTERS + len(ALPHABET), table.boi) if i not in entries]
     entries |= dict(zip(free, strike[:2] + pieces, strict=False))
     names = {entries.get(i, f"<unused{i}>"): i for i in range(table.size)}
