@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from gemma4gguf import Gemma4
+from gemma4gguf.bundle.projector import FRAME_SAMPLES
 from gemma4gguf.media.audio import SAMPLE_RATE
+from gemma4gguf.runtime.hearing import PIECE
 from gemma4gguf.tools.listening import reading_speed, verdict
 
 
@@ -35,16 +37,20 @@ def whole(model: Gemma4, seconds: float) -> float:
 
 
 def heard(model: Gemma4, seconds: float, *, pause: bool) -> float:
-    """The same where it was read meanwhile: what was spoken is read when the clock starts; in a pause, the end too."""
+    """The same where it was read meanwhile. When the clock starts, a pause has let all of it be read, the turn's end
+    too; a key comes when as many frames wait as are not worth a call.
+    """
     model.engine.scheduler.places.forget()
-    samples, frames = noise(seconds), int(seconds * 25)
+    samples, left = noise(seconds), 0 if pause else PIECE - 1
+    read = len(samples) // FRAME_SAMPLES - left
     with model.conversation().hear("Answer.") as ear:
-        for start in range(0, len(samples), SAMPLE_RATE // 10):
-            ear.feed(samples[start : start + SAMPLE_RATE // 10], SAMPLE_RATE)
+        ear.feed(samples[: read * FRAME_SAMPLES], SAMPLE_RATE)
         if pause:
             ear.pause()
-        while not _is_read(model, frames if pause else frames - 3, to_the_end=pause):
+        while not _is_read(model, read, to_the_end=pause):
             time.sleep(0.001)
+        if left:
+            ear.feed(samples[read * FRAME_SAMPLES :], SAMPLE_RATE)
         begun = time.perf_counter()
         ear.answer(max_tokens=1)
         return time.perf_counter() - begun

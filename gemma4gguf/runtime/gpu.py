@@ -18,7 +18,7 @@ from ..native.context import ContextOptions
 from ..native.library import gpu_memory
 from .memory import Facts, caches, memory
 
-MARGIN = 1 << 30  # bytes of each GPU that are left to llama.cpp's work and to other programs
+MARGIN = 1 << 30  # bytes of each GPU that stay free, for what is not counted and for other programs
 _BLOCK = re.compile(r"blk\.(\d+)\.")
 
 

@@ -13,6 +13,7 @@ import soundfile
 
 from gemma4gguf import Gemma4
 from gemma4gguf.chat.reply import parse_reply
+from gemma4gguf.media.audio import SAMPLE_RATE
 from training import texts, videos, watching
 
 DATA = Path(__file__).parents[1] / "data"
@@ -56,7 +57,7 @@ def ask(model: Gemma4, example: texts.Example) -> Any:
     return model.generate(
         example.prompt.removeprefix("<bos>"),
         images=example.images,
-        audio=[(s, 16000) for s in example.sounds],
+        audio=[(s, SAMPLE_RATE) for s in example.sounds],
         videos=[videos.encoded(clip) for clip in example.clips],
         raw=True,
         temperature=0,
